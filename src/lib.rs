@@ -1,0 +1,51 @@
+//! **spoken** turns videos into searchable speech.
+//!
+//! An item flows one way, and the modules are listed in that order:
+//!
+//! ```text
+//! source ──► fetch ──► decode ──►│ speech ──► transcribe │──► embed ──► store
+//! (what)    (yt-dlp,   (ffmpeg)  │ (detect,   (Whisper)  │   (passages, (Postgres)
+//!            http)               │  windows)             │    vectors)
+//!   └────── I/O stage ───────────┘└───── ASR stage ──────┘└──── DB stage ─────┘
+//!           IO_WORKERS              ASR_WORKERS, models       DB_WORKERS
+//! ```
+//!
+//! * **The nouns**: [`media`] (items, audio, segments, failures), [`stage`] (how busy a stage is),
+//!   [`event`] (what happened). They import no other module of the crate.
+//! * **The steps**, each knowing only the nouns, never another step: [`source`] finds items,
+//!   [`fetch`] brings their bytes, [`decode`] turns them into 16 kHz mono, [`speech`] finds who
+//!   talks when and cuts windows, [`transcribe`] runs Whisper over the windows of all files at once,
+//!   [`embed`] forms passages and vectors, [`store`] writes and reads the database.
+//! * **The wiring**: [`pipeline`] joins the steps with bounded channels (every capacity and worker
+//!   count stands there), [`queue`] makes each item a durable job.
+//! * **Finding it again**: [`search`], [`export`].
+//! * **Who watches**: [`report`] draws events, [`gpu`] samples the machine.
+//! * **The outside**: [`config`], [`cli`], [`telemetry`], [`postgres`] (the private server), and
+//!   [`app`], which composes all of it into commands.
+
+pub mod event;
+pub mod media;
+pub mod stage;
+
+pub mod source;
+pub mod fetch;
+pub mod decode;
+pub mod speech;
+pub mod transcribe;
+pub mod embed;
+pub mod store;
+
+pub mod pipeline;
+pub mod queue;
+
+pub mod export;
+pub mod search;
+
+pub mod gpu;
+pub mod report;
+
+pub mod app;
+pub mod cli;
+pub mod config;
+pub mod postgres;
+pub mod telemetry;

@@ -1,0 +1,301 @@
+//! The nouns: an item, its audio, what was said in it, and why it failed.
+//!
+//! Nothing here imports another module of the crate. Times are integer milliseconds on the
+//! player's clock (the container's own start offset included), so that a link opens at the word.
+
+use std::{fmt, path::PathBuf, str::FromStr};
+
+use serde::{Deserialize, Serialize};
+use url::Url;
+use uuid::Uuid;
+
+/// Namespace of every [`MediaId`]; changing it would give every known video a new identity.
+const NAMESPACE: Uuid = Uuid::from_u128(0x6f1d_2c1e_53a4_5b0e_9a54_7370_6f6b_656e);
+
+/// Identity of a media item: the UUIDv5 of `extractor:id`, so the same video found through two lists is one row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct MediaId(pub Uuid);
+
+impl MediaId {
+    /// The item that `extractor` (yt-dlp's lower-case extractor key, `file`, `url`, `path`) calls `id`.
+    pub fn new(extractor: &str, id: &str) -> Self {
+        Self(Uuid::new_v5(&NAMESPACE, format!("{extractor}:{id}").as_bytes()))
+    }
+}
+
+impl fmt::Display for MediaId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.hyphenated().fmt(f)
+    }
+}
+
+impl FromStr for MediaId {
+    type Err = uuid::Error;
+    fn from_str(s: &str) -> Result<Self, Self::Err> {
+        s.parse().map(Self)
+    }
+}
+
+/// Where an item's bytes come from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", content = "at", rename_all = "snake_case")]
+pub enum Locator {
+    /// A local file, absolute path.
+    File(PathBuf),
+    /// An address that answers with media, or with a page: found out when it is fetched.
+    Url(Url),
+    /// A page that only yt-dlp understands.
+    Page(Url),
+}
+
+/// One media item as discovered, before anything was fetched.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Item {
+    /// Identity, from `extractor` and `source_id`.
+    pub media_id: MediaId,
+    /// yt-dlp's extractor key in lower case, or `file` (id: BLAKE3 of the content), `url` (id: the normalised
+    /// address), `path` (id: the path; only for files whose content could not be read).
+    pub extractor: String,
+    /// The extractor's own id.
+    pub source_id: String,
+    /// What to fetch.
+    pub locator: Locator,
+    /// What a person reads and a link opens: the page's address or the file's path.
+    pub source: String,
+    /// Title; the file's stem where nothing better is known. Untrusted text.
+    pub title: String,
+    /// Duration, where the discoverer knows it.
+    pub duration_ms: Option<i64>,
+}
+
+/// What fetching learned about an item; fills what discovery did not know.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Metadata {
+    /// Better title, if any. Untrusted text.
+    pub title: Option<String>,
+    /// The page a person would open.
+    pub webpage_url: Option<String>,
+    /// Channel or uploader.
+    pub channel: Option<String>,
+    /// When it was published, seconds since 1970.
+    pub published_at: Option<i64>,
+    /// Duration as the site states it; the decoder checks what it got against this.
+    pub duration_ms: Option<i64>,
+}
+
+/// A file with an item's media in it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fetched {
+    /// The file; inside the item's spool directory unless the item is a local file.
+    pub path: PathBuf,
+    /// What was learned on the way.
+    pub metadata: Metadata,
+}
+
+/// Decoded audio: raw little-endian 16-bit samples, mono, 16 kHz, no header.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Audio {
+    /// The file in the spool.
+    pub path: PathBuf,
+    /// Number of samples.
+    pub samples: u64,
+    /// What to add to a time in this file to get the time a player shows: the stream's start offset.
+    pub offset_ms: i64,
+}
+
+/// Samples per second of all decoded audio: Whisper's rate.
+pub const SAMPLE_RATE: u32 = 16_000;
+
+impl Audio {
+    /// Length in milliseconds, offset not included.
+    pub fn duration_ms(&self) -> i64 {
+        (self.samples * 1000 / u64::from(SAMPLE_RATE)) as i64
+    }
+}
+
+/// One stretch of transcribed speech.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Segment {
+    /// Start on the player's clock.
+    pub start_ms: i64,
+    /// End on the player's clock, never before `start_ms`.
+    pub end_ms: i64,
+    /// The words, trimmed.
+    pub text: String,
+    /// Whisper's language code (`en`, `es`, …), decided for the window.
+    pub language: String,
+    /// Mean log-probability of the window's tokens.
+    pub avg_logprob: f32,
+    /// Probability that the window holds no speech.
+    pub no_speech_prob: f32,
+}
+
+/// All that was said in one item.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Transcript {
+    /// Segments in order of `start_ms`.
+    pub segments: Vec<Segment>,
+    /// The language of most of the speech.
+    pub language: String,
+    /// Length of the audio.
+    pub duration_ms: i64,
+    /// Length of the detected speech.
+    pub speech_ms: i64,
+    /// Name of the model that wrote it.
+    pub model: String,
+}
+
+/// Consecutive segments that read as one: what is embedded and found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Passage {
+    /// Start of the first segment.
+    pub start_ms: i64,
+    /// End of the last segment.
+    pub end_ms: i64,
+    /// The segments' text, joined by spaces.
+    pub text: String,
+    /// Language of its first segment.
+    pub language: String,
+    /// Index of the first segment, counted from 0.
+    pub first_segment: usize,
+    /// Index after the last segment.
+    pub end_segment: usize,
+}
+
+/// Where an item stands. Exactly one at any time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum State {
+    /// Known, waiting for a worker (or for the time of its next attempt).
+    Queued,
+    /// A worker has it.
+    Active,
+    /// Its segments and vectors are stored.
+    Done,
+    /// Given up, with a reason; `spoken retry` brings it back.
+    Failed,
+}
+
+impl State {
+    /// The name used in the database and in JSON.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Queued => "queued",
+            Self::Active => "active",
+            Self::Done => "done",
+            Self::Failed => "failed",
+        }
+    }
+}
+
+impl FromStr for State {
+    type Err = String;
+    fn from_str(s: &str) -> Result<Self, String> {
+        match s {
+            "queued" => Ok(Self::Queued),
+            "active" => Ok(Self::Active),
+            "done" => Ok(Self::Done),
+            "failed" => Ok(Self::Failed),
+            other => Err(format!("unknown state {other:?}")),
+        }
+    }
+}
+
+/// Why an item failed; decides whether another attempt can help.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FailureClass {
+    /// The bytes are no media that the allowed demuxers read.
+    NotMedia,
+    /// Nothing in the file.
+    Empty,
+    /// Media, but without an audio track.
+    NoAudio,
+    /// Audio, but nobody speaks.
+    NoSpeech,
+    /// Ends before its stated duration.
+    Truncated,
+    /// Encrypted.
+    Drm,
+    /// The file is missing or may not be read.
+    Unreadable,
+    /// Longer or larger than the configured limits.
+    TooLarge,
+    /// The address does not exist (404, 410, removed video).
+    NotFound,
+    /// Needs an account, cookies or an age check.
+    Private,
+    /// Not available from this country.
+    GeoBlocked,
+    /// Not there yet: upcoming or live.
+    NotYet,
+    /// An address we refuse: scheme, credentials in it.
+    Refused,
+    /// The site asks to slow down or takes us for a bot.
+    RateLimited,
+    /// The network or the server failed; may work later.
+    Network,
+    /// A tool or model that the step needs is missing or broken; fix the set-up, then retry.
+    Setup,
+    /// The process died while it had the item, too often.
+    Crashed,
+    /// Anything else; may work later.
+    Internal,
+}
+
+impl FailureClass {
+    /// True where the same attempt may succeed later without anybody doing something.
+    pub fn is_transient(self) -> bool {
+        matches!(self, Self::RateLimited | Self::Network | Self::Internal)
+    }
+
+    /// The name used in the database and in JSON.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::NotMedia => "not_media",
+            Self::Empty => "empty",
+            Self::NoAudio => "no_audio",
+            Self::NoSpeech => "no_speech",
+            Self::Truncated => "truncated",
+            Self::Drm => "drm",
+            Self::Unreadable => "unreadable",
+            Self::TooLarge => "too_large",
+            Self::NotFound => "not_found",
+            Self::Private => "private",
+            Self::GeoBlocked => "geo_blocked",
+            Self::NotYet => "not_yet",
+            Self::Refused => "refused",
+            Self::RateLimited => "rate_limited",
+            Self::Network => "network",
+            Self::Setup => "setup",
+            Self::Crashed => "crashed",
+            Self::Internal => "internal",
+        }
+    }
+}
+
+/// Why a step could not do its work on an item.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct Failure {
+    /// What kind of failure; code branches on this.
+    pub class: FailureClass,
+    /// What was wrong, in lower case, without a full stop.
+    pub message: String,
+    /// What the reader can do about it, if anything.
+    pub remedy: Option<String>,
+}
+
+impl Failure {
+    /// A failure of `class` described by `message`.
+    pub fn new(class: FailureClass, message: impl Into<String>) -> Self {
+        Self { class, message: message.into(), remedy: None }
+    }
+
+    /// Adds what the reader can do about it.
+    pub fn with_remedy(mut self, remedy: impl Into<String>) -> Self {
+        self.remedy = Some(remedy.into());
+        self
+    }
+}
