@@ -3,6 +3,7 @@
 //! Workers know [`Events`], a cheap handle that never blocks; who listens, and what is made of it (bars, lines,
 //! JSON, figures), is no worker's business.
 
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use serde::Serialize;
@@ -105,12 +106,14 @@ pub enum Event {
         /// When the next attempt is due, from now.
         retry_in_ms: u64,
     },
-    /// The item is given up.
+    /// The item is given up, or was before and is still asked for.
     ItemFailed {
         /// The item.
         media_id: MediaId,
         /// Untrusted text.
         title: String,
+        /// What a person would open. Untrusted text.
+        source: String,
         /// Kind of failure.
         class: FailureClass,
         /// What went wrong. May quote outside text.
@@ -207,20 +210,55 @@ pub struct RunSummary {
 }
 
 /// Where workers tell what happened. Never blocks; events are dropped once nobody listens.
+///
+/// Outcomes are counted as they pass ([`Events::tally`]), so that the summary of a run is what was told, no more and
+/// no less.
 #[derive(Clone, Debug)]
-pub struct Events(UnboundedSender<Event>);
+pub struct Events {
+    to: UnboundedSender<Event>,
+    tally: Arc<Mutex<RunSummary>>,
+}
 
 impl Events {
     /// A handle and the receiving end.
     pub fn channel() -> (Self, UnboundedReceiver<Event>) {
-        let (tx, rx) = unbounded_channel();
-        (Self(tx), rx)
+        let (to, from) = unbounded_channel();
+        (Self { to, tally: Arc::default() }, from)
     }
 
     /// Tells one event.
     pub fn send(&self, event: Event) {
+        self.count(&event);
         // Nobody listening (a library user, a finished reporter) is no error of the worker.
-        let _ = self.0.send(event);
+        let _ = self.to.send(event);
+    }
+
+    /// The outcomes so far: done, failed, skipped and audio; the other fields are the caller's to fill.
+    pub fn tally(&self) -> RunSummary {
+        self.tally.lock().unwrap_or_else(|e| e.into_inner()).clone()
+    }
+
+    fn count(&self, event: &Event) {
+        let mut tally = self.tally.lock().unwrap_or_else(|e| e.into_inner());
+        match event {
+            Event::ItemFinished { audio_ms, .. } => {
+                tally.done += 1;
+                tally.audio_ms += u64::try_from(*audio_ms).unwrap_or(0);
+            }
+            Event::ItemSkipped { .. } => tally.skipped += 1,
+            Event::ItemFailed { media_id, title, source, class, message, remedy } => {
+                tally.failed += 1;
+                tally.failures.push(FailedItem {
+                    media_id: *media_id,
+                    title: title.clone(),
+                    source: source.clone(),
+                    class: *class,
+                    message: message.clone(),
+                    remedy: remedy.clone(),
+                });
+            }
+            _ => {}
+        }
     }
 
     /// A progress reporter for one step of one item that passes on at most ten events a second.

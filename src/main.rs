@@ -1,1 +1,5 @@
-fn main() {}
+//! The `spoken` command: everything is in the library, [`spoken::app`] composes it.
+
+fn main() -> std::process::ExitCode {
+    spoken::app::main()
+}

@@ -1,0 +1,62 @@
+//! What Ctrl-C and SIGTERM mean: first drain, then leave.
+
+use std::time::Duration;
+
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+use crate::event::{Event, Events};
+
+/// How long what is in flight may take after SIGTERM (service managers kill after 30 s or more).
+const TERM_GRACE: Duration = Duration::from_secs(25);
+
+/// Exit code of a process that was interrupted: 128 + SIGINT, as shells count.
+pub const INTERRUPTED: u8 = 130;
+
+/// How a run is told to end.
+#[derive(Clone, Debug, Default)]
+pub struct Stopping {
+    /// Nothing new starts; what is in flight is finished.
+    pub stop: CancellationToken,
+    /// What is in flight is given back to the queue.
+    pub cancel: CancellationToken,
+}
+
+impl Stopping {
+    /// Listens for signals from now on: Ctrl-C stops, a second one leaves at once; SIGTERM stops, and gives back what
+    /// is not finished after 25 s.
+    ///
+    /// # Errors
+    /// Where the handlers cannot be installed.
+    pub fn listen(&self, events: Events) -> std::io::Result<()> {
+        let (mut interrupt, mut terminate) =
+            (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+        let Self { stop, cancel } = self.clone();
+        tokio::spawn(async move {
+            loop {
+                let term = tokio::select! {
+                    _ = interrupt.recv() => false,
+                    _ = terminate.recv() => true,
+                };
+                if stop.is_cancelled() && !term {
+                    // Everything on the way is recoverable, and somebody is waiting at the keyboard. Bars leave the
+                    // cursor below themselves.
+                    eprintln!();
+                    std::process::exit(INTERRUPTED.into());
+                }
+                if !stop.is_cancelled() {
+                    stop.cancel();
+                    events.send(Event::StopRequested);
+                }
+                if term {
+                    let cancel = cancel.clone();
+                    tokio::spawn(async move {
+                        tokio::time::sleep(TERM_GRACE).await;
+                        cancel.cancel();
+                    });
+                }
+            }
+        });
+        Ok(())
+    }
+}

@@ -1,0 +1,74 @@
+//! What commands share: the configuration, the database (private or given) and how to open it.
+
+use std::path::PathBuf;
+
+use anyhow::Context;
+use sqlx::postgres::PgPoolOptions;
+
+use crate::config::Config;
+use crate::embed::{EmbedOptions, Embedder};
+use crate::postgres::{Server, ServerOptions};
+use crate::store::Store;
+
+/// An open database, and the private server behind it if there is one.
+pub struct World {
+    /// All settings.
+    pub config: Config,
+    /// The library.
+    pub store: Store,
+    /// Where the database is; holds a password.
+    url: String,
+    server: Option<Server>,
+}
+
+impl World {
+    /// Starts the private server (or uses DATABASE_URL), connects, and brings the schema up to date.
+    ///
+    /// # Errors
+    /// Where the server does not start, does not answer, or lacks pgvector: each says what to do.
+    pub async fn open(config: Config, connections: u32) -> anyhow::Result<Self> {
+        let (server, url) = match &config.database_url {
+            Some(url) => (None, url.expose().to_owned()),
+            None => {
+                let server = Server::start(&server_options(&config)).await?;
+                let url = server.url().to_owned();
+                (Some(server), url)
+            }
+        };
+        let opened = async {
+            let store = Store::connect(&url, connections).await?;
+            store.migrate().await?;
+            anyhow::Ok(store)
+        };
+        match opened.await {
+            Ok(store) => Ok(Self { config, store, url, server }),
+            Err(error) => {
+                // The server that was started for this must not outlive it.
+                if let Some(server) = server {
+                    server.close().await.ok();
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// Where the database is, password included.
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// Closes the connections, and the private server if nobody else uses it.
+    pub async fn close(self) {
+        self.store.close().await;
+        if let Some(server) = self.server
+            && let Err(error) = server.close().await
+        {
+            tracing::warn!(%error, "failed to stop the private Postgres");
+        }
+    }
+}
+
+/// Where the private server of this configuration lives.
+pub fn server_options(config: &Config) -> ServerOptions {
+    ServerOptions::new(&config.data_dir, &config.tools_dir)
+}

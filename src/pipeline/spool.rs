@@ -1,0 +1,149 @@
+//! Where files lie while an item is in flight: one directory an item, named by its identity, under one directory a
+//! worker process. A dead worker's directories are taken over, so that a cut download goes on where it stopped.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+use crate::event::{Event, Events};
+use crate::media::{Failure, FailureClass, MediaId};
+
+/// Name of the decoded audio in an item's directory.
+pub const AUDIO: &str = "audio.pcm";
+
+/// The spool of one worker process.
+#[derive(Debug)]
+pub struct Spool {
+    root: PathBuf,
+    max_bytes: u64,
+    min_free: u64,
+    /// Bytes each item holds.
+    held: Mutex<HashMap<MediaId, u64>>,
+    freed: Notify,
+}
+
+impl Spool {
+    /// A spool under `data_dir/spool/worker`. Downloads wait while decoded audio holds more than `max_bytes`, or the
+    /// file system has less than `min_free` bytes left.
+    ///
+    /// # Errors
+    /// Where the directory cannot be made.
+    pub fn open(data_dir: &Path, worker: &str, max_bytes: u64, min_free: u64) -> std::io::Result<Self> {
+        let root = data_dir.join("spool").join(worker);
+        std::fs::create_dir_all(&root)?;
+        Ok(Self { root, max_bytes, min_free, held: Mutex::default(), freed: Notify::new() })
+    }
+
+    /// Takes over what dead workers left: the directories of items in `wanted` (their parts of downloads are worth
+    /// keeping, decoded audio is not, since it may be cut), the rest is deleted.
+    pub fn adopt(&self, dead: &[String], wanted: &dyn Fn(MediaId) -> bool) {
+        let Some(spools) = self.root.parent() else { return };
+        for worker in dead {
+            let left = spools.join(worker);
+            for entry in std::fs::read_dir(&left).into_iter().flatten().flatten() {
+                let id = entry.file_name().to_str().and_then(|n| n.parse::<MediaId>().ok());
+                if let Some(id) = id.filter(|id| wanted(*id)) {
+                    let _ = std::fs::remove_file(entry.path().join(AUDIO));
+                    // Fails where this worker has the item already; its own directory is the fresher one.
+                    let _ = std::fs::rename(entry.path(), self.root.join(id.to_string()));
+                }
+            }
+            if let Err(error) = std::fs::remove_dir_all(&left)
+                && error.kind() != std::io::ErrorKind::NotFound
+            {
+                tracing::warn!(path = %left.display(), %error, "failed to remove a dead worker's spool");
+            }
+        }
+    }
+
+    /// The item's directory, made if need be.
+    ///
+    /// # Errors
+    /// [`FailureClass::Internal`] where it cannot be made (a full or read-only disk).
+    pub fn dir(&self, media_id: MediaId) -> Result<PathBuf, Failure> {
+        let dir = self.root.join(media_id.to_string());
+        std::fs::create_dir_all(&dir).map_err(|e| {
+            Failure::new(FailureClass::Internal, format!("failed to create {}: {e}", dir.display()))
+        })?;
+        Ok(dir)
+    }
+
+    /// Counts what an item holds on disk.
+    pub fn note(&self, media_id: MediaId, bytes: u64) {
+        self.held.lock().unwrap_or_else(|e| e.into_inner()).insert(media_id, bytes);
+    }
+
+    /// Deletes a download that has been decoded; a local file of the user's is not one.
+    pub fn forget_download(&self, media_id: MediaId, path: &Path) {
+        if path.starts_with(self.root.join(media_id.to_string())) {
+            let _ = std::fs::remove_file(path);
+        }
+    }
+
+    /// Deletes everything of an item.
+    pub fn remove(&self, media_id: MediaId) {
+        let dir = self.root.join(media_id.to_string());
+        if let Err(error) = std::fs::remove_dir_all(&dir)
+            && error.kind() != std::io::ErrorKind::NotFound
+        {
+            tracing::warn!(path = %dir.display(), %error, "failed to clean the spool");
+        }
+        self.held.lock().unwrap_or_else(|e| e.into_inner()).remove(&media_id);
+        self.freed.notify_waiters();
+    }
+
+    /// Waits for room on the disk; `false` when told to stop instead.
+    pub async fn room(&self, events: &Events, stop: &CancellationToken) -> bool {
+        let mut told = false;
+        loop {
+            if stop.is_cancelled() {
+                return false;
+            }
+            let Some(short) = self.shortage() else { return true };
+            if !std::mem::replace(&mut told, true) {
+                events.send(Event::Noticed { warning: true, message: format!("downloads wait: {short}") });
+            }
+            tokio::select! {
+                () = stop.cancelled() => return false,
+                () = self.freed.notified() => {}
+                // Others may free the disk as well.
+                () = tokio::time::sleep(Duration::from_secs(5)) => {}
+            }
+        }
+    }
+
+    /// Why nothing more should be fetched now, if so. An empty spool never blocks itself by its own limit.
+    fn shortage(&self) -> Option<String> {
+        let held: u64 = self.held.lock().unwrap_or_else(|e| e.into_inner()).values().sum();
+        if held > self.max_bytes {
+            return Some(format!(
+                "the spool holds {} MB of decoded audio (SPOOL_MAX_MB={})",
+                held >> 20,
+                self.max_bytes >> 20
+            ));
+        }
+        let stat = nix::sys::statvfs::statvfs(&self.root).ok()?;
+        let free = stat.blocks_available() as u64 * stat.fragment_size() as u64;
+        (free < self.min_free).then(|| {
+            format!(
+                "{} MB free in {} (MIN_FREE_DISK_MB={})",
+                free >> 20,
+                self.root.display(),
+                self.min_free >> 20
+            )
+        })
+    }
+
+    /// Deletes the directory if nothing is left in it; parts of unfinished downloads stay for the next start.
+    pub fn close(&self) {
+        for entry in std::fs::read_dir(&self.root).into_iter().flatten().flatten() {
+            let _ = std::fs::remove_file(entry.path().join(AUDIO));
+            let _ = std::fs::remove_dir(entry.path());
+        }
+        let _ = std::fs::remove_dir(&self.root);
+    }
+}
