@@ -15,6 +15,9 @@ SPOKEN_TOOLS_DIR="$(realpath -m -- "${SPOKEN_TOOLS_DIR:-$cache/tools}")"
 CARGO_TARGET_DIR="$(realpath -m -- "${CARGO_TARGET_DIR:-$cache/target}")"
 export SPOKEN_TOOLS_DIR CARGO_TARGET_DIR
 
+# One target directory for all checkouts, yet what is built from each kept apart: see that script.
+export RUSTC_WORKSPACE_WRAPPER="${RUSTC_WORKSPACE_WRAPPER:-$repo/scripts/rustc-here}"
+
 # Needed to build and to run; Debian's names.
 # shellcheck disable=SC2034 # used by the scripts that source this
 packages=(
