@@ -63,8 +63,9 @@ logged() {
 heartbeat() {
     local name="$1" log="$2" parent="$3" never
     exec {never}<> <(:)
-    while kill -0 "$parent" 2>/dev/null; do
+    while :; do
         read -r -t 30 -u "$never" _ || true
+        kill -0 "$parent" 2>/dev/null || return 0
         say "$name: ${SECONDS} s, at: $(tail -n 1 "$log" 2>/dev/null | tr -d '\r\033' | cut -c1-80)"
     done
 }
