@@ -8,7 +8,7 @@
 //!
 //! Files come from strangers. ffmpeg gets the bytes of the one file and nothing else: no path, no protocol, only
 //! demuxers that keep their media inside the file (an mp4 that is really a playlist naming other files is refused),
-//! and only audio decoders. Channels, rates, duration and output are bounded by [`DecodeOptions`].
+//! and no rare video decoder. Channels, rates, duration and output are bounded by [`DecodeOptions`].
 //!
 //! # Times
 //!
@@ -163,7 +163,6 @@ pub fn decode(
     }
     if let Some(ms) = opened.duration_ms().filter(|ms| *ms > options.max_duration_ms)
         && opened.duration_is_stated()
-        && !run::is_streamed_wav(&opened, audio[order[0]].index)
     {
         return Err(too_long(ms, options));
     }
@@ -181,7 +180,7 @@ pub fn decode(
             opened = run.input;
             continue;
         }
-        run.check_complete(audio[choice].index, &outcome, input)?;
+        run.check_complete(&outcome, input)?;
         let offset_ms = run.offset_ms(&outcome);
         let samples = sink.finish().map_err(|e| cannot_write(&e))?;
         return Ok(Audio { path: output.to_owned(), samples, offset_ms });
@@ -233,6 +232,7 @@ fn clock(ms: i64) -> String {
 fn quieten() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
+        ffmpeg::util::error::register_all();
         ffmpeg::util::log::set_level(ffmpeg::util::log::Level::Quiet);
         // SAFETY: sets one atomic.
         unsafe { ffi::av_max_alloc(1 << 30) };

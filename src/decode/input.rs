@@ -28,10 +28,14 @@ const DEMUXERS: &str = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,ogg,mp3,wav,w64,fl
 const TIMESTAMPED: [&str; 7] =
     ["mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "ogg", "mpegts", "mpeg", "flv", "asf"];
 
-/// All audio decoders of this ffmpeg. Only these may be opened while a file is examined: a hostile video track
-/// then meets no video decoder.
-static AUDIO_DECODERS: LazyLock<String> = LazyLock::new(|| {
-    let mut names = Vec::new();
+/// Video decoders that may be opened while a file is examined: without them the first timestamps of a video, and so the
+/// start of the container's clock, stay unknown. The usual codecs only; the hundreds of rare ones are where the holes are.
+const VIDEO_DECODERS: &str =
+    "h264,hevc,vp8,vp9,libdav1d,av1,mpeg4,mpeg2video,mpeg1video,h263,flv,theora,vc1,wmv1,wmv2,wmv3,msmpeg4,mjpeg";
+
+/// The decoders that may be opened: all of this ffmpeg's for audio, and [`VIDEO_DECODERS`].
+static DECODERS: LazyLock<String> = LazyLock::new(|| {
+    let mut names = vec![VIDEO_DECODERS.into()];
     let mut state = ptr::null_mut();
     // SAFETY: the iterator's state belongs to this loop, codecs are static, and their names are C strings.
     unsafe {
@@ -73,7 +77,10 @@ impl Seek for Source {
 /// An opened container.
 pub(super) struct Input {
     pub context: format::context::Input,
+    /// Length of the file.
     pub bytes: u64,
+    /// Length that the file's header states for the whole file, where it does.
+    pub stated_bytes: Option<u64>,
 }
 
 impl Input {
@@ -93,11 +100,13 @@ impl Input {
         if metadata.len() == 0 {
             return Err(Failure::new(FailureClass::Empty, "the file is empty"));
         }
-        let file = File::open(path).map_err(unreadable)?;
-        let head = file.try_clone().map_err(unreadable)?;
+        let mut file = File::open(path).map_err(unreadable)?;
+        let mut head = file.try_clone().map_err(unreadable)?;
+        let stated_bytes = super::sniff::stated_bytes(&mut head).map_err(unreadable)?;
+        file.rewind().map_err(unreadable)?;
         let options = Dictionary::from_iter([
             ("format_whitelist", DEMUXERS),
-            ("codec_whitelist", AUDIO_DECODERS.as_str()),
+            ("codec_whitelist", DECODERS.as_str()),
             // The bytes come from `Source`, so no protocol at all is needed.
             ("protocol_whitelist", ""),
             ("enable_drefs", "0"),
@@ -108,7 +117,7 @@ impl Input {
         let io = StreamIo::from_read_seek_with_capacity(Source { file, cancel: cancel.clone() }, 64 << 10)
             .map_err(|e| Failure::new(FailureClass::Internal, format!("ffmpeg: {e}")))?;
         match format::input_from_stream(io, None, Some(options)) {
-            Ok(context) => Ok(Self { context, bytes: metadata.len() }),
+            Ok(context) => Ok(Self { context, bytes: metadata.len(), stated_bytes }),
             Err(_) if cancel.is_cancelled() => Err(super::stopped()),
             Err(Error::Other { errno }) if errno == ffmpeg::error::EIO => {
                 Err(unreadable(io::Error::from_raw_os_error(errno)))
@@ -141,11 +150,13 @@ impl Input {
         (d != ffi::AV_NOPTS_VALUE && d > 0).then_some(d / 1000)
     }
 
-    /// False where the duration is only the file's size divided by a bit rate.
+    /// True where the container states its duration; false where it is the file's size divided by a bit rate, or the
+    /// difference of two timestamps, which proves nothing about what should be there. ASF's own is wrong by the start
+    /// offset in files that ffmpeg wrote; its stated size is checked instead.
     pub fn duration_is_stated(&self) -> bool {
         // SAFETY: the context is open.
         let method = unsafe { (*self.context.as_ptr()).duration_estimation_method };
-        method != ffi::AVDurationEstimationMethod::AVFMT_DURATION_FROM_BITRATE
+        method == ffi::AVDurationEstimationMethod::AVFMT_DURATION_FROM_STREAM && self.demuxer() != "asf"
     }
 
     /// Duration of one stream in milliseconds, where the container states one.
@@ -258,10 +269,11 @@ mod tests {
     }
 
     #[test]
-    fn only_audio_decoders_are_allowed() {
-        let names: Vec<_> = AUDIO_DECODERS.split(',').collect();
+    fn rare_video_decoders_are_not_opened() {
+        let names: Vec<_> = DECODERS.split(',').collect();
         assert!(names.contains(&"aac") && names.contains(&"opus") && names.contains(&"mp3float"));
-        assert!(!names.contains(&"h264") && !names.contains(&"vp9") && !names.contains(&"ass"));
+        assert!(names.contains(&"h264"));
+        assert!(!names.contains(&"cinepak") && !names.contains(&"tiff") && !names.contains(&"ass"));
     }
 
     #[test]

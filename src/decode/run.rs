@@ -93,14 +93,10 @@ impl Run<'_> {
         context.set_packet_time_base(base);
         let mut decoder = context.audio().map_err(broken)?;
 
-        let streamed_wav = is_streamed_wav(&self.input, index);
-        let stated_ms = if self.input.duration_is_stated() && !streamed_wav {
-            self.input.stream_duration_ms(index)
-        } else {
-            None
-        };
-        let container_ms = self.input.duration_ms().filter(|_| !streamed_wav);
-        let total = stated_ms.or(container_ms).or(self.expected_ms).and_then(|ms| u64::try_from(ms).ok());
+        let stated = self.input.duration_is_stated();
+        let stated_ms = self.input.stream_duration_ms(index).filter(|_| stated);
+        let container_ms = self.input.duration_ms().filter(|_| stated);
+        let total = stated_ms.or(self.input.duration_ms()).or(self.expected_ms).and_then(|ms| u64::try_from(ms).ok());
         let end_ns = self.end_ns(container_ms);
         let mut feed = Feed {
             options: self.options,
@@ -170,7 +166,7 @@ impl Run<'_> {
     }
 
     /// Whether what was decoded is what was stated. ffmpeg reports no error for a file that simply ends.
-    pub fn check_complete(&self, index: usize, outcome: &Outcome, path: &Path) -> Result<(), Failure> {
+    pub fn check_complete(&self, outcome: &Outcome, path: &Path) -> Result<(), Failure> {
         if outcome.errors > outcome.packets / 2 {
             return Err(Failure::new(
                 FailureClass::Truncated,
@@ -179,7 +175,10 @@ impl Run<'_> {
             .with_remedy("download or copy the file again"));
         }
         let decoded_ms = (outcome.samples * 1000 / u64::from(SAMPLE_RATE)) as i64;
-        let end_ms = decoded_ms + self.offset_ms(outcome);
+        // Some containers count their duration from 0, some from where they begin: what reaches it either way is
+        // complete.
+        let start_ms = outcome.start_ns.unwrap_or(0) / 1_000_000;
+        let end_ms = decoded_ms.saturating_add(self.offset_ms(outcome).max(start_ms));
         let mov = self.input.demuxer().starts_with("mov");
         let mut reached = None;
         let mut furthest = || -> Result<i64, Failure> {
@@ -200,10 +199,19 @@ impl Run<'_> {
             )
             .with_remedy("download or copy the file again")
         };
-        if self.input.duration_is_stated() && !is_streamed_wav(&self.input, index) {
+        if let Some(stated) = self.input.stated_bytes
+            && (self.input.bytes as f64) < COMPLETE * stated as f64
+        {
+            return Err(Failure::new(
+                FailureClass::Truncated,
+                format!("incomplete: {} of the {stated} bytes that the file states", self.input.bytes),
+            )
+            .with_remedy("download or copy the file again"));
+        }
+        if self.input.duration_is_stated() {
             // mp4 states each track's length; elsewhere the container's may be the video's.
             if let Some(stated) = outcome.stated_ms.filter(|_| mov) {
-                if is_short(decoded_ms, stated, SLACK_MS) {
+                if is_short(end_ms, stated, SLACK_MS) {
                     return Err(truncated("the file states", stated, decoded_ms));
                 }
             } else if let Some(stated) = self.input.duration_ms()
@@ -362,24 +370,6 @@ fn is_encrypted(packet: &Packet) -> bool {
         )
         .is_null()
     }
-}
-
-/// A wav or w64 file written into a pipe: its header states a length that means "unknown" (all ones, or the largest
-/// positive number, both less the header's own size), far beyond the file's end.
-pub(super) fn is_streamed_wav(input: &Input, index: usize) -> bool {
-    if !matches!(input.demuxer(), "wav" | "w64") {
-        return false;
-    }
-    let Some(stream) = input.context.stream(index) else { return false };
-    let parameters = stream.parameters();
-    // SAFETY: the parameters keep their owner alive.
-    let (rate, align) = unsafe { ((*parameters.as_ptr()).sample_rate, (*parameters.as_ptr()).block_align) };
-    let seconds = to_ns(stream.duration().max(0), stream.time_base()) as f64 / 1e9;
-    let stated = seconds * f64::from(rate) * f64::from(align);
-    let unknown = [f64::from(u32::MAX), f64::from(i32::MAX)]
-        .iter()
-        .any(|limit| (limit - 65_536.0..=limit + 65_536.0).contains(&stated));
-    stated > input.bytes as f64 && (unknown || stated > 1e15)
 }
 
 /// The end of the last packet of any stream, in milliseconds on the player's clock. Reads the whole file.

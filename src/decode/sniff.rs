@@ -53,6 +53,40 @@ pub(super) fn explain(mut file: File, error: Error) -> Failure {
     }
 }
 
+/// The length that a RIFF (wav, avi), Wave64 or ASF header states for the whole file; ffmpeg silently shortens such files
+/// to what is there. `None` where the header states none, or means "unknown" because it was written into a pipe.
+pub(super) fn stated_bytes(file: &mut File) -> io::Result<Option<u64>> {
+    /// "riff" of Sony Wave64.
+    const W64: [u8; 16] = *b"riff\x2e\x91\xcf\x11\xa5\xd6\x28\xdb\x04\xc1\0\0";
+    /// ASF header object, 75B22630-668E-11CF-A6D9-00AA0062CE6C.
+    const ASF: [u8; 16] = *b"\x30\x26\xb2\x75\x8e\x66\xcf\x11\xa6\xd9\0\xaa\0\x62\xce\x6c";
+    /// ASF file properties object, 8CABDCA1-A947-11CF-8EE4-00C00C205365.
+    const PROPERTIES: [u8; 16] = *b"\xa1\xdc\xab\x8c\x47\xa9\xcf\x11\x8e\xe4\0\xc0\x0c\x20\x53\x65";
+    let mut head = Vec::new();
+    file.rewind()?;
+    Read::by_ref(file).take(HEAD as u64).read_to_end(&mut head)?;
+    let u32_at = |at: usize| head.get(at..at + 4).map(|b| u64::from(u32::from_le_bytes([b[0], b[1], b[2], b[3]])));
+    let u64_at = |at: usize| Some(u32_at(at)? | u32_at(at + 4)? << 32);
+    if head.starts_with(b"RIFF") && matches!(head.get(8..12), Some(b"WAVE" | b"AVI ")) {
+        // Written into a pipe: the largest number that the writer knew, less its header.
+        let unknown = |n: u64| {
+            n == 0 || [u64::from(u32::MAX), i32::MAX as u64].iter().any(|max| n.abs_diff(*max) <= 65_536)
+        };
+        Ok(u32_at(4).filter(|n| !unknown(*n)).map(|n| n + 8))
+    } else if matches!(head.get(..4), Some(b"RF64" | b"BW64")) && head.get(12..16) == Some(b"ds64") {
+        Ok(u64_at(20).filter(|n| (1..1 << 48).contains(n)).map(|n| n + 8))
+    } else if head.starts_with(&W64) {
+        Ok(u64_at(16).filter(|n| (1..1 << 48).contains(n)))
+    } else if head.starts_with(&ASF) {
+        let at = head.windows(16).position(|w| w == PROPERTIES);
+        // Object: id 16, size 8, file id 16, file size 8, …, flags at 88, whose lowest bit says "broadcast".
+        let broadcast = at.and_then(|at| u32_at(at + 88)).is_none_or(|flags| flags & 1 != 0);
+        Ok(at.and_then(|at| u64_at(at + 40)).filter(|n| !broadcast && (1..1 << 48).contains(n)))
+    } else {
+        Ok(None)
+    }
+}
+
 /// What a walk over an mp4 file's outermost boxes showed.
 struct Boxes {
     moov: bool,
@@ -64,6 +98,9 @@ struct Boxes {
 fn boxes(file: &mut File) -> io::Result<Option<Boxes>> {
     const KNOWN: [&str; 8] = ["ftyp", "moov", "mdat", "free", "skip", "wide", "moof", "sidx"];
     let len = file.metadata()?.len();
+    if len < 8 {
+        return Ok(None);
+    }
     let mut at = 0u64;
     let mut found = Boxes { moov: false, cut: None };
     // A file of a thousand boxes and still no index is not worth a better explanation.

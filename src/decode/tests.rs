@@ -27,6 +27,22 @@ const SECONDS: usize = 6;
 /// second one, so that both what is heard and when can be checked.
 const PATTERN: &str = "aevalsrc='0.5*sin(2*PI*(300+200*floor(t))*t)*lt(mod(t\\,1)\\,0.5)':s=48000:d=6";
 
+/// Decoded samples that do not fill the screen when they are printed.
+struct Samples(Vec<i16>);
+
+impl std::ops::Deref for Samples {
+    type Target = [i16];
+    fn deref(&self) -> &[i16] {
+        &self.0
+    }
+}
+
+impl std::fmt::Debug for Samples {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} samples", self.0.len())
+    }
+}
+
 /// A directory with tools to make and decode files in it.
 struct Bench {
     dir: TempDir,
@@ -64,11 +80,16 @@ impl Bench {
         self.path(name)
     }
 
-    fn decode(&self, path: &Path) -> Result<(Audio, Vec<i16>), Failure> {
+    /// Decodes what must decode.
+    fn decoded(&self, name: &str) -> (Audio, Samples) {
+        self.decode(&self.path(name)).unwrap_or_else(|f| panic!("{name}: {f}"))
+    }
+
+    fn decode(&self, path: &Path) -> Result<(Audio, Samples), Failure> {
         self.decode_expecting(path, None)
     }
 
-    fn decode_expecting(&self, path: &Path, expected_ms: Option<i64>) -> Result<(Audio, Vec<i16>), Failure> {
+    fn decode_expecting(&self, path: &Path, expected_ms: Option<i64>) -> Result<(Audio, Samples), Failure> {
         decode_with(path, &self.path("out.pcm"), &DecodeOptions::default(), expected_ms)
     }
 }
@@ -83,13 +104,13 @@ fn decode_with(
     output: &Path,
     options: &DecodeOptions,
     expected_ms: Option<i64>,
-) -> Result<(Audio, Vec<i16>), Failure> {
+) -> Result<(Audio, Samples), Failure> {
     let (mut progress, _receiver) = progress();
     let audio = decode(path, output, options, expected_ms, &mut progress, &CancellationToken::new())?;
     let samples: Vec<_> =
         fs::read(&audio.path).unwrap().chunks_exact(2).map(|b| i16::from_le_bytes([b[0], b[1]])).collect();
     assert_eq!(samples.len() as u64, audio.samples);
-    Ok((audio, samples))
+    Ok((audio, Samples(samples)))
 }
 
 /// Mean square of the samples from `from` to `to`, in seconds.

@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 
 use super::*;
 
-fn class(result: Result<(Audio, Vec<i16>), Failure>) -> FailureClass {
+fn class(result: Result<(Audio, Samples), Failure>) -> FailureClass {
     let failure = result.unwrap_err();
     assert!(!failure.message.is_empty() && !failure.message.ends_with('.'), "{failure:?}");
     failure.class
@@ -112,7 +112,7 @@ fn a_file_without_sound_says_so() {
     bench.ffmpeg("-f lavfi -i anullsrc=r=16000:cl=mono -t 0 -c:a pcm_s16le none.wav");
     assert_eq!(class(bench.decode(&bench.path("none.wav"))), FailureClass::NoAudio);
     bench.ffmpeg("-f lavfi -i anullsrc=r=16000:cl=mono -t 1 -c:a pcm_s16le silent.wav");
-    assert_eq!(bench.decode(&bench.path("silent.wav")).unwrap().0.samples, 16_000);
+    assert_eq!(bench.decoded("silent.wav").0.samples, 16_000);
 }
 
 /// Cuts `path` to a share of its length.
@@ -202,7 +202,7 @@ fn damaged_packets_are_skipped_and_their_place_kept() {
         bench.make("whole.mkv", &format!("-c:a {codec}"));
         // About a byte in 2,000 is changed: single packets break.
         bench.ffmpeg(&format!("-i whole.mkv -c copy -bsf:a noise=2000 {name}"));
-        let (audio, _) = bench.decode(&bench.path(name)).unwrap();
+        let (audio, _) = bench.decoded(name);
         assert!((audio.duration_ms() - 6000).abs() < 150, "{name}: {}", audio.duration_ms());
     }
 }

@@ -114,7 +114,7 @@ fn every_container_and_codec_decodes_to_the_pattern() {
             assert_eq!((probe.audio.len(), probe.chosen), (1, Some(0)), "{name}");
             let (audio, samples) = bench.decode(&path).unwrap();
             check_whole(name, &audio, &samples, *slack);
-            assert!(audio.offset_ms <= 60, "{name}: offset {}", audio.offset_ms);
+            assert!(audio.offset_ms <= 90, "{name}: offset {}", audio.offset_ms);
         });
         if let Err(e) = result {
             failed.push(format!("{name}: {:?}", e.downcast_ref::<String>()));
@@ -138,7 +138,7 @@ fn every_rate_and_layout_is_mixed_to_mono() {
             let name = format!("{layout}-{speaker}.flac");
             let pan = format!("pan={layout}|c{speaker}=c0");
             bench.ffmpeg_args(&["-f", "lavfi", "-i", PATTERN, "-af", &pan, "-c:a", "flac", &name]);
-            let (audio, samples) = bench.decode(&bench.path(&name)).unwrap();
+            let (audio, samples) = bench.decoded(&name);
             assert_eq!(audio.samples, 96_000);
             let loud = power(&samples, 0.1, 0.4).sqrt();
             if speakers > 2 && speaker == 3 {
@@ -149,9 +149,12 @@ fn every_rate_and_layout_is_mixed_to_mono() {
         }
     }
     // More channels than there are names for: all count the same.
-    let path = bench.path("ten.wav");
-    bench.ffmpeg_args(&["-f", "lavfi", "-i", PATTERN, "-af", "pan=10c|c9=c0", "-c:a", "pcm_s16le", "ten.wav"]);
-    let (audio, samples) = bench.decode(&path).unwrap();
+    bench.make("mono.raw", "-f s16le -ac 1");
+    let mono = fs::read(bench.path("mono.raw")).unwrap();
+    let ten: Vec<u8> = mono.chunks_exact(2).flat_map(|s| [[0; 18].as_slice(), s].concat()).collect();
+    fs::write(bench.path("ten.raw"), ten).unwrap();
+    bench.ffmpeg("-f s16le -ar 48000 -ac 10 -i ten.raw -c:a pcm_s16le ten.wav");
+    let (audio, samples) = bench.decoded("ten.wav");
     assert_eq!(audio.samples, 96_000);
     check_pattern("10 channels", &samples, 0.0, 0, SECONDS);
 }
@@ -164,7 +167,7 @@ fn samples_that_need_no_conversion_are_kept_exactly() {
     let (_, samples) = bench.decode(&path).unwrap();
     let truth = fs::read(bench.path("truth.raw")).unwrap();
     let truth: Vec<_> = truth.chunks_exact(2).map(|b| i16::from_le_bytes([b[0], b[1]])).collect();
-    assert_eq!(samples, truth);
+    assert_eq!(*samples, truth);
 }
 
 #[test]
@@ -196,7 +199,7 @@ fn the_default_track_is_chosen() {
     {
         let probe = recognise(&bench.path(name)).unwrap();
         assert_eq!((probe.audio.len(), probe.chosen), (2, Some(chosen)), "{name}");
-        let (audio, samples) = bench.decode(&bench.path(name)).unwrap();
+        let (audio, samples) = bench.decoded(name);
         assert!((audio.duration_ms() - 6000).abs() < 60, "{name}");
         if chosen == 1 {
             check_pattern(name, &samples, 0.0, 0, SECONDS);
@@ -209,11 +212,9 @@ fn the_default_track_is_chosen() {
 #[test]
 fn an_empty_preferred_track_gives_way_to_the_next() {
     let bench = Bench::new();
-    let inputs = format!("-f lavfi -i aevalsrc=0:s=48000:d=0.000001 -f lavfi -i {PATTERN} -map 0 -map 1");
-    bench.ffmpeg(&format!(
-        "{inputs} -c:a pcm_s16le -af:a:0 atrim=end_sample=0 -disposition:a:0 default -disposition:a:1 0 a.mkv"
-    ));
-    let (audio, samples) = bench.decode(&bench.path("a.mkv")).unwrap();
+    bench.ffmpeg(&format!("-f lavfi -i {PATTERN} -map 0 -map 0 -c:a pcm_s16le two.mkv"));
+    bench.ffmpeg("-i two.mkv -map 0 -c copy -bsf:a:0 noise=drop=1 -disposition:a:0 default -disposition:a:1 0 a.mkv");
+    let (audio, samples) = bench.decoded("a.mkv");
     check_whole("a.mkv", &audio, &samples, 60);
 }
 
@@ -223,7 +224,7 @@ fn video_beside_the_audio_changes_nothing() {
     let video = "-f lavfi -i testsrc=s=320x240:r=25:d=6";
     for name in ["v.mp4", "v.mkv", "v.ts", "v.avi", "v.flv"] {
         bench.ffmpeg(&format!("{video} -f lavfi -i {PATTERN} -c:v libx264 -preset ultrafast -c:a libmp3lame -ar 44100 {name}"));
-        let (audio, samples) = bench.decode(&bench.path(name)).unwrap();
+        let (audio, samples) = bench.decoded(name);
         assert!((0..=80).contains(&audio.offset_ms), "{name}: {}", audio.offset_ms);
         let ms = audio.duration_ms();
         assert!((ms - 6000).abs() < 100, "{name}: {ms}");
@@ -240,7 +241,7 @@ fn a_format_that_changes_midway_is_followed() {
     let mut glued = fs::read(bench.path("one.aac")).unwrap();
     glued.extend(fs::read(bench.path("two.aac")).unwrap());
     fs::write(bench.path("glued.aac"), glued).unwrap();
-    let (audio, samples) = bench.decode(&bench.path("glued.aac")).unwrap();
+    let (audio, samples) = bench.decoded("glued.aac");
     assert!((audio.duration_ms() - 4000).abs() < 250, "{}", audio.duration_ms());
     assert!(share(&samples, 0.2, 1.8, 500.0) > 0.9);
     assert!(share(&samples, 2.4, 3.8, 1500.0) > 0.9);

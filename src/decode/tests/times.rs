@@ -15,7 +15,7 @@ fn an_offset_to_the_video_is_kept() {
         ("a.asf", "-c:v msmpeg4 -c:a wmav2"),
     ] {
         bench.ffmpeg(&format!("{inputs} {codecs} {name}"));
-        let (audio, samples) = bench.decode(&bench.path(name)).unwrap();
+        let (audio, samples) = bench.decoded(name);
         assert!((audio.offset_ms - 4000).abs() <= 100, "{name}: {}", audio.offset_ms);
         let shift = (4000 - audio.offset_ms) as f64 / 1000.0;
         check_pattern(name, &samples, shift.max(0.0), 0, SECONDS - 1);
@@ -27,7 +27,7 @@ fn an_offset_of_audio_alone_is_the_containers() {
     let bench = Bench::new();
     for name in ["a.m4a", "a.mkv", "a.ts"] {
         bench.ffmpeg(&format!("-itsoffset 4 -f lavfi -i {PATTERN} -c:a aac {name}"));
-        let (audio, _) = bench.decode(&bench.path(name)).unwrap();
+        let (audio, _) = bench.decoded(name);
         assert!((0..=60).contains(&audio.offset_ms), "{name}: {}", audio.offset_ms);
     }
 }
@@ -39,7 +39,7 @@ fn a_clock_that_begins_at_ten_hours_plays_from_zero() {
         "-f lavfi -i testsrc=s=160x120:r=25:d=6 -f lavfi -i {PATTERN} -c:v libx264 -preset ultrafast -c:a aac \
          -output_ts_offset 36000 a.ts"
     ));
-    let (audio, samples) = bench.decode(&bench.path("a.ts")).unwrap();
+    let (audio, samples) = bench.decoded("a.ts");
     assert!((0..=100).contains(&audio.offset_ms), "{}", audio.offset_ms);
     check_whole("a.ts", &audio, &samples, 100);
 }
@@ -47,14 +47,15 @@ fn a_clock_that_begins_at_ten_hours_plays_from_zero() {
 #[test]
 fn lost_packets_leave_silence_of_their_length() {
     let bench = Bench::new();
-    for (name, codec) in [("a.mkv", "libopus"), ("a.ts", "aac"), ("a.mp4", "aac"), ("a.flv", "aac")] {
+    for (name, codec) in [("a.mkv", "libopus"), ("a.ts", "mp2"), ("a.mp4", "aac"), ("a.flv", "aac")] {
         // Drops the packets from 2.0 s to 4.0 s, keeping everyone else's timestamps.
         bench.make("whole.mkv", &format!("-c:a {codec}"));
-        bench.ffmpeg(&format!("-i whole.mkv -c copy -bsf:a noise=drop=between(pts\\,2000\\,3999) {name}"));
-        let (audio, samples) = bench.decode(&bench.path(name)).unwrap();
+        bench.ffmpeg(&format!("-i whole.mkv -c copy -bsf:a noise=drop=between(pts*tb\\,2\\,3.999) -pes_payload_size 0 {name}"));
+        let (audio, samples) = bench.decoded(name);
         assert!((audio.duration_ms() - 6000).abs() < 100, "{name}: {}", audio.duration_ms());
         check_pattern(name, &samples, 0.0, 0, 2);
-        assert!(power(&samples, 2.1, 3.9) < 10.0, "{name}");
+        let gap = power(&samples, 2.1, 3.9);
+        assert!(gap < 10.0, "{name}: {gap}");
         check_pattern(name, &samples[4 * SAMPLE_RATE as usize..], 0.0, 4, SECONDS);
     }
 }
@@ -67,7 +68,7 @@ fn glued_recordings_go_on_after_the_clock_was_reset() {
     let mut glued = fs::read(one).unwrap();
     glued.extend(fs::read(two).unwrap());
     fs::write(bench.path("glued.ts"), glued).unwrap();
-    let (audio, samples) = bench.decode(&bench.path("glued.ts")).unwrap();
+    let (audio, samples) = bench.decoded("glued.ts");
     assert!((audio.duration_ms() - 12_000).abs() < 200, "{}", audio.duration_ms());
     check_pattern("first", &samples, 0.0, 0, SECONDS);
     let rest = &samples[6 * SAMPLE_RATE as usize..];
@@ -79,7 +80,7 @@ fn a_hostile_timestamp_fills_no_disk() {
     let bench = Bench::new();
     // The clock jumps by 100 hours in the middle of a file that states 6 s.
     bench.make("whole.mkv", "-c:a libopus");
-    bench.ffmpeg("-i whole.mkv -c copy -bsf:a setts=ts=PTS+if(gt(PTS\\,3000)\\,360000000\\,0) -f mkv jump.mkv".replace("-f mkv", "-f matroska").as_str());
+    bench.ffmpeg("-i whole.mkv -c copy -bsf:a setts=ts=PTS+if(gt(PTS\\,3000)\\,360000000\\,0) jump.mkv");
     let path = bench.path("jump.mkv");
     match bench.decode(&path) {
         Ok((audio, _)) => assert!(audio.duration_ms() < 10_000, "{}", audio.duration_ms()),
