@@ -1,1 +1,363 @@
-//! (to be written)
+//! Every setting, where it may come from, and what it came from.
+//!
+//! Settings are flat: one key, one value. They are looked up in this order, the later winning:
+//!
+//! 1. the defaults in this file ([`Config::defaults`]),
+//! 2. `default.toml` in the configuration directory,
+//! 3. the profile, `<profile>.toml` there (`gpu` and `cpu` are built in),
+//! 4. `.env` in the current directory,
+//! 5. the environment,
+//! 6. flags.
+//!
+//! The configuration directory is `SPOKEN_CONFIG_DIR`, else `./config` if it holds a `default.toml`, else
+//! `~/.config/spoken`, else `/etc/spoken`. Without any of them the built-in profiles are used, and the
+//! defaults, which equal the `config/default.toml` of the repository.
+//!
+//! An environment name is the key in upper case. A `SPOKEN_` prefix is always understood and beats the plain
+//! name (`SPOKEN_LOG_LEVEL` over `LOG_LEVEL`); a few keys need it, or another name, because the plain one means
+//! something else to other programs ([`Key::env`]).
+//!
+//! [`load`] tells everything that is wrong at once, each with its origin. figment merges the layers and keeps,
+//! for every value, where it came from; values are checked before that, one by one, against [`KEYS`].
+
+mod dotenv;
+mod keys;
+mod layers;
+mod problem;
+mod show;
+mod value;
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+use figment::Figment;
+use figment::providers::Serialized;
+use serde::{Deserialize, Serialize};
+
+pub use keys::{Group, KEYS, Key};
+pub use layers::BUILT_IN_PROFILES;
+pub use problem::{ConfigError, Problem};
+pub use show::{Shown, ShownSetting};
+pub use value::{Auto, Compute, DatabaseUrl, Device, LogFormat, ModelRef, REDACTED};
+
+use layers::Layers;
+
+/// The repository's `config/default.toml`: every key with its default and what it is for.
+pub const DEFAULT_TOML: &str = include_str!("../config/default.toml");
+
+/// Where the data lies unless something else is set.
+pub const DEFAULT_DATA_DIR: &str = "~/.local/share/spoken";
+
+/// Where the tools lie unless something else is set; the set-up scripts use the same place.
+pub const DEFAULT_TOOLS_DIR: &str = "~/.cache/spoken/tools";
+
+/// All settings, checked. Paths are absolute once [`load`] returned them.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// Postgres to use; none: a private one under `data_dir`.
+    pub database_url: Option<DatabaseUrl>,
+    /// Everything the program keeps: the private Postgres, the spool, downloaded models.
+    pub data_dir: PathBuf,
+    /// What the set-up scripts installed: yt-dlp, deno, ONNX Runtime, PostgreSQL.
+    pub tools_dir: PathBuf,
+
+    /// The Whisper model: a directory in CTranslate2 form or a name.
+    pub whisper_model: ModelRef,
+    /// Where the model runs.
+    pub whisper_device: Device,
+    /// Number format the model computes in.
+    pub whisper_compute: Compute,
+    /// Replicas of the model; on a CPU they share one copy of the weights.
+    pub whisper_parallel_models: Auto<usize>,
+    /// Threads of one replica (CPU).
+    pub whisper_threads: Auto<usize>,
+    /// Windows in one call of the model, from all files in flight.
+    pub whisper_batch_size: Auto<usize>,
+    /// `auto`: detected for each window; else a Whisper language code in lower case.
+    pub language: Auto<String>,
+    /// Beams of the search; 1 is greedy.
+    pub beam_size: usize,
+
+    /// Probability (0 to 1) above which a frame counts as speech.
+    #[serde(serialize_with = "value::short_f32")]
+    pub vad_threshold: f32,
+    /// Speech shorter than this is dropped, milliseconds.
+    pub vad_min_speech_ms: u32,
+    /// Silence shorter than this does not end a stretch of speech, milliseconds.
+    pub vad_min_silence_ms: u32,
+    /// Added at both ends of a stretch of speech, milliseconds.
+    pub vad_pad_ms: u32,
+    /// Longest window given to the model, seconds; Whisper itself sees 30.
+    pub chunk_length: u32,
+
+    /// The embedding model: a directory in ONNX form or a name that fastembed knows.
+    pub embedding_model: ModelRef,
+
+    /// Downloads and decodes at the same time.
+    pub io_workers: usize,
+    /// Threads that feed the Whisper replicas.
+    pub asr_workers: Auto<usize>,
+    /// Transcripts embedded and written at the same time.
+    pub db_workers: usize,
+    /// New items taken on in one run; 0: all.
+    pub ingestion_limit: usize,
+    /// Attempts before an item is given up.
+    pub max_attempts: u32,
+
+    /// yt-dlp's format selection.
+    pub ytdlp_format: String,
+    /// Cookies for sites that want a login, Netscape format.
+    pub cookies_file: Option<PathBuf>,
+    /// A download without a byte for so long is broken off, seconds.
+    pub network_timeout: u64,
+    /// Largest download, MiB.
+    pub max_download_mb: u64,
+    /// Longest item, hours.
+    pub max_duration_hours: u64,
+    /// Bytes that items in flight may occupy, MiB.
+    pub spool_max_mb: u64,
+    /// Downloads wait while the disk has less than this, MiB.
+    pub min_free_disk_mb: u64,
+
+    /// Form of log and progress.
+    pub log_format: LogFormat,
+    /// What is logged, as `tracing`'s directives: `warn,spoken=debug`.
+    pub log_level: String,
+}
+
+impl Config {
+    /// The defaults, with `home` in the place of `~`.
+    pub fn defaults(home: &Path) -> Self {
+        Self {
+            database_url: None,
+            data_dir: value::expand_home(DEFAULT_DATA_DIR, Some(home)),
+            tools_dir: value::expand_home(DEFAULT_TOOLS_DIR, Some(home)),
+            whisper_model: ModelRef::Name("small".into()),
+            whisper_device: Device::Auto,
+            whisper_compute: Compute::Auto,
+            whisper_parallel_models: Auto::Auto,
+            whisper_threads: Auto::Auto,
+            whisper_batch_size: Auto::Auto,
+            language: Auto::Auto,
+            beam_size: 5,
+            vad_threshold: 0.5,
+            vad_min_speech_ms: 100,
+            vad_min_silence_ms: 300,
+            vad_pad_ms: 200,
+            chunk_length: 30,
+            embedding_model: ModelRef::Name("intfloat/multilingual-e5-small".into()),
+            io_workers: 24,
+            asr_workers: Auto::Auto,
+            db_workers: 12,
+            ingestion_limit: 0,
+            max_attempts: 5,
+            ytdlp_format: "bestaudio/best".into(),
+            cookies_file: None,
+            network_timeout: 30,
+            max_download_mb: 8192,
+            max_duration_hours: 24,
+            spool_max_mb: 20_480,
+            min_free_disk_mb: 1024,
+            log_format: LogFormat::Auto,
+            log_level: "warn,spoken=info".into(),
+        }
+    }
+
+    /// Puts `data_dir` and `tools_dir` where a path names them in braces.
+    fn expand_places(&mut self) {
+        let (data, tools) = (self.data_dir.clone(), self.tools_dir.clone());
+        let expand = |path: &mut PathBuf| *path = value::expand_places(path, &data, &tools);
+        if let Some(path) = &mut self.cookies_file {
+            expand(path);
+        }
+        for model in [&mut self.whisper_model, &mut self.embedding_model] {
+            if let ModelRef::Path(path) = model {
+                expand(path);
+            }
+        }
+    }
+}
+
+/// A value given on the command line.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Override {
+    /// The key (`io_workers`; `IO_WORKERS` and `io-workers` are understood too), or `profile`, `config_dir`.
+    pub key: String,
+    /// The value as typed.
+    pub value: String,
+    /// What the user typed, for messages: `--limit`, `--set`.
+    pub flag: String,
+}
+
+impl Override {
+    /// `flag` sets `key` to `value`.
+    pub fn new(key: impl Into<String>, value: impl Into<String>, flag: impl Into<String>) -> Self {
+        Self { key: key.into(), value: value.into(), flag: flag.into() }
+    }
+}
+
+/// All that [`load`] looks at, so that a test can give it another world.
+#[derive(Clone, Debug, Default)]
+pub struct Inputs {
+    /// From flags, later ones winning.
+    pub overrides: Vec<Override>,
+    /// The process environment.
+    pub environment: Vec<(OsString, OsString)>,
+    /// Where `.env` and `config/` are looked for, and what relative paths start from.
+    pub cwd: PathBuf,
+    /// What `~` stands for.
+    pub home: Option<PathBuf>,
+}
+
+impl Inputs {
+    /// This process's environment, directory and home, with the values given by flags.
+    pub fn from_process(overrides: Vec<Override>) -> std::io::Result<Self> {
+        let home = std::env::home_dir().filter(|home| home.is_absolute()).or_else(|| {
+            // cron and containers may leave HOME out.
+            nix::unistd::User::from_uid(nix::unistd::Uid::effective()).ok().flatten().map(|user| user.dir)
+        });
+        Ok(Self {
+            overrides,
+            environment: std::env::vars_os().collect(),
+            cwd: std::env::current_dir()?,
+            home,
+        })
+    }
+}
+
+/// Where a value came from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Provenance {
+    /// `default`, `file`, `profile`, `dotenv`, `environment` or `flag`.
+    pub layer: &'static str,
+    /// For people: `default`, `config/gpu.toml:4`, `.env:3`, `IO_WORKERS in the environment`, `--limit`.
+    pub from: String,
+}
+
+/// The configuration and how it came about.
+#[derive(Clone, Debug)]
+pub struct Loaded {
+    /// The settings.
+    pub config: Config,
+    /// The profile in use.
+    pub profile: Option<String>,
+    /// The configuration directory, where there is one.
+    pub config_dir: Option<PathBuf>,
+    origins: BTreeMap<&'static str, Provenance>,
+    library_variables: Vec<(String, String)>,
+}
+
+impl Loaded {
+    /// Where the value of `key` came from; `default` for an unknown key.
+    pub fn origin(&self, key: &str) -> Provenance {
+        self.origins
+            .get(key)
+            .cloned()
+            .unwrap_or_else(|| Provenance { layer: "default", from: "default".into() })
+    }
+
+    /// Lines of `.env` that are meant for libraries (`ORT_DYLIB_PATH`, `HTTPS_PROXY`, `HF_TOKEN`, …) and that
+    /// the environment does not set already.
+    pub fn library_variables(&self) -> &[(String, String)] {
+        &self.library_variables
+    }
+
+    /// Puts [`Self::library_variables`] into the environment of this process. Call it first thing in `main`,
+    /// before a runtime or a logger starts threads.
+    ///
+    /// # Errors
+    /// [`ThreadsRunning`] when the process has more than one thread already: another thread may be reading the
+    /// environment, and nothing was changed.
+    pub fn export_library_variables(&self) -> Result<(), ThreadsRunning> {
+        if self.library_variables.is_empty() {
+            return Ok(());
+        }
+        let threads = std::fs::read_dir("/proc/self/task").map_or(usize::MAX, Iterator::count);
+        if threads != 1 {
+            return Err(ThreadsRunning);
+        }
+        for (name, value) in &self.library_variables {
+            // SAFETY: this is the only thread of the process (counted above, and only this one could start
+            // another), so nobody reads the environment while it changes.
+            unsafe { std::env::set_var(name, value) };
+        }
+        Ok(())
+    }
+}
+
+/// Variables could not be passed on to libraries, because threads run already.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("failed to pass variables from .env on to libraries: threads are running already")]
+pub struct ThreadsRunning;
+
+/// Reads all layers, checks every value in them, and merges.
+///
+/// # Errors
+/// Everything that is wrong, at once: unknown keys, values out of range, lines that cannot be read, a profile
+/// that does not exist, settings that contradict each other. Secrets are not repeated in the messages.
+pub fn load(inputs: &Inputs) -> Result<Loaded, ConfigError> {
+    let mut problems = Vec::new();
+    let layers = Layers::read(inputs, &mut problems);
+
+    let home = inputs.home.clone().unwrap_or_else(|| inputs.cwd.clone());
+    let mut figment = Figment::from(Serialized::defaults(Config::defaults(&home)));
+    for given in &layers.given {
+        figment = figment.merge(given);
+    }
+    let needs_home = |key: &str| !layers.given.iter().any(|given| given.key.name == key);
+    if inputs.home.is_none() {
+        for key in ["data_dir", "tools_dir"].into_iter().filter(|key| needs_home(key)) {
+            problems.push(Problem::new(key, "there is no home directory to put it in: set HOME or this key"));
+        }
+    }
+    let origins: BTreeMap<_, _> =
+        KEYS.iter().filter_map(|key| Some((key.name, layers::provenance(&figment, key)?))).collect();
+
+    match figment.extract::<Config>() {
+        Ok(mut config) => {
+            config.expand_places();
+            problems.extend(contradictions(&config, &origins));
+            if problems.is_empty() {
+                return Ok(Loaded {
+                    config,
+                    profile: layers.profile,
+                    config_dir: layers.config_dir,
+                    origins,
+                    library_variables: layers.library_variables,
+                });
+            }
+        }
+        // Values were checked one by one, so this tells of a mistake in this module; still better told than hidden.
+        Err(error) => {
+            problems.extend(error.into_iter().map(|e| Problem::new(e.path.join("."), e.kind.to_string())))
+        }
+    }
+    Err(ConfigError { problems })
+}
+
+/// Settings that are fine alone but not together.
+fn contradictions(config: &Config, origins: &BTreeMap<&'static str, Provenance>) -> Vec<Problem> {
+    let mut found = Vec::new();
+    let half = matches!(
+        config.whisper_compute,
+        Compute::Float16 | Compute::Bfloat16 | Compute::Int8Float16 | Compute::Int8Bfloat16
+    );
+    // CTranslate2 has 16-bit floats on CUDA only (`mayiuse_float16`, `mayiuse_bfloat16` in its types.cc).
+    if config.whisper_device == Device::Cpu && half {
+        let mut problem = Problem::new(
+            "whisper_compute",
+            "a CPU cannot compute in 16-bit floats: use int8, int8_float32, float32 or auto, or whisper_device = cuda",
+        )
+        .value(config.whisper_compute.to_string());
+        if let Some(origin) = origins.get("whisper_compute") {
+            problem = problem.origin(origin.from.clone());
+        }
+        found.push(problem);
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,291 @@
+//! What each command takes.
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand, ValueEnum, ValueHint};
+use clap_complete::Shell;
+
+/// What `spoken ingest --help` says first.
+pub(super) const INGEST: &str = "\
+Brings in everything that SOURCE stands for and works until all of it is searchable.
+
+SOURCE is a file, a folder (searched with all below it; media are told by content, not by name), the address of a \
+media file, or the address of any page, playlist, channel or feed that yt-dlp understands. `-` reads a list of \
+sources from standard input, one a line; blank lines and lines that begin with # are skipped.
+
+What is known already is not brought in twice, so the same command can be run again and again. Ctrl-C finishes what \
+is in work and stops; a second Ctrl-C stops at once. Either way nothing is lost: the next run goes on from there. \
+Without a SOURCE, that is all that `spoken ingest` does.";
+
+/// What `spoken search --help` says first.
+pub(super) const SEARCH: &str = "\
+Finds passages by their words and by their meaning, best first. Each comes with its title, its time, a link that \
+opens at that second, and the words around it.";
+
+/// What `spoken retry --help` says first.
+pub(super) const RETRY: &str = "\
+Puts failed items back into the queue with all their attempts. `spoken ingest` then works on them.";
+
+/// What `spoken config --help` says first.
+pub(super) const CONFIG: &str = "\
+Shows every setting in effect and where it comes from. Passwords are not shown.
+
+Settings are looked up in this order, the later winning: built-in defaults, default.toml in the configuration \
+directory, the profile (--profile or SPOKEN_PROFILE), .env in the current directory, the environment, flags.";
+
+/// What `spoken db --help` says first.
+pub(super) const DB: &str = "\
+Without DATABASE_URL, spoken keeps a Postgres of its own in its data directory and starts it when it is needed. These \
+commands start it for other programs, stop it, and tell how to reach it.";
+
+/// Arguments of `spoken ingest`.
+#[derive(Clone, Debug, Default, Args)]
+#[command(after_long_help = "\
+Examples:
+  spoken ingest ~/Videos
+  spoken ingest https://www.youtube.com/@channel/videos --limit 20
+  spoken ingest --from sources.txt --json > summary.json
+  find /archive -name '*.mp4' | spoken ingest -
+  spoken ingest                                      go on with what is queued
+
+Exit codes: 0 all done, 1 some items failed, 2 wrong usage or configuration, 130 interrupted")]
+pub struct IngestArgs {
+    /// File, folder, address, playlist or channel; - reads a list from standard input
+    #[arg(value_name = "SOURCE", value_hint = ValueHint::AnyPath)]
+    pub sources: Vec<String>,
+
+    /// Read sources from a file, one a line (# begins a comment)
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub from: Vec<PathBuf>,
+
+    /// Take on at most N new items in this run; 0: all [env: INGESTION_LIMIT]
+    #[arg(short = 'n', long, value_name = "N")]
+    pub limit: Option<String>,
+
+    /// Language spoken, such as en or de; auto finds it out [env: WHISPER_LANGUAGE]
+    #[arg(short, long, value_name = "CODE", help_heading = "Transcription")]
+    pub language: Option<String>,
+
+    /// Whisper model: a name such as small or large-v3-turbo, or a directory [env: WHISPER_MODEL]
+    #[arg(short, long, value_name = "MODEL", help_heading = "Transcription", value_hint = ValueHint::AnyPath)]
+    pub model: Option<String>,
+
+    /// Where the model runs: auto, cpu, cuda [env: WHISPER_DEVICE]
+    #[arg(long, value_name = "DEVICE", help_heading = "Transcription")]
+    pub device: Option<String>,
+
+    /// Number format of the model: auto, int8, int8_float16, float16, … [env: WHISPER_COMPUTE]
+    #[arg(long, value_name = "FORMAT", help_heading = "Transcription")]
+    pub compute: Option<String>,
+
+    /// Replicas of the model: auto or a number [env: WHISPER_PARALLEL_MODELS]
+    #[arg(long, value_name = "N", help_heading = "Transcription")]
+    pub parallel_models: Option<String>,
+
+    /// Windows in one call of the model: auto or a number [env: WHISPER_BATCH_SIZE]
+    #[arg(long, value_name = "N", help_heading = "Transcription")]
+    pub batch_size: Option<String>,
+
+    /// Beams of the search; 1 is fastest [env: BEAM_SIZE]
+    #[arg(long, value_name = "N", help_heading = "Transcription")]
+    pub beam_size: Option<String>,
+
+    /// Downloads and decodes at the same time [env: IO_WORKERS]
+    #[arg(long, value_name = "N", help_heading = "Workers")]
+    pub io_workers: Option<String>,
+
+    /// Threads that feed the model: auto or a number [env: ASR_WORKERS]
+    #[arg(long, value_name = "N", help_heading = "Workers")]
+    pub asr_workers: Option<String>,
+
+    /// Transcripts embedded and written at the same time [env: DB_WORKERS]
+    #[arg(long, value_name = "N", help_heading = "Workers")]
+    pub db_workers: Option<String>,
+
+    /// Cookies for sites that want a login, Netscape format [env: COOKIES_FILE]
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub cookies: Option<PathBuf>,
+
+    /// Print a summary as one JSON object on standard output at the end
+    #[arg(long)]
+    pub json: bool,
+
+    /// Plain lines instead of progress bars
+    #[arg(long)]
+    pub no_progress: bool,
+}
+
+/// Arguments of `spoken status`.
+#[derive(Clone, Debug, Default, Args)]
+pub struct StatusArgs {
+    /// Print JSON: {"counts": {…}, "items": [{"media_id", "source", "title", "state", …}]}
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// How `spoken search` looks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum SearchMode {
+    /// By words and by meaning, the ranks joined
+    #[default]
+    Hybrid,
+    /// By words only
+    Text,
+    /// By meaning only
+    Vector,
+}
+
+/// Arguments of `spoken search`.
+#[derive(Clone, Debug, Args)]
+#[command(after_long_help = "\
+Examples:
+  spoken search photosynthesis
+  spoken search \"why is the sky blue\" --limit 3
+  spoken search \"exact phrase\" --mode text --json | jq -r .link")]
+pub struct SearchArgs {
+    /// What to look for; several words need no quotation marks
+    #[arg(value_name = "QUERY", required = true, num_args = 1..)]
+    pub query: Vec<String>,
+
+    /// Show at most N hits
+    #[arg(short = 'n', long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub limit: u32,
+
+    /// How to look
+    #[arg(long, value_name = "MODE", default_value = "hybrid")]
+    pub mode: SearchMode,
+
+    /// Print one JSON object a hit: {"media_id", "title", "source", "start_ms", "end_ms", "text", "link", "score"}
+    #[arg(long)]
+    pub json: bool,
+}
+
+impl SearchArgs {
+    /// The query as one text.
+    pub fn text(&self) -> String {
+        self.query.join(" ")
+    }
+}
+
+/// Arguments of `spoken show`.
+#[derive(Clone, Debug, Args)]
+pub struct ShowArgs {
+    /// Id of an item (its first characters will do), or the file or address it came from
+    #[arg(value_name = "MEDIA")]
+    pub media: String,
+}
+
+/// Form of an exported transcript.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ExportFormat {
+    /// The words only
+    Txt,
+    /// SubRip subtitles
+    Srt,
+    /// WebVTT subtitles
+    Vtt,
+    /// {"media": {…}, "segments": [{"start_ms", "end_ms", "text"}]}
+    Json,
+}
+
+/// Arguments of `spoken export`.
+#[derive(Clone, Debug, Args)]
+#[command(after_long_help = "\
+Examples:
+  spoken export 3f2a --format srt -o talk.srt
+  spoken export talks/intro.mp4 --format json | jq '.segments | length'")]
+pub struct ExportArgs {
+    /// Id of an item (its first characters will do), or the file or address it came from
+    #[arg(value_name = "MEDIA")]
+    pub media: String,
+
+    /// Form of the transcript
+    #[arg(short, long, value_name = "FORMAT", default_value = "txt")]
+    pub format: ExportFormat,
+
+    /// Write to FILE instead of standard output
+    #[arg(short, long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub output: Option<PathBuf>,
+}
+
+/// Arguments of `spoken retry`.
+#[derive(Clone, Debug, Default, Args)]
+#[command(after_long_help = "\
+Examples:
+  spoken retry 3f2a 77b0 && spoken ingest
+  spoken retry --failed && spoken ingest")]
+pub struct RetryArgs {
+    /// Ids of items (their first characters will do), or the files or addresses they came from
+    #[arg(value_name = "MEDIA", required_unless_present = "failed", conflicts_with = "failed")]
+    pub media: Vec<String>,
+
+    /// All that failed
+    #[arg(long)]
+    pub failed: bool,
+}
+
+/// Arguments of `spoken config`.
+#[derive(Clone, Debug, Default, Args)]
+#[command(after_long_help = "\
+Examples:
+  spoken config
+  spoken config --profile gpu --set io_workers=48
+  spoken config --defaults > ~/.config/spoken/default.toml")]
+pub struct ConfigArgs {
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+
+    /// Print default.toml: every setting with its default and what it is for
+    #[arg(long, conflicts_with = "json")]
+    pub defaults: bool,
+}
+
+/// Arguments of `spoken db`.
+#[derive(Clone, Debug, Args)]
+#[command(after_long_help = "\
+Examples:
+  psql \"$(spoken db url)\"
+  spoken db stop")]
+pub struct DbArgs {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: DbCommand,
+}
+
+/// What to do with the database.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Subcommand)]
+pub enum DbCommand {
+    /// Start the private Postgres
+    Start,
+    /// Stop the private Postgres
+    Stop,
+    /// Print the address of the database, its password included
+    Url,
+    /// Bring the tables up to date
+    Migrate,
+}
+
+/// Arguments of `spoken doctor`.
+#[derive(Clone, Debug, Default, Args)]
+#[command(
+    after_long_help = "Exit codes: 0 nothing is broken, 1 something is, 2 wrong usage or configuration"
+)]
+pub struct DoctorArgs {
+    /// Print JSON: {"checks": [{"name", "status", "detail", "advice"}]}
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Arguments of `spoken completions`.
+#[derive(Clone, Copy, Debug, Args)]
+#[command(after_long_help = "\
+Examples:
+  spoken completions bash > ~/.local/share/bash-completion/completions/spoken
+  spoken completions zsh > ~/.zfunc/_spoken
+  spoken completions fish > ~/.config/fish/completions/spoken.fish")]
+pub struct CompletionsArgs {
+    /// The shell
+    #[arg(value_name = "SHELL")]
+    pub shell: Shell,
+}

@@ -1,0 +1,283 @@
+//! The table of keys: names, what is allowed, what each is for.
+
+use std::path::Path;
+
+use figment::value::{Empty, Num, Tag, Value};
+
+use super::problem::nearest;
+use super::value::{Compute, DatabaseUrl, Device, LogFormat, ModelRef, expand_home};
+
+/// A heading under which keys are listed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Group {
+    /// Places on this machine and the database.
+    Places,
+    /// The Whisper model.
+    Transcription,
+    /// Which audio counts as speech.
+    Speech,
+    /// The embedding model.
+    Embedding,
+    /// How much at a time.
+    Workers,
+    /// Downloads and their limits.
+    Downloads,
+    /// Log and progress.
+    Output,
+}
+
+impl Group {
+    /// The heading.
+    pub fn title(self) -> &'static str {
+        match self {
+            Self::Places => "Places",
+            Self::Transcription => "Transcription",
+            Self::Speech => "Speech detection",
+            Self::Embedding => "Embedding",
+            Self::Workers => "Workers",
+            Self::Downloads => "Downloads",
+            Self::Output => "Output",
+        }
+    }
+}
+
+/// What a key takes.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Kind {
+    /// A whole number in the range, ends included.
+    Int(u64, u64),
+    /// `auto` or a whole number in the range, ends included.
+    AutoInt(u64, u64),
+    /// A number in the range, ends included.
+    Real(f64, f64),
+    /// One of these words.
+    OneOf(&'static [&'static str]),
+    /// Any text but an empty one.
+    Text,
+    /// A path, made absolute.
+    Path,
+    /// A path or a name ([`ModelRef`]).
+    Model,
+    /// `auto` or a Whisper language code.
+    Language,
+    /// Directives of `tracing`'s `EnvFilter`.
+    LogFilter,
+    /// A Postgres address; never repeated in a message.
+    DatabaseUrl,
+}
+
+/// One setting.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Key {
+    /// Its name in a TOML file and after `--set`; also the field of [`super::Config`].
+    pub name: &'static str,
+    /// Its name in the environment and in `.env`. The key in upper case, except: `data_dir` and `tools_dir` have a
+    /// `SPOKEN_` prefix, and `language` is `WHISPER_LANGUAGE`, because gettext owns `LANGUAGE`.
+    pub env: &'static str,
+    /// Where it is listed.
+    pub group: Group,
+    /// What it is for, in one line.
+    pub about: &'static str,
+    pub(super) kind: Kind,
+    /// May be empty, which means none.
+    pub(super) optional: bool,
+}
+
+/// What a relative path starts from and what `~` stands for.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Base<'a> {
+    pub directory: &'a Path,
+    pub home: Option<&'a Path>,
+}
+
+impl Base<'_> {
+    pub fn resolve(&self, text: &str) -> Result<String, String> {
+        if text.starts_with('{') {
+            let known = ["{data_dir}", "{tools_dir}"];
+            let closed = known
+                .iter()
+                .any(|k| text.strip_prefix(k).is_some_and(|r| r.is_empty() || r.starts_with('/')));
+            return if closed {
+                Ok(text.to_owned())
+            } else {
+                Err("may begin with {data_dir}/ or {tools_dir}/, with nothing else in braces".to_owned())
+            };
+        }
+        if text.starts_with('~') {
+            if !(text == "~" || text.starts_with("~/")) {
+                return Err("names somebody else's home: write the whole path".to_owned());
+            }
+            if self.home.is_none() {
+                return Err("cannot tell where ~ is: set HOME, or write the whole path".to_owned());
+            }
+        }
+        let path = self.directory.join(expand_home(text, self.home));
+        // `./` is noise in a table of settings; `..` stays, since it may lead through a link.
+        let path: std::path::PathBuf = path.components().collect();
+        Ok(path.to_string_lossy().into_owned())
+    }
+}
+
+impl Key {
+    /// The key called `written`: in a file, after `--set`, or in the environment, in any case and with `-` for `_`.
+    pub fn find(written: &str) -> Option<&'static Self> {
+        let name = written.to_ascii_lowercase().replace('-', "_");
+        KEYS.iter().find(|key| key.name == name || key.env.eq_ignore_ascii_case(&name))
+    }
+
+    /// What a value must be, to follow "must be".
+    pub fn allowed(&self) -> String {
+        match self.kind {
+            Kind::Int(low, high) => format!("a whole number from {low} to {high}"),
+            Kind::AutoInt(low, high) => format!("auto or a whole number from {low} to {high}"),
+            Kind::Real(low, high) => format!("a number from {low} to {high}"),
+            Kind::OneOf(words) => format!("one of {}", words.join(", ")),
+            Kind::Text => "a text".to_owned(),
+            Kind::Path => "a path".to_owned(),
+            Kind::Model => "a directory or the name of a model".to_owned(),
+            Kind::Language => "auto or a language code that Whisper knows, such as en, de or es".to_owned(),
+            Kind::LogFilter => {
+                "a level (error, warn, info, debug, trace) or a list such as warn,spoken=debug".to_owned()
+            }
+            Kind::DatabaseUrl => "a Postgres address".to_owned(),
+        }
+    }
+
+    /// True where the value must not be repeated.
+    pub fn is_secret(&self) -> bool {
+        self.kind == Kind::DatabaseUrl
+    }
+
+    /// The typed value of `text`, or what is wrong with it.
+    pub(super) fn check(&self, text: &str, base: Base<'_>) -> Result<Value, String> {
+        let text = text.trim();
+        if text.is_empty() {
+            return if self.optional {
+                Ok(Value::Empty(Tag::Default, Empty::None))
+            } else {
+                Err(format!("must be {}, not empty", self.allowed()))
+            };
+        }
+        let must_be = || format!("must be {}", self.allowed());
+        let whole = |low: u64, high: u64| {
+            text.parse::<u64>().ok().filter(|n| (low..=high).contains(n)).map(Value::from).ok_or_else(must_be)
+        };
+        match self.kind {
+            Kind::Int(low, high) => whole(low, high),
+            Kind::AutoInt(..) if text.eq_ignore_ascii_case("auto") => Ok(Value::from("auto")),
+            Kind::AutoInt(low, high) => whole(low, high),
+            Kind::Real(low, high) => match text.parse::<f64>() {
+                Ok(number) if (low..=high).contains(&number) => {
+                    Ok(Value::Num(Tag::Default, Num::F64(number)))
+                }
+                _ => Err(must_be()),
+            },
+            Kind::OneOf(words) => one_of(text, words).ok_or_else(|| hinted(must_be(), text, words)),
+            Kind::Text => Ok(Value::from(text)),
+            Kind::Path => base.resolve(text).map(Value::from),
+            Kind::Model if ModelRef::is_path(text, base.directory) => base.resolve(text).map(Value::from),
+            Kind::Model if text.chars().any(|c| c.is_whitespace() || c.is_control()) => Err(format!(
+                "must be {}: a name has no spaces, and a path begins with ./, / or ~",
+                self.allowed()
+            )),
+            Kind::Model => Ok(Value::from(text)),
+            Kind::Language if text.eq_ignore_ascii_case("auto") => Ok(Value::from("auto")),
+            Kind::Language => one_of(text, LANGUAGES).ok_or_else(|| hinted(must_be(), "", &[])),
+            Kind::LogFilter => check_filter(text).map(|()| Value::from(text)),
+            Kind::DatabaseUrl => DatabaseUrl::parse(text).map(|url| Value::from(url.expose())),
+        }
+    }
+}
+
+fn one_of(text: &str, words: &[&'static str]) -> Option<Value> {
+    words.iter().find(|word| word.eq_ignore_ascii_case(text)).map(|word| Value::from(*word))
+}
+
+fn hinted(message: String, text: &str, words: &[&'static str]) -> String {
+    match nearest(text, words.iter().copied()) {
+        Some(word) if !text.is_empty() => format!("{message}; did you mean {word}?"),
+        _ => message,
+    }
+}
+
+/// Accepts what `EnvFilter` accepts, less a lone word that is no level: `EnvFilter` would take it for a target, so
+/// `debgu` would silently mean "everything of a crate called debgu".
+fn check_filter(text: &str) -> Result<(), String> {
+    const LEVELS: &[&str] = &["off", "error", "warn", "info", "debug", "trace"];
+    for directive in text.split(',').map(str::trim).filter(|d| !d.is_empty()) {
+        if !directive.contains(['=', '['])
+            && !LEVELS.iter().any(|level| level.eq_ignore_ascii_case(directive))
+        {
+            let message = format!("{directive:?} is no level: use one of {}", LEVELS.join(", "));
+            return Err(match nearest(directive, LEVELS.iter().copied()) {
+                Some(level) => format!("{message}; did you mean {level}?"),
+                None => format!("{message}, or {directive}=LEVEL for one module"),
+            });
+        }
+    }
+    tracing_subscriber::EnvFilter::builder()
+        .parse(text)
+        .map(drop)
+        .map_err(|error| format!("cannot be read ({error}); write for example warn,spoken=debug"))
+}
+
+macro_rules! key {
+    ($group:ident, $name:literal, $env:literal, $kind:expr, $about:literal) => {
+        Key { name: $name, env: $env, group: Group::$group, about: $about, kind: $kind, optional: false }
+    };
+    ($group:ident, $name:literal, $env:literal, optional $kind:expr, $about:literal) => {
+        Key { name: $name, env: $env, group: Group::$group, about: $about, kind: $kind, optional: true }
+    };
+}
+
+/// Every key, in the order in which they are listed.
+#[rustfmt::skip] // one line a key reads as the table it is
+pub const KEYS: &[Key] = &[
+    key!(Places, "database_url", "DATABASE_URL", optional Kind::DatabaseUrl, "Postgres to use; empty: a private one under data_dir"),
+    key!(Places, "data_dir", "SPOKEN_DATA_DIR", Kind::Path, "everything the program keeps"),
+    key!(Places, "tools_dir", "SPOKEN_TOOLS_DIR", Kind::Path, "what the set-up scripts installed"),
+
+    key!(Transcription, "whisper_model", "WHISPER_MODEL", Kind::Model, "Whisper model: a name or a directory"),
+    key!(Transcription, "whisper_device", "WHISPER_DEVICE", Kind::OneOf(Device::NAMES), "where the model runs"),
+    key!(Transcription, "whisper_compute", "WHISPER_COMPUTE", Kind::OneOf(Compute::NAMES), "number format of the model"),
+    key!(Transcription, "whisper_parallel_models", "WHISPER_PARALLEL_MODELS", Kind::AutoInt(1, 64), "replicas; they share the weights on a CPU"),
+    key!(Transcription, "whisper_threads", "WHISPER_THREADS", Kind::AutoInt(1, 256), "threads of one replica (CPU)"),
+    key!(Transcription, "whisper_batch_size", "WHISPER_BATCH_SIZE", Kind::AutoInt(1, 512), "windows in one call of the model"),
+    key!(Transcription, "language", "WHISPER_LANGUAGE", Kind::Language, "language spoken; auto: detected window by window"),
+    key!(Transcription, "beam_size", "BEAM_SIZE", Kind::Int(1, 20), "beams of the search; 1: greedy, fastest"),
+
+    key!(Speech, "vad_threshold", "VAD_THRESHOLD", Kind::Real(0.0, 1.0), "probability above which a frame is speech"),
+    key!(Speech, "vad_min_speech_ms", "VAD_MIN_SPEECH_MS", Kind::Int(0, 10_000), "shorter speech is dropped"),
+    key!(Speech, "vad_min_silence_ms", "VAD_MIN_SILENCE_MS", Kind::Int(0, 10_000), "shorter silence does not end speech"),
+    key!(Speech, "vad_pad_ms", "VAD_PAD_MS", Kind::Int(0, 2_000), "added at both ends of speech"),
+    key!(Speech, "chunk_length", "CHUNK_LENGTH", Kind::Int(1, 30), "longest window for the model, seconds"),
+
+    key!(Embedding, "embedding_model", "EMBEDDING_MODEL", Kind::Model, "embedding model: a name or a directory"),
+
+    key!(Workers, "io_workers", "IO_WORKERS", Kind::Int(1, 512), "items downloaded and decoded at a time"),
+    key!(Workers, "asr_workers", "ASR_WORKERS", Kind::AutoInt(1, 64), "threads that feed the Whisper replicas"),
+    key!(Workers, "db_workers", "DB_WORKERS", Kind::Int(1, 256), "transcripts embedded and written at a time"),
+    key!(Workers, "ingestion_limit", "INGESTION_LIMIT", Kind::Int(0, 10_000_000), "new items taken on in one run; 0: all"),
+    key!(Workers, "max_attempts", "MAX_ATTEMPTS", Kind::Int(1, 100), "attempts before an item is given up"),
+
+    key!(Downloads, "ytdlp_format", "YTDLP_FORMAT", Kind::Text, "yt-dlp's format selection"),
+    key!(Downloads, "cookies_file", "COOKIES_FILE", optional Kind::Path, "cookies for sites that want a login"),
+    key!(Downloads, "network_timeout", "NETWORK_TIMEOUT", Kind::Int(1, 3_600), "seconds without a byte until a download is broken off"),
+    key!(Downloads, "max_download_mb", "MAX_DOWNLOAD_MB", Kind::Int(1, 1_048_576), "largest download, MiB"),
+    key!(Downloads, "max_duration_hours", "MAX_DURATION_HOURS", Kind::Int(1, 1_000), "longest item"),
+    key!(Downloads, "spool_max_mb", "SPOOL_MAX_MB", Kind::Int(64, 1_073_741_824), "room for items in flight, MiB"),
+    key!(Downloads, "min_free_disk_mb", "MIN_FREE_DISK_MB", Kind::Int(0, 1_073_741_824), "downloads wait below this, MiB"),
+
+    key!(Output, "log_format", "LOG_FORMAT", Kind::OneOf(LogFormat::NAMES), "form of log and progress"),
+    key!(Output, "log_level", "LOG_LEVEL", Kind::LogFilter, "what is logged"),
+];
+
+/// The languages of Whisper's multilingual models (its tokenizer's language tokens, `large-v3` included).
+const LANGUAGES: &[&str] = &[
+    "af", "am", "ar", "as", "az", "ba", "be", "bg", "bn", "bo", "br", "bs", "ca", "cs", "cy", "da", "de",
+    "el", "en", "es", "et", "eu", "fa", "fi", "fo", "fr", "gl", "gu", "ha", "haw", "he", "hi", "hr", "ht",
+    "hu", "hy", "id", "is", "it", "ja", "jw", "ka", "kk", "km", "kn", "ko", "la", "lb", "ln", "lo", "lt",
+    "lv", "mg", "mi", "mk", "ml", "mn", "mr", "ms", "mt", "my", "ne", "nl", "nn", "no", "oc", "pa", "pl",
+    "ps", "pt", "ro", "ru", "sa", "sd", "si", "sk", "sl", "sn", "so", "sq", "sr", "su", "sv", "sw", "ta",
+    "te", "tg", "th", "tk", "tl", "tr", "tt", "uk", "ur", "uz", "vi", "yi", "yo", "yue", "zh",
+];
