@@ -1,1 +1,231 @@
-//! (to be written)
+//! Composes the parts into commands: settings, logging, a runtime, the command, an exit code.
+//!
+//! * [`main`] — the whole program.
+//! * [`ingest`], [`listing`] — `spoken ingest`: sources into jobs, jobs through the pipeline.
+//! * [`steps`] — settings into running steps.
+//! * [`library`] — commands that read: status, show, search, export, and retry.
+//! * [`world`] — the open database that commands share.
+//! * [`doctor`] — is everything there?
+//! * [`signals`] — Ctrl-C and SIGTERM.
+
+use std::io::{IsTerminal, Read, Write};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::Context;
+
+use crate::cli::{Cli, Command, DbCommand, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE, IngestArgs};
+use crate::config::{self, Inputs, Loaded, LogFormat};
+use crate::event::{Event, Events};
+use crate::gpu::Monitor;
+use crate::postgres::Server;
+use crate::report::{self, Mode, Terminal};
+use crate::telemetry::{self, Output, TelemetryOptions};
+
+pub mod doctor;
+pub mod ingest;
+pub mod library;
+pub mod listing;
+pub mod signals;
+pub mod steps;
+pub mod world;
+
+use signals::Stopping;
+use world::World;
+
+/// Connections of one-shot readers.
+const READER_CONNECTIONS: u32 = 2;
+
+/// Runs the command line of this process to its end.
+pub fn main() -> ExitCode {
+    let cli = Cli::from_process();
+    match start(&cli) {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => {
+            // A reader that left (`spoken status | head`) is no error.
+            if error.downcast_ref::<std::io::Error>().is_some_and(|e| e.kind() == std::io::ErrorKind::BrokenPipe) {
+                return ExitCode::SUCCESS;
+            }
+            let text = format!("{error:#}");
+            eprintln!("error: {}", text.lines().map(telemetry::sanitize).collect::<Vec<_>>().join("\n"));
+            ExitCode::from(EXIT_USAGE)
+        }
+    }
+}
+
+fn start(cli: &Cli) -> anyhow::Result<u8> {
+    if let Command::Completions(args) = &cli.command {
+        std::io::stdout().write_all(&args.script())?;
+        return Ok(EXIT_OK);
+    }
+    let loaded = config::load(&Inputs::from_process(cli.overrides())?)?;
+    loaded.export_library_variables()?;
+    let output = telemetry::init(&TelemetryOptions {
+        json: loaded.config.log_format == LogFormat::Json,
+        filter: loaded.config.log_level.clone(),
+        color: cli.global.color,
+    })?;
+    if let Command::Config(args) = &cli.command {
+        return show_config(args, &loaded);
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let code = runtime.block_on(run(cli, loaded, &output));
+    // A blocking read of a terminal or a stuck name look-up must not keep the process.
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    code
+}
+
+async fn run(cli: &Cli, loaded: Loaded, output: &Output) -> anyhow::Result<u8> {
+    match &cli.command {
+        Command::Ingest(args) => ingest_command(args, loaded, output).await,
+        Command::Doctor(args) => doctor_command(args.json, &loaded).await,
+        Command::Db(args) => db_command(args.command, loaded).await,
+        Command::Status(args) => {
+            let world = World::open(loaded.config, READER_CONNECTIONS).await?;
+            let done = library::status(&world, args).await;
+            world.close().await;
+            done
+        }
+        Command::Retry(args) => {
+            let world = World::open(loaded.config, READER_CONNECTIONS).await?;
+            let done = library::retry(&world, args).await;
+            world.close().await;
+            done
+        }
+        Command::Search(args) => {
+            let world = World::open(loaded.config, READER_CONNECTIONS).await?;
+            let done = library::search(&world, args).await;
+            world.close().await;
+            done
+        }
+        Command::Show(args) => {
+            let world = World::open(loaded.config, READER_CONNECTIONS).await?;
+            let done = library::show(&world, args).await;
+            world.close().await;
+            done
+        }
+        Command::Export(args) => {
+            let world = World::open(loaded.config, READER_CONNECTIONS).await?;
+            let done = library::export(&world, args).await;
+            world.close().await;
+            done
+        }
+        // Answered before the runtime started.
+        Command::Config(_) | Command::Completions(_) => Ok(EXIT_OK),
+    }
+}
+
+/// `spoken ingest`: the reporter listens to events while the run goes on, and has the last word.
+async fn ingest_command(args: &IngestArgs, loaded: Loaded, output: &Output) -> anyhow::Result<u8> {
+    let request = read_request(args)?;
+    let mode = match loaded.config.log_format {
+        LogFormat::Json => Mode::Json,
+        LogFormat::Text => Mode::Lines,
+        LogFormat::Auto => Mode::detect(),
+    };
+    let terminal = Terminal::stderr(mode);
+    output.set_suspender(terminal.suspender());
+    terminal.guard_panics();
+    let (events, told) = Events::channel();
+    let reporter = tokio::spawn(report::run(terminal, told, report::Options::default()));
+    let stopping = Stopping::default();
+    stopping.listen(events.clone())?;
+    let monitor = Monitor::start(events.clone(), Duration::from_secs(1))?;
+
+    let connections = u32::try_from(loaded.config.db_workers).unwrap_or(12) + 4;
+    let world = World::open(loaded.config, connections).await;
+    let result = match world {
+        Ok(world) => {
+            let result = ingest::ingest(&world, request, &events, &stopping).await;
+            world.close().await;
+            result
+        }
+        Err(error) => Err(error),
+    };
+    drop(monitor);
+    if let Ok(summary) = &result {
+        events.send(Event::RunFinished(summary.clone()));
+    }
+    drop(events);
+    reporter.await?;
+    output.clear_suspender();
+    let summary = result?;
+    if args.json {
+        println!("{}", serde_json::to_string(&summary)?);
+    }
+    Ok(match () {
+        () if summary.interrupted => EXIT_INTERRUPTED,
+        () if summary.failed > 0 => EXIT_FAILED,
+        () => EXIT_OK,
+    })
+}
+
+/// The sources of the command line, of `--from` files and of standard input.
+fn read_request(args: &IngestArgs) -> anyhow::Result<ingest::Request> {
+    let mut sources = args.sources.clone();
+    for list in &args.from {
+        let text = std::fs::read_to_string(list).with_context(|| format!("failed to read {}", list.display()))?;
+        sources.extend(crate::source::parse_list(&text));
+    }
+    let stdin = if sources.iter().any(|s| s == "-") {
+        let mut stdin = std::io::stdin().lock();
+        if stdin.is_terminal() {
+            eprintln!("reading sources from the terminal, one a line; Ctrl-D ends the list");
+        }
+        let mut text = String::new();
+        stdin.by_ref().take(crate::source::MAX_LIST_BYTES).read_to_string(&mut text).context("failed to read standard input")?;
+        Some(text)
+    } else {
+        None
+    };
+    Ok(ingest::Request { sources, stdin })
+}
+
+fn show_config(args: &crate::cli::ConfigArgs, loaded: &Loaded) -> anyhow::Result<u8> {
+    let mut out = std::io::stdout().lock();
+    if args.defaults {
+        out.write_all(config::DEFAULT_TOML.as_bytes())?;
+    } else if args.json {
+        writeln!(out, "{}", serde_json::to_string_pretty(&loaded.to_json())?)?;
+    } else {
+        write!(out, "{}", loaded.to_table(console::colors_enabled()))?;
+    }
+    Ok(EXIT_OK)
+}
+
+async fn db_command(command: DbCommand, loaded: Loaded) -> anyhow::Result<u8> {
+    let config = loaded.config;
+    if matches!(command, DbCommand::Start | DbCommand::Stop) && config.database_url.is_some() {
+        anyhow::bail!("DATABASE_URL names a server that is not ours to start or stop; unset it for the private one");
+    }
+    let options = world::server_options(&config);
+    match command {
+        DbCommand::Start => {
+            Server::start_kept(&options).await?;
+            eprintln!("the private Postgres runs and stays; `spoken db stop` ends it, `spoken db url` tells its address");
+        }
+        DbCommand::Stop => {
+            let stopped = Server::stop(&options).await?;
+            eprintln!("{}", if stopped { "the private Postgres was stopped" } else { "the private Postgres does not run" });
+        }
+        DbCommand::Url => {
+            // The address is of no use without a server behind it.
+            let url = match &config.database_url {
+                Some(url) => url.expose().to_owned(),
+                None => Server::start_kept(&options).await?,
+            };
+            println!("{url}");
+        }
+        DbCommand::Migrate => {
+            let world = World::connect(config, READER_CONNECTIONS).await?;
+            let migrated = world.store.migrate().await;
+            world.close().await;
+            let migrated = migrated?;
+            eprintln!("{} applied; pgvector {}", migrated.applied, migrated.pgvector);
+            if let Some(warning) = migrated.warning {
+                eprintln!("warning: {warning}");
+            }
+        }
+    }
+    Ok(EXIT_OK)
+}

@@ -1,0 +1,252 @@
+//! Commands about what is known: status, show, search, export, retry.
+//!
+//! What is asked for goes to standard output; what is said about it (hints, questions back) to standard error.
+
+use std::io::{BufWriter, Write};
+
+use anyhow::bail;
+use console::style;
+use futures::TryStreamExt;
+use serde_json::json;
+
+use super::world::World;
+use crate::cli::{EXIT_FAILED, EXIT_OK, ExportArgs, ExportFormat, RetryArgs, SearchArgs, SearchMode, ShowArgs, StatusArgs};
+use crate::export::{Exporter, Format, Heading};
+use crate::media::{Segment, State};
+use crate::queue;
+use crate::search::{self, Mode, SearchRequest};
+use crate::store::{ItemFilter, MediaRow, Selection, Store};
+use crate::telemetry::sanitize;
+
+/// Characters of an identity that are enough to name it among thousands.
+const SHORT_ID: usize = 8;
+
+/// `spoken status`.
+///
+/// # Errors
+/// The database's, or standard output's.
+pub async fn status(world: &World, args: &StatusArgs) -> anyhow::Result<u8> {
+    let counts = world.store.counts().await?;
+    let mut rows = world.store.items(&ItemFilter::default());
+    let mut out = BufWriter::new(std::io::stdout().lock());
+    if args.json {
+        // Written row by row: a library may be larger than memory is worth.
+        write!(
+            out,
+            "{{\"counts\":{},\"items\":[",
+            json!({"queued": counts.queued, "active": counts.active, "done": counts.done, "failed": counts.failed})
+        )?;
+        let mut separator = "";
+        while let Some(row) = rows.try_next().await? {
+            write!(out, "{separator}\n{}", status_json(&row))?;
+            separator = ",";
+        }
+        writeln!(out, "]}}")?;
+        return Ok(EXIT_OK);
+    }
+    let total = counts.queued + counts.active + counts.done + counts.failed;
+    if total == 0 {
+        out.flush()?;
+        eprintln!("nothing here yet: `spoken ingest FOLDER|URL…` brings something in");
+        return Ok(EXIT_OK);
+    }
+    while let Some(row) = rows.try_next().await? {
+        writeln!(
+            out,
+            "{}  {}  {:>8}  {:<4}  {}",
+            style(short_id(&row)).dim(),
+            state_word(row.state),
+            row.duration_ms.map_or_else(|| "–".into(), clock),
+            row.language.as_deref().unwrap_or(""),
+            sanitize(&row.title),
+        )?;
+        if let Some(error) = row.error.as_deref().filter(|_| row.state != State::Done) {
+            writeln!(out, "          {} {}", style("└").dim(), style(sanitize(error)).red())?;
+            if let Some(remedy) = row.remedy.as_deref().filter(|_| row.state == State::Failed) {
+                writeln!(out, "            {}", style(sanitize(remedy)).dim())?;
+            }
+        }
+    }
+    writeln!(
+        out,
+        "{} done, {} failed, {} active, {} queued",
+        counts.done, counts.failed, counts.active, counts.queued
+    )?;
+    out.flush()?;
+    if counts.failed > 0 {
+        eprintln!("{}", style("spoken retry --failed queues the failed ones again").for_stderr().dim());
+    }
+    Ok(EXIT_OK)
+}
+
+fn status_json(row: &MediaRow) -> serde_json::Value {
+    json!({
+        "media_id": row.media_id,
+        "source": row.address(),
+        "title": row.title,
+        "state": row.state.as_str(),
+        "duration_ms": row.duration_ms,
+        "language": row.language,
+        "error": row.error.as_deref().filter(|_| row.state != State::Done),
+    })
+}
+
+/// Padded to the width of the longest, before colour.
+fn state_word(state: State) -> console::StyledObject<String> {
+    let word = style(format!("{:<6}", state.as_str()));
+    match state {
+        State::Done => word.green(),
+        State::Failed => word.red(),
+        State::Active => word.cyan(),
+        State::Queued => word.yellow(),
+    }
+}
+
+fn short_id(row: &MediaRow) -> String {
+    row.media_id.to_string().chars().take(SHORT_ID).collect()
+}
+
+/// Milliseconds as `m:ss` or `h:mm:ss`.
+fn clock(ms: i64) -> String {
+    let s = ms.max(0) / 1000;
+    let (h, m, s) = (s / 3600, s / 60 % 60, s % 60);
+    if h > 0 { format!("{h}:{m:02}:{s:02}") } else { format!("{m}:{s:02}") }
+}
+
+/// The one item that `what` means.
+///
+/// # Errors
+/// When there is none, or more than one: the candidates are listed.
+async fn the_one(store: &Store, what: &str) -> anyhow::Result<MediaRow> {
+    let mut found = store.find(what).await?;
+    match found.len() {
+        0 => bail!("no item is called {:?}; `spoken status` lists what there is", sanitize(what)),
+        1 => Ok(found.remove(0)),
+        n => {
+            let listed: Vec<String> =
+                found.iter().take(10).map(|r| format!("  {}  {}", short_id(r), sanitize(&r.title))).collect();
+            bail!("{n} items may be meant by {:?}; name one by its id:\n{}", sanitize(what), listed.join("\n"))
+        }
+    }
+}
+
+/// `spoken show`.
+///
+/// # Errors
+/// Where the item is not known or not unique, the database's, or standard output's.
+pub async fn show(world: &World, args: &ShowArgs) -> anyhow::Result<u8> {
+    let row = the_one(&world.store, &args.media).await?;
+    let mut out = BufWriter::new(std::io::stdout().lock());
+    writeln!(out, "{}", style(sanitize(&row.title)).bold())?;
+    let mut field = |name: &str, value: Option<String>| match value {
+        Some(value) => writeln!(out, "{} {}", style(format!("{name:<10}")).dim(), sanitize(&value)),
+        None => Ok(()),
+    };
+    field("id", Some(row.media_id.to_string()))?;
+    field("source", Some(row.address().to_owned()))?;
+    field("channel", row.channel.clone())?;
+    field("published", row.published_at.map(|t| t.format("%Y-%m-%d").to_string()))?;
+    field("state", Some(row.state.as_str().to_owned()))?;
+    field("length", row.duration_ms.map(clock))?;
+    field("speech", row.speech_ms.map(clock))?;
+    field("language", row.language.clone())?;
+    field("model", row.model.clone())?;
+    field("error", row.error.clone().filter(|_| row.state != State::Done))?;
+    field("remedy", row.remedy.clone().filter(|_| row.state == State::Failed))?;
+    let mut segments = world.store.segments(row.media_id);
+    let mut first = true;
+    while let Some(Segment { start_ms, text, .. }) = segments.try_next().await? {
+        if std::mem::take(&mut first) {
+            writeln!(out)?;
+        }
+        writeln!(out, "{}  {}", style(format!("{:>8}", clock(start_ms))).cyan(), sanitize(&text))?;
+    }
+    out.flush()?;
+    Ok(EXIT_OK)
+}
+
+/// `spoken export`.
+///
+/// # Errors
+/// Where the item is not known, not unique or not done, the database's, or the output's.
+pub async fn export(world: &World, args: &ExportArgs) -> anyhow::Result<u8> {
+    let row = the_one(&world.store, &args.media).await?;
+    if row.state != State::Done {
+        bail!("{} is {}, there is no transcript to export yet", sanitize(&row.title), row.state.as_str());
+    }
+    match &args.output {
+        // A file appears whole or not at all.
+        Some(path) => {
+            let mut name = path.file_name().unwrap_or_default().to_owned();
+            name.push(".part");
+            let part = path.with_file_name(name);
+            let written = match std::fs::File::create(&part) {
+                Ok(file) => write_export(world, &row, args.format, BufWriter::new(file)).await,
+                Err(error) => Err(error.into()),
+            };
+            let renamed = written.and_then(|()| Ok(std::fs::rename(&part, path)?));
+            if let Err(error) = renamed {
+                let _ = std::fs::remove_file(&part);
+                return Err(error.context(format!("failed to write {}", path.display())));
+            }
+        }
+        None => write_export(world, &row, args.format, BufWriter::new(std::io::stdout().lock())).await?,
+    }
+    Ok(EXIT_OK)
+}
+
+async fn write_export(
+    world: &World,
+    row: &MediaRow,
+    format: ExportFormat,
+    out: impl Write,
+) -> anyhow::Result<()> {
+    let format = match format {
+        ExportFormat::Txt => Format::Txt,
+        ExportFormat::Srt => Format::Srt,
+        ExportFormat::Vtt => Format::Vtt,
+        ExportFormat::Json => Format::Json,
+    };
+    let heading = Heading {
+        media_id: row.media_id,
+        source: row.address().to_owned(),
+        title: row.title.clone(),
+        language: row.language.clone(),
+        duration_ms: row.duration_ms,
+    };
+    let mut exporter = Exporter::start(format, &heading, out)?;
+    let mut segments = world.store.segments(row.media_id);
+    while let Some(segment) = segments.try_next().await? {
+        exporter.segment(&segment)?;
+    }
+    exporter.finish()?.flush()?;
+    Ok(())
+}
+
+/// `spoken retry`: the rows are queued again; the next `ingest` (or one that runs now) finds them without a job and
+/// works on them.
+///
+/// # Errors
+/// Where an item is not known or not unique, or the database's.
+pub async fn retry(world: &World, args: &RetryArgs) -> anyhow::Result<u8> {
+    let selection = if args.failed {
+        Selection::Failed
+    } else {
+        let mut ids = Vec::with_capacity(args.media.len());
+        for what in &args.media {
+            ids.push(the_one(&world.store, what).await?.media_id);
+        }
+        Selection::Ids(ids)
+    };
+    let queued = world.store.retry(&selection).await?;
+    match queued.len() {
+        0 => {
+            eprintln!("nothing to try again: what was named has not failed");
+            Ok(if args.failed { EXIT_OK } else { EXIT_FAILED })
+        }
+        n => {
+            eprintln!("{n} {} queued; `spoken ingest` works on them", if n == 1 { "item is" } else { "items are" });
+            Ok(EXIT_OK)
+        }
+    }
+}
