@@ -174,7 +174,9 @@ tools_ready() {
 # The Python environment with yt-dlp, deno, ONNX Runtime and PostgreSQL, and the links that the program looks for.
 need_tools() {
     if tools_ready; then return 0; fi
-    mkdir -p "$SPOKEN_TOOLS_DIR"
+    mkdir -p "$SPOKEN_TOOLS_DIR/logs"
+    # Left by a step that failed or was stopped.
+    find "$SPOKEN_TOOLS_DIR/logs" -name '*.log' -mtime +7 -delete
     # Two set-ups at a time would build the same; the second waits and finds it done. The lock is let go at the
     # subshell's end, so nothing that is started later inherits it.
     (
