@@ -1,1 +1,152 @@
-//! (to be written)
+//! Brings an item's bytes: a local file stays where it is, an address is downloaded, a page goes through yt-dlp.
+//!
+//! Downloads survive what networks do: cut connections are taken up where they broke (checked with the server's
+//! validators, or by comparing the overlap where there are none), stalls are noticed, lengths are checked, and short
+//! trouble is waited out here so that it costs no attempt of the item. What was fetched so far stays in the item's folder,
+//! and a later call goes on from there. File names come from us, never from a server.
+
+mod http;
+mod page;
+
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use reqwest::Client;
+use tokio_util::sync::CancellationToken;
+
+use crate::event::{Events, Step};
+use crate::media::{Failure, FailureClass, Fetched, Item, Locator, Metadata};
+use crate::web;
+use crate::ytdlp::{Preflight, YtDlp};
+
+/// How to fetch.
+#[derive(Clone, Debug)]
+pub struct FetchOptions {
+    /// For pages.
+    pub ytdlp: YtDlp,
+    /// yt-dlp's format selector.
+    pub format: String,
+    /// How long a connection may bring nothing.
+    pub network_timeout: Duration,
+    /// Largest download in bytes.
+    pub max_bytes: u64,
+    /// First pause before a failed request is tried again; doubles with each try in a row.
+    pub backoff: Duration,
+}
+
+impl FetchOptions {
+    /// The usual options: best audio, 8 GiB, yt-dlp's network timeout.
+    pub fn new(ytdlp: YtDlp) -> Self {
+        Self {
+            format: "bestaudio/best".into(),
+            network_timeout: ytdlp.options().network_timeout,
+            max_bytes: 8 << 30,
+            backoff: Duration::from_secs(1),
+            ytdlp,
+        }
+    }
+}
+
+/// Fetches items. Cheap to clone; use one for all, so that connections are shared.
+#[derive(Clone, Debug)]
+pub struct Fetcher {
+    options: FetchOptions,
+    client: Client,
+}
+
+impl Fetcher {
+    /// A fetcher with `options`; nothing is run or connected yet.
+    ///
+    /// # Errors
+    /// [`FailureClass::Setup`] when the system's TLS cannot be initialised.
+    pub fn new(options: FetchOptions) -> Result<Self, Failure> {
+        let client = web::client(options.network_timeout)?;
+        Ok(Self { options, client })
+    }
+
+    /// Whether yt-dlp and its JavaScript runtime work.
+    pub async fn preflight(&self) -> Preflight {
+        self.options.ytdlp.preflight().await
+    }
+
+    /// Brings the bytes of `item` into the folder `dir` (made if missing), or tells where they are already.
+    /// Progress is told in bytes. When `cancel` fires, what is running is stopped and an
+    /// [`FailureClass::Internal`] failure is returned; what was fetched stays in `dir` for the next call.
+    ///
+    /// # Errors
+    /// Why the item cannot be had; transient classes were tried several times already.
+    pub async fn fetch(
+        &self,
+        item: &Item,
+        dir: &Path,
+        events: &Events,
+        cancel: &CancellationToken,
+    ) -> Result<Fetched, Failure> {
+        let mut progress = events.progress(item.media_id, Step::Fetch);
+        let url = match &item.locator {
+            Locator::File(path) => {
+                let size = readable(path).await?;
+                progress.set(size, Some(size));
+                return Ok(Fetched { path: path.clone(), metadata: Metadata::default() });
+            }
+            Locator::Url(url) | Locator::Page(url) => url,
+        };
+        let dir = std::path::absolute(dir).map_err(|e| disk(dir, &e))?;
+        tokio::fs::create_dir_all(&dir).await.map_err(|e| disk(&dir, &e))?;
+        if matches!(item.locator, Locator::Url(_)) {
+            match self.download(url, &dir, &mut progress, cancel).await? {
+                http::Got::Media(path) => return Ok(Fetched { path, metadata: Metadata::default() }),
+                http::Got::Page => {}
+            }
+        }
+        self.fetch_page(item, url, &dir, &mut progress, cancel).await
+    }
+}
+
+/// The size of a local file that can be read.
+async fn readable(path: &Path) -> Result<u64, Failure> {
+    let failed = |e: std::io::Error| {
+        Failure::new(FailureClass::Unreadable, format!("failed to read {}: {e}", path.display()))
+    };
+    let metadata = tokio::fs::File::open(path).await.map_err(failed)?.metadata().await.map_err(failed)?;
+    if !metadata.is_file() {
+        return Err(Failure::new(
+            FailureClass::Unreadable,
+            format!("{} is not a regular file", path.display()),
+        ));
+    }
+    if metadata.len() == 0 {
+        return Err(Failure::new(FailureClass::Empty, format!("{} is empty", path.display())));
+    }
+    Ok(metadata.len())
+}
+
+/// Our own disk failed.
+fn disk(path: &Path, error: &std::io::Error) -> Failure {
+    let failure =
+        Failure::new(FailureClass::Internal, format!("failed to write in {}: {error}", path.display()));
+    match error.kind() {
+        std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => {
+            failure.with_remedy("free some space, or move SPOKEN_DATA_DIR to a larger disk")
+        }
+        _ => failure,
+    }
+}
+
+fn too_large(max_bytes: u64) -> Failure {
+    Failure::new(FailureClass::TooLarge, format!("larger than the limit of {} MB", max_bytes / 1_000_000))
+        .with_remedy("raise MAX_DOWNLOAD_MB, then run `spoken retry`")
+}
+
+fn interrupted() -> Failure {
+    Failure::new(FailureClass::Internal, "interrupted while fetching")
+}
+
+/// The one file a download makes in an item's folder, by name without ending.
+const NAME: &str = "download";
+
+fn in_folder(dir: &Path, ending: &str) -> PathBuf {
+    dir.join(format!("{NAME}{ending}"))
+}

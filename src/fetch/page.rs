@@ -1,0 +1,378 @@
+//! Fetching a page's media with yt-dlp, in the item's folder.
+
+use std::{cell::Cell, ffi::OsString, path::Path};
+
+use serde::Deserialize;
+use serde_json::Value;
+use tokio_util::sync::CancellationToken;
+use url::Url;
+
+use super::{Fetcher, NAME, disk, interrupted, too_large};
+use crate::event::Progress;
+use crate::media::{Failure, FailureClass, Fetched, Item, Locator, Metadata};
+use crate::web::{self, Backoff};
+use crate::ytdlp::{End, Line, classify};
+
+/// Each kind of line that yt-dlp is made to print starts with its own word; what follows is one JSON value.
+const INFO: &str = "SPOKEN-INFO ";
+const PROGRESS: &str = "SPOKEN-PROGRESS ";
+const FILE: &str = "SPOKEN-FILE ";
+
+/// Quick tries of a run that failed for the network's sake.
+const TRIES: u32 = 3;
+
+/// What yt-dlp tells of a video before it downloads it.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Info {
+    id: Value,
+    title: Option<String>,
+    extractor_key: Option<String>,
+    webpage_url: Option<String>,
+    channel: Option<String>,
+    uploader: Option<String>,
+    duration: Value,
+    timestamp: Value,
+    release_timestamp: Value,
+    live_status: Option<String>,
+    n_entries: Value,
+}
+
+impl Info {
+    const TEMPLATE: &str = "%(.{id,title,extractor_key,webpage_url,channel,uploader,duration,timestamp,\
+         release_timestamp,live_status,n_entries})j";
+
+    fn id(&self) -> Option<String> {
+        match &self.id {
+            Value::String(id) => Some(id.clone()),
+            Value::Number(id) => Some(id.to_string()),
+            _ => None,
+        }
+    }
+
+    /// Live or upcoming: there is no recording yet, and a live stream has no end to wait for.
+    fn not_yet(&self) -> Option<Failure> {
+        let what = match self.live_status.as_deref()? {
+            "is_live" => "is live now; it can be fetched when the recording is complete",
+            "is_upcoming" => "has not begun",
+            "post_live" => "was live; the site still prepares the recording",
+            _ => return None,
+        };
+        Some(
+            Failure::new(FailureClass::NotYet, what).with_remedy("run `spoken retry` when it has been shown"),
+        )
+    }
+
+    fn metadata(self, handed_over: bool) -> Metadata {
+        let seconds = self.duration.as_f64().filter(|s| s.is_finite() && *s > 0.0);
+        let date = self.timestamp.as_i64().or(self.release_timestamp.as_i64());
+        // What yt-dlp makes of a page of any site, listing made something better of: `page (1)`, the host as uploader,
+        // the file's date.
+        let generic = matches!(self.extractor_key.as_deref(), Some("Generic" | "HTML5MediaEmbed") | None);
+        Metadata {
+            title: self.title.filter(|t| !t.trim().is_empty() && (!generic || handed_over)),
+            webpage_url: self.webpage_url.filter(|u| web::parse_url(u).is_ok()),
+            channel: self.channel.or(self.uploader).filter(|_| !generic),
+            published_at: date.filter(|_| !generic),
+            duration_ms: seconds.map(|s| (s * 1000.0) as i64),
+        }
+    }
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Downloaded {
+    downloaded_bytes: Option<f64>,
+    total_bytes: Option<f64>,
+    total_bytes_estimate: Option<f64>,
+}
+
+/// Which of a page's videos to take.
+#[derive(Clone, Copy)]
+enum Pick<'a> {
+    /// The first; stops when it turns out to be one of several and another one than wanted.
+    First,
+    /// The one with this id.
+    Id(&'a str),
+}
+
+/// How one run ended that did not fail.
+enum Run {
+    Done(Fetched),
+    /// The page holds several, and the first is not the one.
+    OneOfMany,
+}
+
+impl Fetcher {
+    pub(super) async fn fetch_page(
+        &self,
+        item: &Item,
+        url: &Url,
+        dir: &Path,
+        progress: &mut Progress,
+        cancel: &CancellationToken,
+    ) -> Result<Fetched, Failure> {
+        let mut backoff = Backoff::new(self.options.backoff);
+        let mut pick = Pick::First;
+        loop {
+            let failure = match self.run_ytdlp(item, url, dir, pick, progress, cancel).await {
+                Ok(Run::Done(fetched)) => return Ok(fetched),
+                Ok(Run::OneOfMany) => match pick {
+                    Pick::First if filterable(&item.source_id) && item.extractor != "url" => {
+                        pick = Pick::Id(&item.source_id);
+                        continue;
+                    }
+                    _ => {
+                        return Err(Failure::new(
+                            FailureClass::NotMedia,
+                            format!("{} is a page with several videos", web::shown(url)),
+                        )
+                        .with_remedy("ingest the page itself, then each of its videos is an item"));
+                    }
+                },
+                Err(failure) => failure,
+            };
+            if failure.class != FailureClass::Network || backoff.tries() >= TRIES {
+                return Err(failure);
+            }
+            tokio::select! {
+                () = cancel.cancelled() => return Err(interrupted()),
+                () = tokio::time::sleep(backoff.next()) => {}
+            }
+        }
+    }
+
+    fn arguments(&self, pick: Pick<'_>) -> Vec<OsString> {
+        let print_info = format!("pre_process:{INFO}{}", Info::TEMPLATE);
+        let print_file = format!("after_move:{FILE}%(filepath)j");
+        let print_progress =
+            format!("download:{PROGRESS}%(progress.{{downloaded_bytes,total_bytes,total_bytes_estimate}})j");
+        let output = format!("{NAME}.%(ext)s");
+        let filter;
+        let mut arguments = vec![
+            "--no-simulate",
+            "--format",
+            &self.options.format,
+            "--no-playlist",
+            "--output",
+            &output,
+            "--continue",
+            "--retries",
+            "5",
+            "--fragment-retries",
+            "5",
+            "--extractor-retries",
+            "3",
+            "--retry-sleep",
+            "exp=0.5:8",
+            "--retry-sleep",
+            "fragment:exp=0.5:8",
+            // The default leaves pieces out in silence, and with them what was said there. For the same reason there is no
+            // `--max-filesize`: of a stream it drops every piece that is larger. The limit is kept here instead.
+            "--abort-on-unavailable-fragments",
+            "--progress",
+            "--newline",
+            "--progress-delta",
+            "0.2",
+            "--progress-template",
+            &print_progress,
+            "--print",
+            &print_info,
+            "--print",
+            &print_file,
+        ];
+        match pick {
+            Pick::First => arguments.extend(["--playlist-items", "1"]),
+            Pick::Id(id) => {
+                filter = format!("id='{id}'");
+                arguments.extend(["--match-filters", &filter]);
+            }
+        }
+        arguments.into_iter().map(OsString::from).collect()
+    }
+
+    async fn run_ytdlp(
+        &self,
+        item: &Item,
+        url: &Url,
+        dir: &Path,
+        pick: Pick<'_>,
+        progress: &mut Progress,
+        cancel: &CancellationToken,
+    ) -> Result<Run, Failure> {
+        let ytdlp = &self.options.ytdlp;
+        let max_bytes = self.options.max_bytes;
+        let leash = ytdlp.start(&self.arguments(pick), url.as_str(), dir)?;
+        let mut info: Option<Info> = None;
+        let mut file: Option<String> = None;
+        let mut one_of_many = false;
+        let mut refused: Option<Failure> = None;
+        let over_limit = Cell::new(false);
+        let on_disk = || {
+            let bytes = folder_bytes(dir);
+            // Joining pieces needs room for two copies.
+            over_limit.set(over_limit.get() || bytes > max_bytes.saturating_mul(2).saturating_add(64 << 20));
+            (!over_limit.get()).then_some(bytes)
+        };
+        let on_line = |line: &Line| {
+            let Line::Out(text) = line else { return true };
+            if let Some(json) = text.strip_prefix(PROGRESS) {
+                let Ok(now) = serde_json::from_str::<Downloaded>(json) else { return true };
+                let done = now.downloaded_bytes.unwrap_or(0.0).max(0.0) as u64;
+                // An estimate is good enough for a bar, not to refuse something for.
+                let total = now.total_bytes.map(|t| t as u64);
+                over_limit.set(over_limit.get() || done.max(total.unwrap_or(0)) > max_bytes);
+                progress.set(done, total.or(now.total_bytes_estimate.map(|t| t as u64)));
+                return !over_limit.get();
+            }
+            if let Some(json) = text.strip_prefix(INFO) {
+                let Ok(told) = serde_json::from_str::<Info>(json) else { return true };
+                refused = told.not_yet();
+                let many = told.n_entries.as_u64().is_some_and(|n| n > 1);
+                one_of_many = many
+                    && matches!(pick, Pick::First)
+                    && told.id().as_deref() != Some(item.source_id.as_str());
+                info = Some(told);
+                return refused.is_none() && !one_of_many;
+            }
+            if let Some(json) = text.strip_prefix(FILE) {
+                file = serde_json::from_str(json).ok();
+            }
+            true
+        };
+        let end = leash.follow(ytdlp.silence(), cancel, on_disk, on_line).await;
+        if over_limit.get() {
+            remove_downloads(dir).map_err(|e| disk(dir, &e))?;
+            return Err(too_large(max_bytes));
+        }
+        match end {
+            Err(e) => Err(Failure::new(FailureClass::Internal, format!("failed to follow yt-dlp: {e}"))),
+            Ok(End::Cancelled) => Err(interrupted()),
+            Ok(End::Silent { errors }) => {
+                let last = errors.last().map(|l| format!("; it said last: {l}")).unwrap_or_default();
+                let seconds = ytdlp.silence().as_secs();
+                Err(Failure::new(
+                    FailureClass::Network,
+                    format!("yt-dlp showed no sign of life for {seconds} s{last}"),
+                ))
+            }
+            Ok(End::Stopped) => match refused {
+                Some(failure) => Err(failure),
+                None => {
+                    remove_downloads(dir).map_err(|e| disk(dir, &e))?;
+                    Ok(Run::OneOfMany)
+                }
+            },
+            Ok(End::Exited { status, errors }) => {
+                let handed_over = matches!(item.locator, Locator::Url(_));
+                match file {
+                    Some(file) if status.success() => {
+                        finished(dir, &file, info.unwrap_or_default().metadata(handed_over)).map(Run::Done)
+                    }
+                    _ if !status.success() => Err(classify(status.code(), &errors)),
+                    _ => Err(Failure::new(
+                        FailureClass::NotFound,
+                        format!("yt-dlp found nothing to download at {}", web::shown(url)),
+                    )),
+                }
+            }
+        }
+    }
+}
+
+/// Checks the file that yt-dlp says it made: in the item's folder, under our name, not empty.
+fn finished(dir: &Path, file: &str, metadata: Metadata) -> Result<Fetched, Failure> {
+    let path = dir.join(file);
+    let ours = path.parent() == Some(dir)
+        && path.file_stem().is_some_and(|s| s == NAME)
+        && path.symlink_metadata().is_ok_and(|m| m.is_file());
+    if !ours {
+        return Err(Failure::new(
+            FailureClass::Internal,
+            "yt-dlp's download is not where it was asked to be",
+        ));
+    }
+    match path.metadata().map(|m| m.len()) {
+        Ok(0) => Err(Failure::new(FailureClass::Empty, "the downloaded file is empty")),
+        Ok(_) => Ok(Fetched { path, metadata }),
+        Err(e) => Err(disk(&path, &e)),
+    }
+}
+
+/// Ids that need no quoting in yt-dlp's filter language.
+fn filterable(id: &str) -> bool {
+    !id.is_empty() && id.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.' | b':'))
+}
+
+/// Bytes in the files of a folder: grows while anything downloads into it.
+fn folder_bytes(dir: &Path) -> u64 {
+    let Ok(entries) = std::fs::read_dir(dir) else { return 0 };
+    entries.flatten().filter_map(|e| e.metadata().ok()).filter(|m| m.is_file()).map(|m| m.len()).sum()
+}
+
+fn remove_downloads(dir: &Path) -> std::io::Result<()> {
+    for entry in std::fs::read_dir(dir)? {
+        let entry = entry?;
+        if entry.file_name().to_string_lossy().starts_with(NAME) {
+            std::fs::remove_file(entry.path())?;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn info(json: &str) -> Info {
+        serde_json::from_str(json).unwrap()
+    }
+
+    #[test]
+    fn metadata_of_sites_is_taken_and_of_any_page_is_not() {
+        let site = info(
+            r#"{"id":"a","title":"T","extractor_key":"Youtube","webpage_url":"https://www.youtube.com/watch?v=a",
+                "channel":"C","uploader":"U","duration":12.5,"timestamp":1700000000,"live_status":"not_live"}"#,
+        );
+        assert!(site.not_yet().is_none());
+        let metadata = site.metadata(false);
+        assert_eq!(metadata.title.as_deref(), Some("T"));
+        assert_eq!(metadata.channel.as_deref(), Some("C"));
+        assert_eq!(metadata.duration_ms, Some(12_500));
+        assert_eq!(metadata.published_at, Some(1_700_000_000));
+        let any = info(
+            r#"{"id":"p-1","title":"p (1)","extractor_key":"HTML5MediaEmbed","uploader":"h","timestamp":1}"#,
+        );
+        assert_eq!(any.metadata(false), Metadata::default());
+    }
+
+    #[test]
+    fn what_is_live_is_not_there_yet() {
+        for status in ["is_live", "is_upcoming", "post_live"] {
+            let failure = info(&format!(r#"{{"live_status":"{status}"}}"#)).not_yet().unwrap();
+            assert_eq!(failure.class, FailureClass::NotYet);
+        }
+        assert!(info(r#"{"live_status":"was_live"}"#).not_yet().is_none());
+        assert!(info("{}").not_yet().is_none());
+    }
+
+    #[test]
+    fn only_our_own_file_is_taken() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("download.webm"), "x").unwrap();
+        std::fs::write(dir.path().join("download.mp3"), "").unwrap();
+        std::fs::write(dir.path().join("other.webm"), "x").unwrap();
+        let class = |file: &str| finished(dir.path(), file, Metadata::default()).map_err(|f| f.class);
+        assert!(class("download.webm").is_ok());
+        assert_eq!(class("download.mp3").unwrap_err(), FailureClass::Empty);
+        for bad in ["other.webm", "../download.webm", "/etc/passwd", "download.nope", ""] {
+            assert_eq!(class(bad).unwrap_err(), FailureClass::Internal, "{bad}");
+        }
+    }
+
+    #[test]
+    fn filters_hold_plain_ids_only() {
+        assert!(filterable("aqz-KE_b.1:2"));
+        assert!(!filterable("a'b") && !filterable("a & b") && !filterable(""));
+    }
+}

@@ -1,0 +1,343 @@
+//! The web as the steps meet it: addresses, one HTTP client, what an answer is, and what an HTTP error means.
+//!
+//! A tool, not a step: [`crate::source`] asks with it what an address is, [`crate::fetch`] downloads with it.
+
+mod address;
+mod content;
+
+use std::{
+    error::Error as _,
+    hash::{BuildHasher, RandomState},
+    time::Duration,
+};
+
+use reqwest::{
+    Client, Response, StatusCode, header,
+    redirect::{Attempt, Policy},
+};
+use url::Url;
+
+pub use address::{media_extension, normalise, parse_url, shown, stem};
+pub use content::{Content, classify};
+
+use crate::media::{Failure, FailureClass};
+
+/// Redirects followed before an address is given up.
+const MAX_REDIRECTS: usize = 10;
+/// Sites turn away clients without a name; this one is honest about being a program.
+const USER_AGENT: &str = concat!("Mozilla/5.0 (compatible; spoken/", env!("CARGO_PKG_VERSION"), ")");
+
+/// What a reader can do about an address that wants an account.
+pub(crate) const COOKIE_REMEDY: &str = "export your browser's cookies for this site in Netscape format and set COOKIES_FILE to that file, \
+     then run `spoken retry`";
+
+/// A client that follows at most ten redirects, only to http and https, and gives up a connection on which nothing
+/// arrives for `no_progress`. Proxies are taken from the environment.
+///
+/// # Errors
+/// [`FailureClass::Setup`] when the system's TLS cannot be initialised.
+pub fn client(no_progress: Duration) -> Result<Client, Failure> {
+    Client::builder()
+        .user_agent(USER_AGENT)
+        .connect_timeout(no_progress.min(Duration::from_secs(15)))
+        .read_timeout(no_progress)
+        .redirect(Policy::custom(follow))
+        .referer(false)
+        .build()
+        .map_err(|e| Failure::new(FailureClass::Setup, format!("failed to set up HTTP: {}", innermost(&e))))
+}
+
+/// Why a redirect was not followed; found again in the error chain by [`describe`].
+#[derive(Debug, thiserror::Error)]
+enum BadRedirect {
+    #[error("redirected more than {MAX_REDIRECTS} times")]
+    TooMany,
+    #[error("redirected to an address that is not plain http or https")]
+    Scheme,
+}
+
+fn follow(attempt: Attempt<'_>) -> reqwest::redirect::Action {
+    if attempt.previous().len() > MAX_REDIRECTS {
+        return attempt.error(BadRedirect::TooMany);
+    }
+    if !matches!(attempt.url().scheme(), "http" | "https") {
+        return attempt.error(BadRedirect::Scheme);
+    }
+    attempt.follow()
+}
+
+fn innermost(error: &dyn std::error::Error) -> String {
+    let mut error = error;
+    while let Some(source) = error.source() {
+        error = source;
+    }
+    error.to_string()
+}
+
+/// An HTTP request failed before or while its answer arrived.
+pub fn transport_failure(url: &Url, error: &reqwest::Error) -> Failure {
+    let mut cause = error.source();
+    while let Some(source) = cause {
+        if let Some(redirect) = source.downcast_ref::<BadRedirect>() {
+            return Failure::new(FailureClass::Refused, format!("{}: {redirect}", shown(url)));
+        }
+        cause = source.source();
+    }
+    let host = url.host_str().unwrap_or_default();
+    if error.is_dns() {
+        return Failure::new(FailureClass::Network, format!("host not found: {host}"))
+            .with_remedy("check the spelling of the address and this machine's name resolution");
+    }
+    let what = if error.is_timeout() {
+        format!("nothing arrived from {host} for too long")
+    } else if error.is_connect() {
+        format!("failed to connect to {host}: {}", innermost(error))
+    } else {
+        format!("the connection to {host} broke: {}", innermost(error))
+    };
+    Failure::new(FailureClass::Network, what)
+}
+
+/// Whether the same request may be answered a moment later.
+pub fn is_transient(status: StatusCode) -> bool {
+    status.is_server_error() || matches!(status.as_u16(), 408 | 425)
+}
+
+/// What an answer that is no success means for the item.
+pub fn status_failure(url: &Url, status: StatusCode) -> Failure {
+    let at = shown(url);
+    let said = format!("{at} answered {status}").trim_end().to_owned();
+    match status.as_u16() {
+        404 | 410 => Failure::new(FailureClass::NotFound, said),
+        401 | 403 | 407 => Failure::new(FailureClass::Private, said).with_remedy(COOKIE_REMEDY),
+        429 => Failure::new(FailureClass::RateLimited, said)
+            .with_remedy("the site asks to slow down: lower IO_WORKERS, or run again in about an hour"),
+        451 => Failure::new(FailureClass::GeoBlocked, said)
+            .with_remedy("fetch it from a machine in another country"),
+        _ if is_transient(status) => Failure::new(FailureClass::Network, said),
+        _ => Failure::new(FailureClass::Internal, said),
+    }
+}
+
+/// How a server asked to wait, where it said so in seconds.
+pub fn retry_after(response: &Response) -> Option<Duration> {
+    let seconds = response.headers().get(header::RETRY_AFTER)?.to_str().ok()?.trim().parse().ok()?;
+    Some(Duration::from_secs(seconds))
+}
+
+/// Growing pauses between tries: `base`, twice that, four times, … each up to half as long again by chance, so that
+/// many workers cut off together do not come back together. Never longer than 30 s.
+#[derive(Debug)]
+pub struct Backoff {
+    base: Duration,
+    tries: u32,
+}
+
+impl Backoff {
+    /// Pauses that start at `base`.
+    pub fn new(base: Duration) -> Self {
+        Self { base, tries: 0 }
+    }
+
+    /// Failed tries since the last [`Self::reset`].
+    pub fn tries(&self) -> u32 {
+        self.tries
+    }
+
+    /// Something succeeded: start over.
+    pub fn reset(&mut self) {
+        self.tries = 0;
+    }
+
+    /// Counts a failed try and tells how long to wait before the next.
+    pub fn next(&mut self) -> Duration {
+        let pause = self.base.saturating_mul(1 << self.tries.min(10)).min(Duration::from_secs(30));
+        self.tries += 1;
+        // A new `RandomState` differs each time: chance enough for jitter, without another dependency.
+        let chance = RandomState::new().hash_one(self.tries) % 512;
+        pause + pause.mul_f64(chance as f64 / 1024.0)
+    }
+}
+
+/// What an address turned out to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Probed {
+    /// Media itself: download it.
+    Media,
+    /// A page, feed or playlist; `html` when it is the kind that has links.
+    Page {
+        /// The answer is HTML (and not a feed or a playlist).
+        html: bool,
+    },
+    /// Neither can be told from type and first bytes.
+    Unknown,
+}
+
+/// How much of an answer is looked at to tell what it is.
+const PROBE_BYTES: usize = 4096;
+
+/// Asks `url` for its first bytes and tells what it is, trying again where that may help.
+///
+/// # Errors
+/// The failure the answer stands for: [`FailureClass::NotFound`], [`FailureClass::Private`],
+/// [`FailureClass::NotMedia`] (an image, a document), [`FailureClass::Empty`], [`FailureClass::Network`], ….
+pub async fn probe(client: &Client, url: &Url, backoff: Duration) -> Result<Probed, Failure> {
+    let mut backoff = Backoff::new(backoff);
+    loop {
+        let retry = match probe_once(client, url).await {
+            Ok(probed) => return Ok(probed),
+            Err(Retry::Never(failure)) => return Err(failure),
+            Err(Retry::Soon(failure)) => failure,
+        };
+        if backoff.tries() >= 4 {
+            return Err(retry);
+        }
+        tokio::time::sleep(backoff.next()).await;
+    }
+}
+
+/// A failed request, and whether the same request may succeed in a moment.
+#[derive(Debug)]
+pub(crate) enum Retry {
+    /// Worth another try.
+    Soon(Failure),
+    /// The answer will not change.
+    Never(Failure),
+}
+
+impl Retry {
+    /// A broken connection: worth another try unless the redirects were refused.
+    pub(crate) fn transport(url: &Url, error: &reqwest::Error) -> Self {
+        let failure = transport_failure(url, error);
+        if failure.class == FailureClass::Network { Self::Soon(failure) } else { Self::Never(failure) }
+    }
+
+    /// An answer that is no success.
+    pub(crate) fn status(url: &Url, response: &Response) -> Self {
+        let failure = status_failure(url, response.status());
+        let short = retry_after(response).is_some_and(|wait| wait <= Duration::from_secs(5));
+        if is_transient(response.status()) || (failure.class == FailureClass::RateLimited && short) {
+            Self::Soon(failure)
+        } else {
+            Self::Never(failure)
+        }
+    }
+}
+
+async fn probe_once(client: &Client, url: &Url) -> Result<Probed, Retry> {
+    let mut response = client
+        .get(url.clone())
+        .header(header::RANGE, format!("bytes=0-{}", PROBE_BYTES - 1))
+        .header(header::ACCEPT_ENCODING, "identity")
+        .send()
+        .await
+        .map_err(|e| Retry::transport(url, &e))?;
+    if response.status() == StatusCode::RANGE_NOT_SATISFIABLE {
+        // Only an empty file has no first byte.
+        return Err(Retry::Never(Failure::new(FailureClass::Empty, format!("{} is empty", shown(url)))));
+    }
+    if !response.status().is_success() {
+        return Err(Retry::status(url, &response));
+    }
+    let declared = content_type(&response);
+    let mut start = Vec::with_capacity(PROBE_BYTES);
+    while start.len() < PROBE_BYTES {
+        match response.chunk().await {
+            Ok(Some(chunk)) => start.extend_from_slice(&chunk),
+            Ok(None) => break,
+            // A cut connection matters only if too little arrived to tell.
+            Err(_) if start.len() >= 512 => break,
+            Err(e) => return Err(Retry::transport(url, &e)),
+        }
+    }
+    if start.is_empty() {
+        return Err(Retry::Never(Failure::new(FailureClass::Empty, format!("{} is empty", shown(url)))));
+    }
+    match classify(declared.as_deref(), &start) {
+        Content::Media => Ok(Probed::Media),
+        Content::Page { html } => Ok(Probed::Page { html }),
+        Content::Unknown => Ok(Probed::Unknown),
+        Content::Other => Err(Retry::Never(Failure::new(
+            FailureClass::NotMedia,
+            format!("{} is neither media nor a page: {}", shown(url), declared.unwrap_or_default()),
+        ))),
+    }
+}
+
+/// The answer's media type, lower-case, without parameters.
+pub(crate) fn content_type(response: &Response) -> Option<String> {
+    let value = response.headers().get(header::CONTENT_TYPE)?.to_str().ok()?;
+    let essence = value.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    (!essence.is_empty()).then_some(essence)
+}
+
+/// Media files that the HTML page at `url` links to, in the page's order, each once.
+///
+/// # Errors
+/// As [`probe`]; a page over 8 MiB is [`FailureClass::TooLarge`].
+pub async fn linked_media(client: &Client, url: &Url, backoff: Duration) -> Result<Vec<Url>, Failure> {
+    let mut backoff = Backoff::new(backoff);
+    loop {
+        let retry = match linked_media_once(client, url).await {
+            Ok(links) => return Ok(links),
+            Err(Retry::Never(failure)) => return Err(failure),
+            Err(Retry::Soon(failure)) => failure,
+        };
+        if backoff.tries() >= 4 {
+            return Err(retry);
+        }
+        tokio::time::sleep(backoff.next()).await;
+    }
+}
+
+async fn linked_media_once(client: &Client, url: &Url) -> Result<Vec<Url>, Retry> {
+    const MAX_PAGE: usize = 8 << 20;
+    let mut response = client.get(url.clone()).send().await.map_err(|e| Retry::transport(url, &e))?;
+    if !response.status().is_success() {
+        return Err(Retry::status(url, &response));
+    }
+    let base = response.url().clone();
+    let mut page = Vec::new();
+    while let Some(chunk) = response.chunk().await.map_err(|e| Retry::transport(url, &e))? {
+        page.extend_from_slice(&chunk);
+        if page.len() > MAX_PAGE {
+            let message = format!("the page at {} is over {} MiB", shown(url), MAX_PAGE >> 20);
+            return Err(Retry::Never(Failure::new(FailureClass::TooLarge, message)));
+        }
+    }
+    Ok(content::media_links(&base, &String::from_utf8_lossy(&page)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn backoff_doubles_with_bounded_jitter() {
+        let base = Duration::from_millis(100);
+        let mut backoff = Backoff::new(base);
+        for i in 0..4 {
+            let pause = backoff.next();
+            assert!(pause >= base * (1 << i) && pause <= base * (1 << i) * 3 / 2, "{i}: {pause:?}");
+        }
+        assert_eq!(backoff.tries(), 4);
+        backoff.reset();
+        assert!(backoff.next() <= base * 3 / 2);
+    }
+
+    #[test]
+    fn statuses_say_what_to_do() {
+        let url = Url::parse("http://example.org/a?token=secret").unwrap();
+        let class = |code: u16| status_failure(&url, StatusCode::from_u16(code).unwrap()).class;
+        assert_eq!(class(404), FailureClass::NotFound);
+        assert_eq!(class(410), FailureClass::NotFound);
+        assert_eq!(class(403), FailureClass::Private);
+        assert_eq!(class(429), FailureClass::RateLimited);
+        assert_eq!(class(451), FailureClass::GeoBlocked);
+        assert_eq!(class(503), FailureClass::Network);
+        assert_eq!(class(418), FailureClass::Internal);
+        let said = status_failure(&url, StatusCode::FORBIDDEN);
+        assert!(!said.message.contains("secret"), "{}", said.message);
+        assert!(said.remedy.unwrap().contains("COOKIES_FILE"));
+    }
+}
