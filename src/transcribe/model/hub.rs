@@ -1,0 +1,218 @@
+//! Fetching a model from the Hugging Face hub into its own cache layout, once.
+
+use std::{
+    net::{TcpStream, ToSocketAddrs},
+    path::{Path, PathBuf},
+    sync::mpsc::{self, RecvTimeoutError, Sender},
+    thread,
+    time::Duration,
+};
+
+use hf_hub::{
+    Cache, Repo,
+    api::{
+        Progress,
+        sync::{ApiBuilder, ApiError, ApiRepo},
+    },
+};
+use url::Url;
+
+use super::{ModelDir, ModelError, OPTIONAL, REQUIRED, VOCABULARIES, complete};
+
+/// A name must resolve and a connection stand within this time, else the machine counts as offline.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(8);
+
+/// A download that brings nothing for this long is given up; what has arrived is kept and continued next time.
+const STALL_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Where a download stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Download {
+    /// File within the model, for example `model.bin`.
+    pub file: String,
+    /// Bytes here so far.
+    pub done: u64,
+    /// Bytes of the whole file.
+    pub total: u64,
+}
+
+/// The model `name` that lies in `repository`, from a cache or from the hub.
+pub(super) fn fetch(
+    name: &str,
+    repository: &str,
+    models_dir: &Path,
+    progress: &mut dyn FnMut(Download),
+) -> Result<ModelDir, ModelError> {
+    let own = Cache::new(models_dir.to_path_buf());
+    for cache in [own.clone(), Cache::from_env()] {
+        if let Some(dir) = cached(&cache, repository) {
+            return complete(dir, name.to_owned());
+        }
+    }
+    let endpoint = std::env::var("HF_ENDPOINT").unwrap_or_else(|_| "https://huggingface.co".to_owned());
+    if let Err(reason) = reachable(&endpoint) {
+        return Err(ModelError::Offline {
+            name: name.to_owned(),
+            cache: models_dir.to_path_buf(),
+            endpoint,
+            reason,
+        });
+    }
+    let failed = |reason: String| ModelError::Fetch {
+        name: name.to_owned(),
+        repository: repository.to_owned(),
+        endpoint: endpoint.clone(),
+        reason,
+    };
+    std::fs::create_dir_all(models_dir).map_err(|e| failed(format!("{}: {e}", models_dir.display())))?;
+    let token = std::env::var("HF_TOKEN").ok().filter(|t| !t.is_empty()).or_else(|| Cache::from_env().token());
+    let api = ApiBuilder::from_cache(own.clone())
+        .with_endpoint(endpoint.clone())
+        .with_token(token)
+        .with_retries(5)
+        .with_progress(false)
+        .build()
+        .map_err(|e| failed(e.to_string()))?;
+
+    // The client has no timeouts of its own: it works on a thread, and silence from there is a stall. A thread that
+    // hangs is left behind; the program ends with this error anyway.
+    let (news, heard) = mpsc::channel();
+    let repo = api.model(repository.to_owned());
+    let worker = thread::Builder::new()
+        .name("model-download".to_owned())
+        .spawn(move || {
+            let result = download_all(&repo, &news);
+            let _ = news.send(News::Ended(result));
+        })
+        .map_err(|e| failed(e.to_string()))?;
+    loop {
+        match heard.recv_timeout(STALL_TIMEOUT) {
+            Ok(News::Progressed(download)) => progress(download),
+            Ok(News::Ended(Ok(()))) => break,
+            Ok(News::Ended(Err(reason))) => return Err(failed(reason)),
+            Err(RecvTimeoutError::Timeout) => {
+                return Err(failed(format!("nothing arrived for {} s", STALL_TIMEOUT.as_secs())));
+            }
+            Err(RecvTimeoutError::Disconnected) => return Err(failed("the download broke off".to_owned())),
+        }
+    }
+    // It has sent its last word.
+    let _ = worker.join();
+    let dir = cached(&own, repository).ok_or_else(|| failed("the repository holds no ctranslate2 model".to_owned()))?;
+    complete(dir, name.to_owned())
+}
+
+/// The snapshot in `cache` that holds all of the model's files.
+fn cached(cache: &Cache, repository: &str) -> Option<PathBuf> {
+    let repo = cache.repo(Repo::model(repository.to_owned()));
+    let dir = repo.get(REQUIRED[0])?.parent()?.to_path_buf();
+    complete(dir, String::new()).ok().map(|model| model.path)
+}
+
+enum News {
+    Progressed(Download),
+    Ended(Result<(), String>),
+}
+
+fn download_all(repo: &ApiRepo, news: &Sender<News>) -> Result<(), String> {
+    let told = |e: ApiError| match e {
+        ApiError::RequestError(e) if e.to_string().contains("404") => "no such repository or file on the hub".to_owned(),
+        ApiError::RequestError(e) if e.to_string().contains("401") => {
+            "the hub wants a token (HF_TOKEN), or there is no such repository".to_owned()
+        }
+        e => e.to_string(),
+    };
+    let info = repo.info().map_err(told)?;
+    let there = |file: &str| info.siblings.iter().any(|s| s.rfilename == file);
+    let vocabulary = VOCABULARIES.into_iter().find(|f| there(f));
+    let missing: Vec<&str> = REQUIRED.into_iter().filter(|f| !there(f)).collect();
+    if !missing.is_empty() || vocabulary.is_none() {
+        return Err(format!(
+            "the repository holds no ctranslate2 model (no {})",
+            missing.first().unwrap_or(&VOCABULARIES[0])
+        ));
+    }
+    // The weights last: a snapshot with weights is a complete one.
+    let optional = OPTIONAL.into_iter().filter(|f| there(f));
+    for file in REQUIRED[1..].iter().copied().chain(vocabulary).chain(optional).chain([REQUIRED[0]]) {
+        let report = Report { file: file.to_owned(), done: 0, total: 0, told: 0, news: news.clone() };
+        repo.download_with_progress(file, report).map_err(told)?;
+    }
+    Ok(())
+}
+
+/// Passes the client's progress on, at most once per mebibyte.
+struct Report {
+    file: String,
+    done: u64,
+    total: u64,
+    told: u64,
+    news: Sender<News>,
+}
+
+impl Report {
+    fn tell(&mut self) {
+        self.told = self.done;
+        let _ = self.news.send(News::Progressed(Download {
+            file: self.file.clone(),
+            done: self.done.min(self.total),
+            total: self.total,
+        }));
+    }
+}
+
+impl Progress for Report {
+    fn init(&mut self, size: usize, _filename: &str) {
+        // Called again, followed by what is there already, when a broken download is continued.
+        (self.done, self.told, self.total) = (0, 0, size as u64);
+        self.tell();
+    }
+
+    fn update(&mut self, size: usize) {
+        self.done += size as u64;
+        if self.done - self.told >= 1 << 20 {
+            self.tell();
+        }
+    }
+
+    fn finish(&mut self) {
+        self.done = self.total;
+        self.tell();
+    }
+}
+
+/// Fails fast where there is no network: the client itself would wait for minutes. Behind a proxy there is nothing to
+/// try beforehand.
+fn reachable(endpoint: &str) -> Result<(), String> {
+    let proxied = ["HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy", "HTTP_PROXY", "http_proxy"]
+        .iter()
+        .any(|name| std::env::var_os(name).is_some_and(|v| !v.is_empty()));
+    if proxied {
+        return Ok(());
+    }
+    let url = Url::parse(endpoint).map_err(|e| format!("HF_ENDPOINT is no address: {e}"))?;
+    let (Some(host), Some(port)) = (url.host_str().map(str::to_owned), url.port_or_known_default()) else {
+        return Err("HF_ENDPOINT names no host".to_owned());
+    };
+    let (answer, answered) = mpsc::channel();
+    // Name resolution knows no timeout either.
+    thread::Builder::new()
+        .name("hub-probe".to_owned())
+        .spawn(move || {
+            let _ = answer.send(connect(&host, port));
+        })
+        .map_err(|e| e.to_string())?;
+    answered.recv_timeout(CONNECT_TIMEOUT).unwrap_or_else(|_| Err("no answer".to_owned()))
+}
+
+fn connect(host: &str, port: u16) -> Result<(), String> {
+    let addresses = (host, port).to_socket_addrs().map_err(|e| format!("cannot resolve {host}: {e}"))?;
+    let mut reason = format!("{host} has no address");
+    for address in addresses {
+        match TcpStream::connect_timeout(&address, CONNECT_TIMEOUT / 2) {
+            Ok(_) => return Ok(()),
+            Err(e) => reason = format!("{address}: {e}"),
+        }
+    }
+    Err(reason)
+}
