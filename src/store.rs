@@ -257,13 +257,21 @@ fn address_reason(error: &sqlx::Error) -> String {
 /// Runs `op` until it succeeds, fails for good, or has failed five times; waits 0.05 to about 3 s in between.
 ///
 /// Only for what may be repeated: an `op` whose commit was answered by a broken connection runs again.
-async fn retrying<T, F, Fut, E>(mut op: F) -> Result<T, E>
+async fn retrying<T, F, Fut, E>(op: F) -> Result<T, E>
 where
     F: FnMut() -> Fut,
     Fut: Future<Output = Result<T, E>>,
     E: Transient,
 {
-    let mut pause = Duration::from_millis(50);
+    retrying_from(Duration::from_millis(50), op).await
+}
+
+async fn retrying_from<T, F, Fut, E>(mut pause: Duration, mut op: F) -> Result<T, E>
+where
+    F: FnMut() -> Fut,
+    Fut: Future<Output = Result<T, E>>,
+    E: Transient,
+{
     for _ in 0..4 {
         match op().await {
             Err(e) if e.transient() => {
@@ -325,10 +333,10 @@ mod tests {
         assert!(!is_transient(&sqlx::Error::RowNotFound));
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn retrying_gives_up_after_five_and_never_repeats_a_lasting_error() {
         let calls = std::cell::Cell::new(0);
-        let result: Result<(), sqlx::Error> = retrying(|| {
+        let result: Result<(), sqlx::Error> = retrying_from(Duration::ZERO, || {
             calls.set(calls.get() + 1);
             async { Err(sqlx::Error::PoolTimedOut) }
         })
@@ -336,7 +344,7 @@ mod tests {
         assert!(result.is_err());
         assert_eq!(calls.get(), 5);
         calls.set(0);
-        let result: Result<(), sqlx::Error> = retrying(|| {
+        let result: Result<(), sqlx::Error> = retrying_from(Duration::ZERO, || {
             calls.set(calls.get() + 1);
             async { Err(sqlx::Error::RowNotFound) }
         })
