@@ -20,13 +20,15 @@ pub(super) fn rows(model: &Model, (height, width): (u16, u16), style: Style, now
     // The last column stays free (terminals differ in when they wrap), the last line is the cursor's.
     let width = usize::from(width).saturating_sub(1).max(10);
     let height = usize::from(height).saturating_sub(1).max(1);
-    let roomy = height >= 22;
+    // What is printed above the bars stays in sight.
+    let height = if height < 16 { height } else { height - height / 5 };
+    let roomy = height >= 18;
 
     let mut rows = vec![overall(model, width, style, now)];
     if height >= 5 {
         rows.push(overall_bar(model, width, style));
     }
-    if height >= 14 {
+    if height >= 13 {
         if roomy {
             rows.push(String::new());
         }
@@ -36,7 +38,7 @@ pub(super) fn rows(model: &Model, (height, width): (u16, u16), style: Style, now
     }
     if height >= 8 {
         if let Some(machine) = &model.machine {
-            let gpu_rows = if height >= 20 { GPU_ROWS } else { 1 };
+            let gpu_rows = if height >= 18 { GPU_ROWS } else { 1 };
             rows.extend(machine_rows(machine, gpu_rows, width, style));
         }
         if let Some(advice) = advice::raise(model, now) {

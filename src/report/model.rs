@@ -30,7 +30,7 @@ pub struct InFlight {
     pub audio_ms: Option<u64>,
     /// Milliseconds of it that were transcribed.
     pub transcribed_ms: u64,
-    /// When the last event came.
+    /// When it last moved.
     pub active: Instant,
     /// Place in the order of starting.
     pub order: u64,
@@ -134,8 +134,15 @@ impl Model {
                 (item.step, item.done, item.total) = (Some(*step), 0, None);
             }
             Event::StepProgressed { media_id, step, done, total } => {
+                let before = self.in_flight.get(media_id).map(|i| (i.step, i.done, i.total, i.active));
                 let item = self.enter(*media_id, now);
                 (item.step, item.done, item.total) = (Some(*step), *done, *total);
+                if let Some((step, done, total, active)) = before
+                    && (step, done, total) == (item.step, item.done, item.total)
+                {
+                    // Told again what was known: nothing moved.
+                    item.active = active;
+                }
                 match step {
                     Step::Decode | Step::Transcribe => item.audio_ms = total.or(item.audio_ms),
                     Step::Fetch | Step::Embed | Step::Store => {}

@@ -80,8 +80,10 @@ impl Screen {
     fn print_above(&self, lines: &[String]) {
         let mut state = self.state();
         for line in lines {
+            state.above.push_str("\x1b[2K");
             state.above.push_str(line);
-            state.above.push_str("\r\n");
+            // It may reach over what stood in the next line, too.
+            state.above.push_str("\x1b[K\r\n");
         }
     }
 
@@ -196,19 +198,24 @@ impl TermLike for Screen {
         let up = on_screen.min(usize::from(height) - 1);
 
         let mut out = String::with_capacity(text.len() + 64);
-        if up > 0 {
-            out.push_str(&format!("\x1b[{up}A"));
-        }
-        out.push('\r');
-        if !state.above.is_empty() || columns != state.drawn_width {
-            out.push_str("\x1b[J");
+        let climb = if up > 0 { format!("\x1b[{up}A\r") } else { "\r".to_owned() };
+        out.push_str(&climb);
+        if rows.is_empty() {
+            // Line by line: some terminals take clearing the whole screen for a wish to keep a copy of it.
+            out.push_str(&"\x1b[2K\r\n".repeat(up));
+            out.push_str(&climb);
         }
         out.push_str(&std::mem::take(&mut state.above));
         for row in &rows {
+            // Cleared before, not behind the text: tmux remembers a line as long as it ever was otherwise, and
+            // re-wraps that.
+            out.push_str("\x1b[2K");
             out.push_str(row);
-            out.push_str("\x1b[K\r\n");
+            out.push_str("\r\n");
         }
-        out.push_str("\x1b[J");
+        if !rows.is_empty() {
+            out.push_str("\x1b[J");
+        }
         state.rows = rows;
         state.drawn_width = columns;
         state.out.write_all(out.as_bytes())?;
@@ -444,7 +451,10 @@ pub(super) mod tests {
         shown.show(&rows(&["short"]));
         let text =
             String::from_utf8(written.lock().unwrap_or_else(PoisonError::into_inner).clone()).expect("utf-8");
-        assert!(text.starts_with("\x1b[4A\r\x1b[J"), "thirty columns became two rows: {text:?}");
+        assert!(
+            text.starts_with("\x1b[4A\r\x1b[2Kshort\r\n\x1b[J"),
+            "thirty columns became two rows: {text:?}"
+        );
     }
 
     #[test]
