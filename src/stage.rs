@@ -16,7 +16,7 @@ use serde::Serialize;
 #[derive(Debug)]
 pub struct StageMeter {
     name: &'static str,
-    workers: usize,
+    workers: AtomicUsize,
     busy_us: AtomicU64,
     wait_in_us: AtomicU64,
     wait_out_us: AtomicU64,
@@ -58,7 +58,7 @@ impl StageMeter {
     pub fn new(name: &'static str, workers: usize) -> Arc<Self> {
         Arc::new(Self {
             name,
-            workers,
+            workers: AtomicUsize::new(workers),
             busy_us: AtomicU64::new(0),
             wait_in_us: AtomicU64::new(0),
             wait_out_us: AtomicU64::new(0),
@@ -71,7 +71,12 @@ impl StageMeter {
 
     /// Number of workers.
     pub fn workers(&self) -> usize {
-        self.workers
+        self.workers.load(Relaxed)
+    }
+
+    /// Sets the number of workers, for a stage that knows it only once it runs.
+    pub fn set_workers(&self, workers: usize) {
+        self.workers.store(workers, Relaxed);
     }
 
     /// Marks the calling worker busy until the guard is dropped.
@@ -139,7 +144,7 @@ impl StageMeter {
     pub fn summary(&self) -> StageSummary {
         StageSummary {
             name: self.name,
-            workers: self.workers,
+            workers: self.workers(),
             busy_ms: self.busy_us.load(Relaxed) / 1000,
             wait_in_ms: self.wait_in_us.load(Relaxed) / 1000,
             wait_out_ms: self.wait_out_us.load(Relaxed) / 1000,

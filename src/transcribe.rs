@@ -188,6 +188,7 @@ impl Transcriber {
                 known: engine.languages().to_vec(),
             });
         }
+        asr_meter.set_workers(plan.feeders);
         let mel = LogMel::new(engine.n_mels());
         let capacity = BATCHES_AHEAD * plan.batch_size * plan.feeders;
         let shared = Arc::new(Shared {

@@ -13,8 +13,8 @@ use super::world::World;
 use crate::cli::{EXIT_FAILED, EXIT_OK, ExportArgs, ExportFormat, RetryArgs, SearchArgs, SearchMode, ShowArgs, StatusArgs};
 use crate::export::{Exporter, Format, Heading};
 use crate::media::{Segment, State};
-use crate::queue;
-use crate::search::{self, Mode, SearchRequest};
+
+
 use crate::store::{ItemFilter, MediaRow, Selection, Store};
 use crate::telemetry::sanitize;
 

@@ -3,24 +3,181 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context;
-
 use super::signals::Stopping;
 use super::world::World;
-use crate::config::{Config, ModelRef};
+use crate::config::{self, Config, ModelRef};
 use crate::decode::DecodeOptions;
 use crate::embed::{EmbedOptions, Embedder, PassageOptions};
-use crate::event::Events;
+use crate::event::{Event, Events};
 use crate::fetch::{FetchOptions, Fetcher};
 use crate::pipeline::spool::Spool;
 use crate::pipeline::{Meters, Pipeline, Sizes, Steps};
-use crate::transcribe::{TranscribeOptions, Transcriber};
+use crate::speech::SpeechOptions;
+use crate::transcribe::{self, Compute, Device, Download, TranscribeOptions, Transcriber, Wishes};
 use crate::ytdlp::{YtDlp, YtDlpOptions};
+
+/// Channels and sample rates beyond these are no recordings of speech.
+const MAX_CHANNELS: u32 = 64;
+const MAX_SAMPLE_RATE: u32 = 768_000;
+
+/// What is known before anything is loaded.
+pub struct Plan {
+    /// Workers of the stages.
+    pub sizes: Sizes,
+    transcribe: TranscribeOptions,
+    embed: EmbedOptions,
+}
+
+/// Decides the numbers of workers and checks what can be checked for nothing: that local models are there and that
+/// names are known.
+///
+/// # Errors
+/// A model that cannot be had, with what would do instead.
+pub fn plan(config: &Config) -> anyhow::Result<Plan> {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let transcribe = transcribe_options(config);
+    let needs_network = match &config.whisper_model {
+        ModelRef::Path(_) => false,
+        ModelRef::Name(name) => name.contains('/') || transcribe::known_names().any(|known| known == name),
+    };
+    if !needs_network {
+        transcribe::resolve(&transcribe.model, &transcribe.models_dir, &mut |_| {})?;
+    }
+    let embed = embed_options(config);
+    embed.check()?;
+    let sizes = Sizes {
+        io_workers: config.io_workers,
+        // Finding speech runs at a thousand times real time: two keep any model fed, and more only take its cores.
+        asr_workers: config.asr_workers.set().unwrap_or_else(|| cores.min(2)),
+        db_workers: config.db_workers,
+        max_attempts: config.max_attempts,
+    };
+    Ok(Plan { sizes, transcribe, embed })
+}
+
+/// Loads the models (fetching them if need be) and starts the stages.
+///
+/// # Errors
+/// Models that cannot be had or loaded, tools that are missing; each says what to do.
+pub async fn start(
+    world: &World,
+    plan: Plan,
+    spool: Spool,
+    worker: String,
+    events: &Events,
+    stopping: &Stopping,
+) -> anyhow::Result<Arc<Pipeline>> {
+    let config = &world.config;
+    let Plan { sizes, transcribe, embed } = plan;
+    // How many feeders the model has shows when it is loaded.
+    let meters = Meters::new(&sizes, 1);
+    let (speech, asr, told) = (meters.speech.clone(), meters.asr.clone(), events.clone());
+    let transcriber = tokio::task::spawn_blocking(move || {
+        let mut shown = None;
+        Transcriber::start(transcribe, speech, asr, &mut |d| tell_download(&told, &mut shown, &d))
+    });
+    let embedder = tokio::task::spawn_blocking(move || Embedder::load(embed));
+    let (transcriber, embedder) = tokio::try_join!(transcriber, embedder)?;
+    let steps = Steps {
+        fetcher: Fetcher::new(fetch_options(config))?,
+        decode: decode_options(config),
+        transcriber: transcriber?,
+        passages: PassageOptions::default(),
+        embedder: embedder?,
+        store: world.store.clone(),
+        spool,
+    };
+    let Stopping { stop, cancel } = stopping.clone();
+    Ok(Pipeline::start(steps, sizes, meters, worker, events.clone(), stop, cancel)?)
+}
 
 /// yt-dlp as configured.
 pub fn ytdlp(config: &Config) -> YtDlp {
     let mut options = YtDlpOptions::in_tools(&config.tools_dir);
     options.cookies.clone_from(&config.cookies_file);
+    options.cache_dir = Some(config.data_dir.join("yt-dlp"));
     options.network_timeout = Duration::from_secs(config.network_timeout);
     YtDlp::new(options)
+}
+
+/// The embedding model as configured.
+pub fn embed_options(config: &Config) -> EmbedOptions {
+    let mut options = EmbedOptions::new(model_name(&config.embedding_model));
+    options.cache_dir = config.data_dir.join("models");
+    options.tools_dir = Some(config.tools_dir.clone());
+    options
+}
+
+fn fetch_options(config: &Config) -> FetchOptions {
+    let mut options = FetchOptions::new(ytdlp(config));
+    options.format.clone_from(&config.ytdlp_format);
+    options.max_bytes = config.max_download_mb << 20;
+    options
+}
+
+fn decode_options(config: &Config) -> DecodeOptions {
+    let seconds = config.max_duration_hours * 3600;
+    DecodeOptions {
+        max_duration_ms: i64::try_from(seconds * 1000).unwrap_or(i64::MAX),
+        max_output_bytes: seconds * 2 * u64::from(crate::media::SAMPLE_RATE),
+        max_channels: MAX_CHANNELS,
+        max_sample_rate: MAX_SAMPLE_RATE,
+    }
+}
+
+fn transcribe_options(config: &Config) -> TranscribeOptions {
+    let ms = |ms: u32| Duration::from_millis(ms.into());
+    TranscribeOptions {
+        model: model_name(&config.whisper_model),
+        models_dir: config.data_dir.join("models"),
+        wishes: Wishes {
+            device: match config.whisper_device {
+                config::Device::Auto => Device::Auto,
+                config::Device::Cpu => Device::Cpu,
+                config::Device::Cuda => Device::Cuda,
+            },
+            compute: match config.whisper_compute {
+                config::Compute::Auto => Compute::Auto,
+                config::Compute::Int8 => Compute::Int8,
+                config::Compute::Int8Float32 => Compute::Int8Float32,
+                config::Compute::Int8Float16 => Compute::Int8Float16,
+                config::Compute::Int8Bfloat16 => Compute::Int8Bfloat16,
+                config::Compute::Float16 => Compute::Float16,
+                config::Compute::Bfloat16 => Compute::Bfloat16,
+                config::Compute::Float32 => Compute::Float32,
+            },
+            parallel_models: config.whisper_parallel_models.set(),
+            threads: config.whisper_threads.set(),
+            batch_size: config.whisper_batch_size.set(),
+        },
+        language: config.language.as_deref().map(str::to_owned),
+        decode: transcribe::DecodeOptions { beam_size: config.beam_size, ..transcribe::DecodeOptions::default() },
+        speech: SpeechOptions {
+            threshold: config.vad_threshold,
+            min_speech: ms(config.vad_min_speech_ms),
+            min_silence: ms(config.vad_min_silence_ms),
+            pad: ms(config.vad_pad_ms),
+            chunk: Duration::from_secs(config.chunk_length.into()),
+        },
+    }
+}
+
+/// A model as the steps take it: a directory's path or a name.
+fn model_name(model: &ModelRef) -> String {
+    match model {
+        ModelRef::Path(path) => path.to_string_lossy().into_owned(),
+        ModelRef::Name(name) => name.clone(),
+    }
+}
+
+/// One line for each file and each tenth of it.
+fn tell_download(events: &Events, shown: &mut Option<(String, u64)>, d: &Download) {
+    let tenth = 10 * d.done / d.total.max(1);
+    let now = (d.file.clone(), tenth);
+    if shown.as_ref() != Some(&now) {
+        let message =
+            format!("fetching the Whisper model: {} {} of {} MB", d.file, d.done >> 20, d.total >> 20);
+        events.send(Event::Noticed { warning: false, message });
+        *shown = Some(now);
+    }
 }

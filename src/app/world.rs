@@ -1,14 +1,8 @@
 //! What commands share: the configuration, the database (private or given) and how to open it.
 
-use std::path::PathBuf;
-
-use anyhow::Context;
-use sqlx::postgres::PgPoolOptions;
-
 use crate::config::Config;
-use crate::embed::{EmbedOptions, Embedder};
 use crate::postgres::{Server, ServerOptions};
-use crate::store::Store;
+use crate::store::{Store, StoreOptions};
 
 /// An open database, and the private server behind it if there is one.
 pub struct World {
@@ -27,6 +21,27 @@ impl World {
     /// # Errors
     /// Where the server does not start, does not answer, or lacks pgvector: each says what to do.
     pub async fn open(config: Config, connections: u32) -> anyhow::Result<Self> {
+        let world = Self::connect(config, connections).await?;
+        match world.store.migrate().await {
+            Ok(migrated) => {
+                if let Some(warning) = migrated.warning {
+                    tracing::warn!("{warning}");
+                }
+                Ok(world)
+            }
+            Err(error) => {
+                // The server that was started for this must not outlive it.
+                world.close().await;
+                Err(error.into())
+            }
+        }
+    }
+
+    /// As [`Self::open`], the schema left as it is.
+    ///
+    /// # Errors
+    /// Where the server does not start or does not answer.
+    pub async fn connect(config: Config, connections: u32) -> anyhow::Result<Self> {
         let (server, url) = match &config.database_url {
             Some(url) => (None, url.expose().to_owned()),
             None => {
@@ -35,19 +50,14 @@ impl World {
                 (Some(server), url)
             }
         };
-        let opened = async {
-            let store = Store::connect(&url, connections).await?;
-            store.migrate().await?;
-            anyhow::Ok(store)
-        };
-        match opened.await {
+        let options = StoreOptions { max_connections: connections, ..StoreOptions::default() };
+        match Store::connect(&url, &options).await {
             Ok(store) => Ok(Self { config, store, url, server }),
             Err(error) => {
-                // The server that was started for this must not outlive it.
                 if let Some(server) = server {
                     server.close().await.ok();
                 }
-                Err(error)
+                Err(error.into())
             }
         }
     }

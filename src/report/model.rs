@@ -165,7 +165,7 @@ impl Model {
                 self.in_flight.remove(media_id);
                 self.delayed.insert(*media_id);
             }
-            Event::ItemFailed { media_id, title, class, message, remedy } => {
+            Event::ItemFailed { media_id, title, source, class, message, remedy } => {
                 self.known.insert(*media_id);
                 self.delayed.remove(media_id);
                 self.in_flight.remove(media_id);
@@ -173,7 +173,7 @@ impl Model {
                 self.failures.push(FailedItem {
                     media_id: *media_id,
                     title: title.clone(),
-                    source: String::new(),
+                    source: source.clone(),
                     class: *class,
                     message: message.clone(),
                     remedy: remedy.clone(),
