@@ -25,8 +25,9 @@ const CONFIG_DIR: &str = "SPOKEN_CONFIG_DIR";
 /// Beginnings of names that are this program's in the environment: one that is not known is a mistake.
 const OUR_PREFIXES: &[&str] = &["WHISPER_", "SPOKEN_", "VAD_", "EMBEDDING_", "INGESTION_", "YTDLP_"];
 
-/// Beginnings under `SPOKEN_` that belong to the scripts and tests of the repository.
-const SCRIPT_PREFIXES: &[&str] = &["SPOKEN_TEST_", "SPOKEN_BENCH_", "SPOKEN_SETUP_", "SPOKEN_SCRIPT_"];
+/// Names and beginnings of names under `SPOKEN_` that belong to the scripts and tests of the repository.
+const SCRIPT_NAMES: &[&str] =
+    &["SPOKEN_PYTHON", "SPOKEN_SKIP_PACKAGES", "SPOKEN_TEST_", "SPOKEN_BENCH_", "SPOKEN_SETUP_"];
 
 /// Keys whose misspellings are looked for in the environment. The others (`DATABASE_URL`, `LOG_LEVEL`,
 /// `BEAM_SIZE`) have too many honest neighbours there: `DATABASE_URI`, `LOGLEVEL`, `TEAM_SIZE`.
@@ -42,8 +43,7 @@ const DISTINCTIVE: &[&str] = &[
     "YTDLP_",
 ];
 
-/// Names in `.env` that are meant for libraries and tools, and are passed on to them. A name that ends in `_`
-/// stands for all that begin so. Keep in step with the comment at the end of `.env.example`.
+/// Names in `.env` that are meant for libraries and tools, and are passed on to them. Keep in step with the comment at the end of `.env.example`.
 const LIBRARY_NAMES: &[&str] = &[
     "ORT_",
     "HF_",
@@ -539,15 +539,17 @@ fn unknown(written: &str, spelling: Spelling) -> Problem {
 }
 
 fn is_for_libraries(name: &str) -> bool {
-    let name = name.to_ascii_uppercase();
-    LIBRARY_NAMES
-        .iter()
-        .any(|known| if known.ends_with('_') { name.starts_with(known) } else { name == *known })
+    listed(LIBRARY_NAMES, &name.to_ascii_uppercase())
+}
+
+/// True for a name on the list; one that ends in `_` stands for all that begin so.
+fn listed(list: &[&str], name: &str) -> bool {
+    list.iter().any(|known| if known.ends_with('_') { name.starts_with(known) } else { name == *known })
 }
 
 /// True for a name in the environment that is no key but was surely meant for this program.
 fn looks_like_ours(name: &str) -> bool {
-    if SCRIPT_PREFIXES.iter().any(|prefix| name.starts_with(prefix)) {
+    if listed(SCRIPT_NAMES, name) {
         return false;
     }
     if OUR_PREFIXES.iter().any(|prefix| name.starts_with(prefix)) {
