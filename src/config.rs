@@ -213,6 +213,9 @@ pub struct Inputs {
 
 impl Inputs {
     /// This process's environment, directory and home, with the values given by flags.
+    ///
+    /// # Errors
+    /// When the current directory is gone or cannot be reached.
     pub fn from_process(overrides: Vec<Override>) -> std::io::Result<Self> {
         let home = std::env::home_dir().filter(|home| home.is_absolute()).or_else(|| {
             // cron and containers may leave HOME out.
