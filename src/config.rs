@@ -97,7 +97,7 @@ pub struct Config {
 
     /// Downloads and decodes at the same time.
     pub io_workers: usize,
-    /// Threads that feed the Whisper replicas.
+    /// Threads that find speech in decoded audio and queue its windows for the model.
     pub asr_workers: Auto<usize>,
     /// Transcripts embedded and written at the same time.
     pub db_workers: usize,
