@@ -97,7 +97,7 @@ pub struct Config {
 
     /// Downloads and decodes at the same time.
     pub io_workers: usize,
-    /// Threads that feed the Whisper replicas.
+    /// Threads that find speech in decoded audio and queue its windows for the model.
     pub asr_workers: Auto<usize>,
     /// Transcripts embedded and written at the same time.
     pub db_workers: usize,
@@ -143,8 +143,8 @@ impl Config {
             language: Auto::Auto,
             beam_size: 5,
             vad_threshold: 0.5,
-            vad_min_speech_ms: 100,
-            vad_min_silence_ms: 300,
+            vad_min_speech_ms: 96,
+            vad_min_silence_ms: 160,
             vad_pad_ms: 200,
             chunk_length: 30,
             embedding_model: ModelRef::Name("intfloat/multilingual-e5-small".into()),
@@ -213,6 +213,9 @@ pub struct Inputs {
 
 impl Inputs {
     /// This process's environment, directory and home, with the values given by flags.
+    ///
+    /// # Errors
+    /// When the current directory is gone or cannot be reached.
     pub fn from_process(overrides: Vec<Override>) -> std::io::Result<Self> {
         let home = std::env::home_dir().filter(|home| home.is_absolute()).or_else(|| {
             // cron and containers may leave HOME out.

@@ -94,7 +94,7 @@ pub struct IngestArgs {
     #[arg(long, value_name = "N", help_heading = "Workers")]
     pub io_workers: Option<String>,
 
-    /// Threads that feed the model: auto or a number [env: ASR_WORKERS]
+    /// Threads that find speech and queue it for the model: auto or a number [env: ASR_WORKERS]
     #[arg(long, value_name = "N", help_heading = "Workers")]
     pub asr_workers: Option<String>,
 

@@ -255,7 +255,7 @@ pub const KEYS: &[Key] = &[
     key!(Embedding, "embedding_model", "EMBEDDING_MODEL", Kind::Model, "embedding model: a name or a directory"),
 
     key!(Workers, "io_workers", "IO_WORKERS", Kind::Int(1, 512), "items downloaded and decoded at a time"),
-    key!(Workers, "asr_workers", "ASR_WORKERS", Kind::AutoInt(1, 64), "threads that feed the Whisper replicas"),
+    key!(Workers, "asr_workers", "ASR_WORKERS", Kind::AutoInt(1, 64), "threads that find speech and queue it for the model"),
     key!(Workers, "db_workers", "DB_WORKERS", Kind::Int(1, 256), "transcripts embedded and written at a time"),
     key!(Workers, "ingestion_limit", "INGESTION_LIMIT", Kind::Int(0, 10_000_000), "new items taken on in one run; 0: all"),
     key!(Workers, "max_attempts", "MAX_ATTEMPTS", Kind::Int(1, 100), "attempts before an item is given up"),

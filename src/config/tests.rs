@@ -115,6 +115,7 @@ fn a_variable_of_somebody_elses_is_no_error() {
         "CONFIG_DIR",
         "HF_TOKEN",
         "SPOKEN_TEST_ONLY",
+        "SPOKEN_PYTHON",
         "SPOKEN_SETUP_SKIP_BUILD",
     ] {
         world = world.environment(name, "whatever=, it/holds");

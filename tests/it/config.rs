@@ -4,6 +4,7 @@
 use std::ffi::OsString;
 use std::fs;
 use std::path::Path;
+use std::process::{Command, Output};
 
 use spoken::config::{Auto, Compute, Device, Inputs, Loaded, LogFormat, ModelRef, Override, load};
 use tempfile::TempDir;
@@ -240,4 +241,72 @@ fn the_table_shows_values_origins_and_no_colours_unless_asked() {
     let json = serde_json::to_value(loaded.to_json()).unwrap();
     let setting = json["settings"].as_array().unwrap().iter().find(|s| s["key"] == "io_workers").unwrap();
     assert_eq!((setting["value"].as_u64(), setting["layer"].as_str()), (Some(3), Some("dotenv")));
+}
+
+/// The program itself, in `directory`, with nothing of this machine's settings.
+fn spoken(directory: &Path, arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_spoken"))
+        .args(arguments)
+        .current_dir(directory)
+        .env_clear()
+        .env("HOME", directory.join("home"))
+        .env("PATH", "/usr/bin:/bin")
+        .output()
+        .unwrap()
+}
+
+#[test]
+fn the_program_refuses_a_wrong_configuration_with_exit_code_2() {
+    let (directory, _) =
+        world(&[(".env", "IO_WORKERS=12\nthis is no assignment\nWHISPER_MODLE=tiny\n")], &[], &[]);
+    for arguments in [&["config"][..], &["status"], &["ingest", "nothing.mp4"], &["doctor"]] {
+        let output = spoken(directory.path(), arguments);
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}: {stderr}");
+        assert!(stderr.contains(".env:2: has no `=`"), "{stderr}");
+        assert!(stderr.contains("did you mean WHISPER_MODEL?"), "{stderr}");
+        assert_eq!(output.stdout, b"", "{arguments:?}");
+    }
+}
+
+#[test]
+fn the_program_shows_its_configuration() {
+    let (directory, _) = world(&[(".env", "DATABASE_URL=postgres://me:s3cret@localhost/x\n")], &[], &[]);
+    let output = spoken(directory.path(), &["config", "--json", "--set", "beam_size=1", "--profile", "cpu"]);
+    let stdout = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(!stdout.contains("s3cret"), "{stdout}");
+    let json: serde_json::Value = serde_json::from_str(&stdout).unwrap();
+    let find =
+        |key: &str| json["settings"].as_array().unwrap().iter().find(|s| s["key"] == key).unwrap().clone();
+    assert_eq!(
+        (find("beam_size")["value"].as_u64(), find("beam_size")["from"].as_str()),
+        (Some(1), Some("--set"))
+    );
+    assert_eq!(find("database_url")["value"], "postgres://me:***@localhost/x");
+    assert_eq!(find("whisper_device")["layer"], "profile");
+
+    let defaults = spoken(directory.path(), &["config", "--defaults"]).stdout;
+    assert_eq!(String::from_utf8(defaults).unwrap(), spoken::config::DEFAULT_TOML);
+}
+
+#[test]
+fn a_library_finds_its_variable_from_the_env_file() {
+    let (directory, _) = world(&[(".env", "ORT_DYLIB_PATH=/nowhere/libonnxruntime.so\n")], &[], &[]);
+    let output = spoken(directory.path(), &["doctor", "--json"]);
+    let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let check =
+        json["checks"].as_array().unwrap().iter().find(|c| c["name"] == "ONNX Runtime").unwrap().clone();
+    assert!(check["detail"].as_str().unwrap().starts_with("/nowhere/libonnxruntime.so"), "{check}");
+    assert_eq!(output.status.code(), Some(1), "yt-dlp is not in this home either");
+}
+
+#[test]
+fn help_needs_no_valid_configuration() {
+    let (directory, _) = world(&[(".env", "NO SUCH LINE\n")], &[], &[]);
+    let output = spoken(directory.path(), &["--help"]);
+    assert_eq!(output.status.code(), Some(0));
+    assert!(String::from_utf8(output.stdout).unwrap().contains("Start here:"));
+    assert_eq!(spoken(directory.path(), &["completions", "bash"]).status.code(), Some(0));
+    assert_eq!(spoken(directory.path(), &["no-such-command"]).status.code(), Some(2));
 }
