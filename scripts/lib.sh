@@ -112,24 +112,25 @@ need_packages() {
 
 # Finds cargo and makes sure that its compiler is new enough; sets `cargo`.
 need_rust() {
-    local wanted have bin
+    local wanted bin="${CARGO_HOME:-$HOME/.cargo}/bin" have='' found='' rustup
     wanted="$(sed -n 's/^rust-version *= *"\([0-9.]*\)".*/\1/p' "$repo/Cargo.toml")"
-    bin="${CARGO_HOME:-$HOME/.cargo}/bin"
-    cargo="$(command -v cargo || echo "$bin/cargo")"
-    have="$(rust_version)"
-    if newer "$have" "$wanted"; then return 0; fi
-    local rustup
+    # Debian's own cargo may stand before a newer one that rustup has put where cron's PATH does not lead.
+    for cargo in "$(command -v cargo || true)" "$bin/cargo"; do
+        have="$(rust_version)"
+        if newer "$have" "$wanted"; then return 0; fi
+        found="${have:-$found}"
+    done
     rustup="$(command -v rustup || echo "$bin/rustup")"
     if [[ -x "$rustup" ]]; then
-        say "Rust $wanted or newer is needed (found: ${have:-none}); asking rustup for the stable one"
+        say "Rust $wanted or newer is needed (found: ${found:-none}); asking rustup for the stable one"
         if logged rustup "$rustup" toolchain install stable --profile minimal --component clippy --component rustfmt; then
             export RUSTUP_TOOLCHAIN=stable
-            cargo="$bin/cargo"
+            cargo="$(dirname "$rustup")/cargo"
             have="$(rust_version)"
             if newer "$have" "$wanted"; then return 0; fi
         fi
     fi
-    die "Rust $wanted or newer is needed (found: ${have:-none}); install it with rustup (see rustup.rs) and run this again"
+    die "Rust $wanted or newer is needed (found: ${have:-${found:-none}}); install it with rustup (https://rustup.rs) and run this again"
 }
 
 # Asked in the repository, where a toolchain file or a directory override would count.
