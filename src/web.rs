@@ -110,6 +110,10 @@ pub fn status_failure(url: &Url, status: StatusCode) -> Failure {
     match status.as_u16() {
         404 | 410 => Failure::new(FailureClass::NotFound, said),
         401 | 403 | 407 => Failure::new(FailureClass::Private, said).with_remedy(COOKIE_REMEDY),
+        300..=399 => Failure::new(
+            FailureClass::Refused,
+            format!("{at} leads to an address that is not followed ({status})"),
+        ),
         429 => Failure::new(FailureClass::RateLimited, said)
             .with_remedy("the site asks to slow down: lower IO_WORKERS, or run again in about an hour"),
         451 => Failure::new(FailureClass::GeoBlocked, said)

@@ -18,8 +18,8 @@ const INFO: &str = "SPOKEN-INFO ";
 const PROGRESS: &str = "SPOKEN-PROGRESS ";
 const FILE: &str = "SPOKEN-FILE ";
 
-/// Quick tries of a run that failed for the network's sake.
-const TRIES: u32 = 3;
+/// Quick tries more of a run that failed for the network's sake; within a run yt-dlp tries several times too.
+const TRIES: u32 = 2;
 
 /// What yt-dlp tells of a video before it downloads it.
 #[derive(Debug, Default, Deserialize)]
@@ -35,12 +35,13 @@ struct Info {
     timestamp: Value,
     release_timestamp: Value,
     live_status: Option<String>,
-    n_entries: Value,
+    playlist_index: Value,
+    playlist_count: Value,
 }
 
 impl Info {
     const TEMPLATE: &str = "%(.{id,title,extractor_key,webpage_url,channel,uploader,duration,timestamp,\
-         release_timestamp,live_status,n_entries})j";
+         release_timestamp,live_status,playlist_index,playlist_count})j";
 
     fn id(&self) -> Option<String> {
         match &self.id {
@@ -48,6 +49,11 @@ impl Info {
             Value::Number(id) => Some(id.to_string()),
             _ => None,
         }
+    }
+
+    /// Part of a list, unless that is known to hold nothing else.
+    fn is_one_of_many(&self) -> bool {
+        !self.playlist_index.is_null() && self.playlist_count.as_u64() != Some(1)
     }
 
     /// Live or upcoming: there is no recording yet, and a live stream has no end to wait for.
@@ -160,13 +166,13 @@ impl Fetcher {
             "--retries",
             "5",
             "--fragment-retries",
-            "5",
+            "4",
             "--extractor-retries",
             "3",
             "--retry-sleep",
-            "exp=0.5:8",
+            "exp=0.5:4",
             "--retry-sleep",
-            "fragment:exp=0.5:8",
+            "fragment:exp=0.5:4",
             // The default leaves pieces out in silence, and with them what was said there. For the same reason there is no
             // `--max-filesize`: of a stream it drops every piece that is larger. The limit is kept here instead.
             "--abort-on-unavailable-fragments",
@@ -228,7 +234,7 @@ impl Fetcher {
             if let Some(json) = text.strip_prefix(INFO) {
                 let Ok(told) = serde_json::from_str::<Info>(json) else { return true };
                 refused = told.not_yet();
-                let many = told.n_entries.as_u64().is_some_and(|n| n > 1);
+                let many = told.is_one_of_many();
                 one_of_many = many
                     && matches!(pick, Pick::First)
                     && told.id().as_deref() != Some(item.source_id.as_str());
