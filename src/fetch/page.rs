@@ -1,6 +1,10 @@
 //! Fetching a page's media with yt-dlp, in the item's folder.
 
-use std::{cell::Cell, ffi::OsString, path::Path};
+use std::{
+    ffi::OsString,
+    path::Path,
+    sync::atomic::{AtomicBool, Ordering::Relaxed},
+};
 
 use serde::Deserialize;
 use serde_json::Value;
@@ -143,7 +147,7 @@ impl Fetcher {
             }
             tokio::select! {
                 () = cancel.cancelled() => return Err(interrupted()),
-                () = tokio::time::sleep(backoff.next()) => {}
+                () = tokio::time::sleep(backoff.pause()) => {}
             }
         }
     }
@@ -213,12 +217,12 @@ impl Fetcher {
         let mut file: Option<String> = None;
         let mut one_of_many = false;
         let mut refused: Option<Failure> = None;
-        let over_limit = Cell::new(false);
+        let over_limit = AtomicBool::new(false);
         let on_disk = || {
             let bytes = folder_bytes(dir);
             // Joining pieces needs room for two copies.
-            over_limit.set(over_limit.get() || bytes > max_bytes.saturating_mul(2).saturating_add(64 << 20));
-            (!over_limit.get()).then_some(bytes)
+            over_limit.fetch_or(bytes > max_bytes.saturating_mul(2).saturating_add(64 << 20), Relaxed);
+            (!over_limit.load(Relaxed)).then_some(bytes)
         };
         let on_line = |line: &Line| {
             let Line::Out(text) = line else { return true };
@@ -227,9 +231,9 @@ impl Fetcher {
                 let done = now.downloaded_bytes.unwrap_or(0.0).max(0.0) as u64;
                 // An estimate is good enough for a bar, not to refuse something for.
                 let total = now.total_bytes.map(|t| t as u64);
-                over_limit.set(over_limit.get() || done.max(total.unwrap_or(0)) > max_bytes);
+                over_limit.fetch_or(done.max(total.unwrap_or(0)) > max_bytes, Relaxed);
                 progress.set(done, total.or(now.total_bytes_estimate.map(|t| t as u64)));
-                return !over_limit.get();
+                return !over_limit.load(Relaxed);
             }
             if let Some(json) = text.strip_prefix(INFO) {
                 let Ok(told) = serde_json::from_str::<Info>(json) else { return true };
@@ -247,7 +251,7 @@ impl Fetcher {
             true
         };
         let end = leash.follow(ytdlp.silence(), cancel, on_disk, on_line).await;
-        if over_limit.get() {
+        if over_limit.load(Relaxed) {
             remove_downloads(dir).map_err(|e| disk(dir, &e))?;
             return Err(too_large(max_bytes));
         }

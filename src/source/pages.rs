@@ -132,7 +132,7 @@ impl Lister {
             if !again {
                 break listed;
             }
-            tokio::time::sleep(backoff.next()).await;
+            tokio::time::sleep(backoff.pause()).await;
         };
         let nothing =
             listed.entries == 0 && listed.failure.as_ref().is_none_or(|f| f.class == FailureClass::NotMedia);

@@ -261,7 +261,8 @@ async fn answer(stream: TcpStream, state: Arc<State>) {
         (_, None) => short(&mut stream, 404, "").await,
         (_, Some(page)) => {
             let range = header("range").filter(|_| page.ranges);
-            let same = header("if-range").is_none_or(|v| Some(v) == page.etag.clone().or(page.last_modified.clone()));
+            let same = header("if-range")
+                .is_none_or(|v| Some(v) == page.etag.clone().or(page.last_modified.clone()));
             serve(&mut stream, &path, &page, range.filter(|_| same), fault, &state).await;
         }
     }
@@ -285,7 +286,8 @@ async fn serve(
 ) {
     let total = page.body.len();
     let wanted = range.and_then(|r| {
-        let (from, to) = r.strip_prefix("bytes=")?.split_once('-').map(|(a, b)| (a.to_owned(), b.to_owned()))?;
+        let (from, to) =
+            r.strip_prefix("bytes=")?.split_once('-').map(|(a, b)| (a.to_owned(), b.to_owned()))?;
         let to = to.parse().map_or(total, |t: usize| (t + 1).min(total));
         Some((from.parse::<usize>().ok()?, to))
     });
@@ -311,9 +313,11 @@ async fn serve(
     if page.length {
         head += &format!("Content-Length: {}\r\n", body.len() + extra);
     }
-    for (name, value) in
-        [("ETag", &page.etag), ("Last-Modified", &page.last_modified), ("Content-Type", &Some(page.content_type.clone()))]
-    {
+    for (name, value) in [
+        ("ETag", &page.etag),
+        ("Last-Modified", &page.last_modified),
+        ("Content-Type", &Some(page.content_type.clone())),
+    ] {
         if let Some(value) = value
             && !value.is_empty()
         {

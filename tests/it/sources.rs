@@ -145,11 +145,14 @@ async fn forty_downloads_in_bad_weather_arrive_byte_by_byte() {
         (0..40).map(|i| (format!("/talks/{i}.wav"), wave(200_000 + 40_000 * i, i as u64))).collect();
     for (i, (path, body)) in files.iter().enumerate() {
         let page = Page::new("audio/wav", body.clone());
-        server.put(path, match i % 4 {
-            0 | 1 => page,
-            2 => page.without_validators(),
-            _ => page.without_ranges(),
-        });
+        server.put(
+            path,
+            match i % 4 {
+                0 | 1 => page,
+                2 => page.without_validators(),
+                _ => page.without_ranges(),
+            },
+        );
     }
     server.bad_weather(10, 7);
     // At least these four, whatever the weather.
@@ -385,11 +388,23 @@ async fn site() -> Server {
             )
         })
         .collect();
-    let feed = format!("<?xml version=\"1.0\"?><rss version=\"2.0\"><channel><title>F</title>{entries}</channel></rss>");
+    let feed = format!(
+        "<?xml version=\"1.0\"?><rss version=\"2.0\"><channel><title>F</title>{entries}</channel></rss>"
+    );
     server.put("/feed.xml", Page::new("application/rss+xml", feed));
-    let html = |body: &str| Page::new("text/html; charset=utf-8", format!("<!DOCTYPE html><html><head><title>My page</title></head><body>{body}</body></html>"));
+    let html = |body: &str| {
+        Page::new(
+            "text/html; charset=utf-8",
+            format!("<!DOCTYPE html><html><head><title>My page</title></head><body>{body}</body></html>"),
+        )
+    };
     server.put("/players.html", html("<audio src='m/a.wav'></audio><audio><source src='/m/b.wav' type='audio/wav'></audio> <a href='m/c.wav'>c</a><a href='m/a.wav'>a</a>"));
-    server.put("/links.html", html("<ul><li><a href='m/a.wav'>A</a><li><a href='m/b.wav#t=3'>B</a><li><a href='m/c.wav'>C</a></ul>"));
+    server.put(
+        "/links.html",
+        html(
+            "<ul><li><a href='m/a.wav'>A</a><li><a href='m/b.wav#t=3'>B</a><li><a href='m/c.wav'>C</a></ul>",
+        ),
+    );
     server.put("/one.html", html("<audio src='m/a.wav'></audio> <a href='other.html'>x</a>"));
     server.put("/none.html", html("<p>nothing here</p>"));
     server
@@ -464,7 +479,12 @@ async fn what_is_no_source_is_said_clearly() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_list_of_addresses_keeps_its_order() {
     let server = site().await;
-    let text = format!("# mine\n{}\n\n{}\n{}\n", server.url("/m/c.wav"), server.url("/feed.xml"), server.url("/missing"));
+    let text = format!(
+        "# mine\n{}\n\n{}\n{}\n",
+        server.url("/m/c.wav"),
+        server.url("/feed.xml"),
+        server.url("/missing")
+    );
     let (tx, rx) = async_channel::unbounded();
     lister().list("-", Some(&text), &tx).await;
     drop(tx);
@@ -489,7 +509,9 @@ async fn a_feed_of_forty_in_bad_weather_is_listed_and_fetched() {
         server.put(&format!("/e/{i}.wav"), Page::new("audio/wav", wave(100_000 + i, i as u64)));
         entries += &format!("<item><title>E {i}</title><enclosure url=\"http://{host}/e/{i}.wav\"/></item>");
     }
-    let feed = format!("<?xml version=\"1.0\"?><rss version=\"2.0\"><channel><title>F</title>{entries}</channel></rss>");
+    let feed = format!(
+        "<?xml version=\"1.0\"?><rss version=\"2.0\"><channel><title>F</title>{entries}</channel></rss>"
+    );
     server.put("/feed", Page::new("text/xml", feed));
     server.bad_weather(10, 11);
     let found = list(&server.url("/feed")).await;
@@ -507,7 +529,20 @@ async fn a_feed_of_forty_in_bad_weather_is_listed_and_fetched() {
 fn hls() -> Vec<(String, Vec<u8>)> {
     let dir = TempDir::new().unwrap();
     let made = Command::new("ffmpeg")
-        .args(["-v", "error", "-f", "lavfi", "-i", "sine=240:d=12", "-c:a", "aac", "-f", "hls", "-hls_time", "4"])
+        .args([
+            "-v",
+            "error",
+            "-f",
+            "lavfi",
+            "-i",
+            "sine=240:d=12",
+            "-c:a",
+            "aac",
+            "-f",
+            "hls",
+            "-hls_time",
+            "4",
+        ])
         .args(["-hls_list_size", "0", "s.m3u8"])
         .current_dir(dir.path())
         .status()
