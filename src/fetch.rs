@@ -150,3 +150,16 @@ const NAME: &str = "download";
 fn in_folder(dir: &Path, ending: &str) -> PathBuf {
     dir.join(format!("{NAME}{ending}"))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The pipeline runs these on any of the runtime's threads: checked when this compiles.
+    #[expect(dead_code, reason = "only has to compile")]
+    fn futures_move_between_threads(f: &Fetcher, item: &Item, dir: &Path, e: &Events, c: &CancellationToken) {
+        fn moves(_: impl Send) {}
+        moves(f.fetch(item, dir, e, c));
+        moves(f.preflight());
+    }
+}

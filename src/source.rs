@@ -364,6 +364,13 @@ mod tests {
         assert!(parse("youtube.com/watch?v=x").unwrap_err().remedy.unwrap().contains("https://youtube.com"));
     }
 
+    /// Sources are listed on any of the runtime's threads: checked when this compiles.
+    #[expect(dead_code, reason = "only has to compile")]
+    fn futures_move_between_threads(lister: &Lister, out: &Sender<Found>) {
+        fn moves(_: impl Send) {}
+        moves(lister.list("-", None, out));
+    }
+
     #[test]
     fn refused_addresses_do_not_keep_credentials() {
         let text = "https://anna:geheim@example.org/x";

@@ -47,7 +47,7 @@ pub fn client(no_progress: Duration) -> Result<Client, Failure> {
         .map_err(|e| Failure::new(FailureClass::Setup, format!("failed to set up HTTP: {}", innermost(&e))))
 }
 
-/// Why a redirect was not followed; found again in the error chain by [`describe`].
+/// Why a redirect was not followed; found again in the error chain by [`transport_failure`].
 #[derive(Debug, thiserror::Error)]
 enum BadRedirect {
     #[error("redirected more than {MAX_REDIRECTS} times")]
@@ -110,6 +110,10 @@ pub fn status_failure(url: &Url, status: StatusCode) -> Failure {
     match status.as_u16() {
         404 | 410 => Failure::new(FailureClass::NotFound, said),
         401 | 403 | 407 => Failure::new(FailureClass::Private, said).with_remedy(COOKIE_REMEDY),
+        300..=399 => Failure::new(
+            FailureClass::Refused,
+            format!("{at} leads to an address that is not followed ({status})"),
+        ),
         429 => Failure::new(FailureClass::RateLimited, said)
             .with_remedy("the site asks to slow down: lower IO_WORKERS, or run again in about an hour"),
         451 => Failure::new(FailureClass::GeoBlocked, said)
@@ -150,7 +154,7 @@ impl Backoff {
     }
 
     /// Counts a failed try and tells how long to wait before the next.
-    pub fn next(&mut self) -> Duration {
+    pub fn pause(&mut self) -> Duration {
         let pause = self.base.saturating_mul(1 << self.tries.min(10)).min(Duration::from_secs(30));
         self.tries += 1;
         // A new `RandomState` differs each time: chance enough for jitter, without another dependency.
@@ -192,7 +196,7 @@ pub async fn probe(client: &Client, url: &Url, backoff: Duration) -> Result<Prob
         if backoff.tries() >= 4 {
             return Err(retry);
         }
-        tokio::time::sleep(backoff.next()).await;
+        tokio::time::sleep(backoff.pause()).await;
     }
 }
 
@@ -286,7 +290,7 @@ pub async fn linked_media(client: &Client, url: &Url, backoff: Duration) -> Resu
         if backoff.tries() >= 4 {
             return Err(retry);
         }
-        tokio::time::sleep(backoff.next()).await;
+        tokio::time::sleep(backoff.pause()).await;
     }
 }
 
@@ -317,12 +321,12 @@ mod tests {
         let base = Duration::from_millis(100);
         let mut backoff = Backoff::new(base);
         for i in 0..4 {
-            let pause = backoff.next();
+            let pause = backoff.pause();
             assert!(pause >= base * (1 << i) && pause <= base * (1 << i) * 3 / 2, "{i}: {pause:?}");
         }
         assert_eq!(backoff.tries(), 4);
         backoff.reset();
-        assert!(backoff.next() <= base * 3 / 2);
+        assert!(backoff.pause() <= base * 3 / 2);
     }
 
     #[test]

@@ -108,7 +108,7 @@ impl Fetcher {
             if backoff.tries() >= FRUITLESS_TRIES {
                 return Err(failure);
             }
-            let pause = backoff.next();
+            let pause = backoff.pause();
             tracing::debug!(
                 url = shown(url),
                 have,

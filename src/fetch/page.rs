@@ -1,6 +1,10 @@
 //! Fetching a page's media with yt-dlp, in the item's folder.
 
-use std::{cell::Cell, ffi::OsString, path::Path};
+use std::{
+    ffi::OsString,
+    path::Path,
+    sync::atomic::{AtomicBool, Ordering::Relaxed},
+};
 
 use serde::Deserialize;
 use serde_json::Value;
@@ -18,8 +22,8 @@ const INFO: &str = "SPOKEN-INFO ";
 const PROGRESS: &str = "SPOKEN-PROGRESS ";
 const FILE: &str = "SPOKEN-FILE ";
 
-/// Quick tries of a run that failed for the network's sake.
-const TRIES: u32 = 3;
+/// Quick tries more of a run that failed for the network's sake; within a run yt-dlp tries several times too.
+const TRIES: u32 = 2;
 
 /// What yt-dlp tells of a video before it downloads it.
 #[derive(Debug, Default, Deserialize)]
@@ -35,12 +39,13 @@ struct Info {
     timestamp: Value,
     release_timestamp: Value,
     live_status: Option<String>,
-    n_entries: Value,
+    playlist_index: Value,
+    playlist_count: Value,
 }
 
 impl Info {
     const TEMPLATE: &str = "%(.{id,title,extractor_key,webpage_url,channel,uploader,duration,timestamp,\
-         release_timestamp,live_status,n_entries})j";
+         release_timestamp,live_status,playlist_index,playlist_count})j";
 
     fn id(&self) -> Option<String> {
         match &self.id {
@@ -48,6 +53,11 @@ impl Info {
             Value::Number(id) => Some(id.to_string()),
             _ => None,
         }
+    }
+
+    /// Part of a list, unless that is known to hold nothing else.
+    fn is_one_of_many(&self) -> bool {
+        !self.playlist_index.is_null() && self.playlist_count.as_u64() != Some(1)
     }
 
     /// Live or upcoming: there is no recording yet, and a live stream has no end to wait for.
@@ -137,7 +147,7 @@ impl Fetcher {
             }
             tokio::select! {
                 () = cancel.cancelled() => return Err(interrupted()),
-                () = tokio::time::sleep(backoff.next()) => {}
+                () = tokio::time::sleep(backoff.pause()) => {}
             }
         }
     }
@@ -160,13 +170,13 @@ impl Fetcher {
             "--retries",
             "5",
             "--fragment-retries",
-            "5",
+            "4",
             "--extractor-retries",
             "3",
             "--retry-sleep",
-            "exp=0.5:8",
+            "exp=0.5:4",
             "--retry-sleep",
-            "fragment:exp=0.5:8",
+            "fragment:exp=0.5:4",
             // The default leaves pieces out in silence, and with them what was said there. For the same reason there is no
             // `--max-filesize`: of a stream it drops every piece that is larger. The limit is kept here instead.
             "--abort-on-unavailable-fragments",
@@ -207,12 +217,12 @@ impl Fetcher {
         let mut file: Option<String> = None;
         let mut one_of_many = false;
         let mut refused: Option<Failure> = None;
-        let over_limit = Cell::new(false);
+        let over_limit = AtomicBool::new(false);
         let on_disk = || {
             let bytes = folder_bytes(dir);
             // Joining pieces needs room for two copies.
-            over_limit.set(over_limit.get() || bytes > max_bytes.saturating_mul(2).saturating_add(64 << 20));
-            (!over_limit.get()).then_some(bytes)
+            over_limit.fetch_or(bytes > max_bytes.saturating_mul(2).saturating_add(64 << 20), Relaxed);
+            (!over_limit.load(Relaxed)).then_some(bytes)
         };
         let on_line = |line: &Line| {
             let Line::Out(text) = line else { return true };
@@ -221,14 +231,14 @@ impl Fetcher {
                 let done = now.downloaded_bytes.unwrap_or(0.0).max(0.0) as u64;
                 // An estimate is good enough for a bar, not to refuse something for.
                 let total = now.total_bytes.map(|t| t as u64);
-                over_limit.set(over_limit.get() || done.max(total.unwrap_or(0)) > max_bytes);
+                over_limit.fetch_or(done.max(total.unwrap_or(0)) > max_bytes, Relaxed);
                 progress.set(done, total.or(now.total_bytes_estimate.map(|t| t as u64)));
-                return !over_limit.get();
+                return !over_limit.load(Relaxed);
             }
             if let Some(json) = text.strip_prefix(INFO) {
                 let Ok(told) = serde_json::from_str::<Info>(json) else { return true };
                 refused = told.not_yet();
-                let many = told.n_entries.as_u64().is_some_and(|n| n > 1);
+                let many = told.is_one_of_many();
                 one_of_many = many
                     && matches!(pick, Pick::First)
                     && told.id().as_deref() != Some(item.source_id.as_str());
@@ -241,7 +251,7 @@ impl Fetcher {
             true
         };
         let end = leash.follow(ytdlp.silence(), cancel, on_disk, on_line).await;
-        if over_limit.get() {
+        if over_limit.load(Relaxed) {
             remove_downloads(dir).map_err(|e| disk(dir, &e))?;
             return Err(too_large(max_bytes));
         }

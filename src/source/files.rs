@@ -19,7 +19,7 @@ use crate::web::media_extension;
 /// What the walk through a folder meets.
 enum Met {
     File(PathBuf),
-    Other(Found),
+    Other(Box<Found>),
 }
 
 impl Lister {
@@ -40,7 +40,7 @@ impl Lister {
             async move {
                 let found = match met {
                     Met::File(path) => lister.inspect(path, false).await,
-                    Met::Other(found) => Some(found),
+                    Met::Other(found) => Some(*found),
                 };
                 if let Some(found) = found {
                     let _ = out.send(found).await;
@@ -92,7 +92,7 @@ fn walk(root: &Path, exclude: &[PathBuf], mut to: impl FnMut(Met) -> bool) {
             Ok(entry) if entry.file_type().is_file() => Met::File(entry.into_path()),
             Ok(_) => continue,
             Err(error) => match broken(&error) {
-                Some(found) => Met::Other(found),
+                Some(found) => Met::Other(Box::new(found)),
                 None => continue,
             },
         };

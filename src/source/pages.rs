@@ -2,7 +2,7 @@
 
 use std::{collections::HashSet, ffi::OsString, pin::Pin};
 
-use async_channel::{Sender, bounded};
+use async_channel::{Sender, bounded, unbounded};
 use tokio_util::sync::CancellationToken;
 use url::Url;
 
@@ -115,10 +115,10 @@ impl Lister {
         })
     }
 
-    /// Has yt-dlp list `url`. Where it finds nothing and the page is HTML, the media files that the page links to are
-    /// taken; where it finds several players on a page, the linked files are taken besides.
+    /// Has yt-dlp list `url`. Where it finds nothing, the media files that the page links to are taken (a plain list of
+    /// links, an Atom feed); where it finds several players on a page, the linked files are taken besides. A page with
+    /// one player is about that one, whatever else it links to.
     async fn list_page(&self, url: Url, probed: Probed, depth: usize, out: Sender<Found>) {
-        let html = matches!(probed, Probed::Page { html: true });
         let mut backoff = web::Backoff::new(self.options().backoff);
         let listed = loop {
             let listed = self.list_with_ytdlp(&url, probed, depth, &out).await;
@@ -132,13 +132,17 @@ impl Lister {
             if !again {
                 break listed;
             }
-            tokio::time::sleep(backoff.next()).await;
+            tokio::time::sleep(backoff.pause()).await;
         };
         let nothing =
             listed.entries == 0 && listed.failure.as_ref().is_none_or(|f| f.class == FailureClass::NotMedia);
         let collection = listed.players.len() > 1 && listed.players.len() == listed.entries;
         let mut linked = 0;
-        if html && (nothing || collection) {
+        let may_link = match probed {
+            Probed::Page { html } => html || nothing,
+            _ => false,
+        };
+        if may_link && (nothing || collection) {
             match web::linked_media(&self.inner.client, &url, self.options().backoff).await {
                 Ok(links) => {
                     for link in links {
@@ -203,7 +207,8 @@ impl Lister {
             Ok(leash) => leash,
             Err(failure) => return Listed { failure: Some(failure), ..Listed::default() },
         };
-        let (entries_in, entries) = bounded::<Entry>(1 << 16);
+        // Without a limit: yt-dlp must not be taken for silent because those who take its entries are busy.
+        let (entries_in, entries) = unbounded::<Entry>();
         let run = async {
             // Moved, so that the channel closes when the run ends.
             let entries_in = entries_in;
@@ -216,7 +221,7 @@ impl Lister {
                     || Some(0),
                     |line| match line {
                         Line::Out(text) if text.starts_with('{') => match serde_json::from_str(text) {
-                            // Full only if nobody takes any more; closed when nobody wants them.
+                            // Closed when nobody wants them any more.
                             Ok(entry) => entries_in.try_send(entry).is_ok(),
                             Err(_) => true,
                         },
