@@ -235,7 +235,7 @@ impl Transcriber {
     pub fn submit(
         &self,
         media_id: MediaId,
-        audio: Audio,
+        audio: &Audio,
         events: &Events,
         cancel: &CancellationToken,
         on_done: OnDone,
@@ -243,7 +243,7 @@ impl Transcriber {
         let file = self.files.fetch_add(1, Relaxed);
         let progress = events.progress(media_id, Step::Transcribe);
         let job =
-            Arc::new(Job::new(file, audio, self.model().to_owned(), cancel.clone(), progress, on_done));
+            Arc::new(Job::new(file, audio.clone(), self.model().to_owned(), cancel.clone(), progress, on_done));
         let unfinished = Unfinished { shared: &self.shared, job: &job };
         let expected = self.shared.pool.expect();
         let cut = self.cut(&job);
