@@ -193,6 +193,17 @@ impl Store {
         Ok(found.into_iter().next())
     }
 
+    /// The items with these ids, in no order; those that are not known are missing.
+    ///
+    /// # Errors
+    /// [`StoreError::Database`].
+    pub async fn media_many(&self, ids: &[MediaId]) -> Result<Vec<MediaRow>, StoreError> {
+        let sql = format!("SELECT {COLUMNS} FROM media WHERE media_id = ANY($1)");
+        let ids: Vec<Uuid> = ids.iter().map(|id| id.0).collect();
+        let rows = sqlx::query(AssertSqlSafe(sql)).bind(ids).fetch_all(&self.pool).await?;
+        Ok(rows.iter().map(MediaRow::read).collect::<Result<_, _>>()?)
+    }
+
     /// The items a person may mean by `what`, up to 50: its id; else its address or path, as given, listed or found
     /// by fetching, or the site's own id; else the start of its id (four digits or more) or a part of its title,
     /// case and accents aside. More than one: let the person choose.
