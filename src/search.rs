@@ -184,7 +184,8 @@ fn fuse(lists: &[(f64, Vec<Candidate>)]) -> Vec<Fused> {
                 continue;
             }
             rank += 1.0;
-            let fused = units.entry(candidate.unit).or_insert(Fused { unit: candidate.unit, score: 0.0, hint: None });
+            let fused =
+                units.entry(candidate.unit).or_insert(Fused { unit: candidate.unit, score: 0.0, hint: None });
             fused.score += weight / (K + rank);
             fused.hint = fused.hint.or(candidate.segment);
         }
@@ -238,7 +239,10 @@ async fn located(
         }
     }
     found.sort_by(|a, b| {
-        b.score.total_cmp(&a.score).then(b.place.closeness.total_cmp(&a.place.closeness)).then(a.unit.cmp(&b.unit))
+        b.score
+            .total_cmp(&a.score)
+            .then(b.place.closeness.total_cmp(&a.place.closeness))
+            .then(a.unit.cmp(&b.unit))
     });
     let mut seen = std::collections::HashSet::new();
     found.retain(|f| seen.insert((f.unit.media_id, f.segments[f.place.segments.start].seq)));
@@ -248,7 +252,8 @@ async fn located(
 async fn hits(store: &Store, query: &Query, found: Vec<Found>) -> Result<Vec<Hit>, SearchError> {
     let ids: Vec<MediaId> = found.iter().map(|f| MediaId(f.unit.media_id)).collect();
     let headings = lists::headings(store, &ids).await?;
-    let stems = lists::stems(store, query, found.iter().flat_map(|f| &f.segments[f.place.segments.clone()])).await?;
+    let stems =
+        lists::stems(store, query, found.iter().flat_map(|f| &f.segments[f.place.segments.clone()])).await?;
     let mut hits = Vec::with_capacity(found.len());
     for Found { unit, segments, place, score } in found {
         let media_id = MediaId(unit.media_id);
@@ -257,7 +262,9 @@ async fn hits(store: &Store, query: &Query, found: Vec<Found>) -> Result<Vec<Hit
         let mut highlights = Vec::new();
         let (start_ms, end_ms) =
             (segments[place.segments.start].start_ms, segments[place.segments.end - 1].end_ms);
-        for (index, segment) in segments.iter().enumerate().take(place.segments.end).skip(place.segments.start) {
+        for (index, segment) in
+            segments.iter().enumerate().take(place.segments.end).skip(place.segments.start)
+        {
             if !text.is_empty() {
                 text.push(' ');
             }

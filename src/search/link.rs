@@ -41,14 +41,17 @@ pub fn link(address: &str, locator: &Locator, start_ms: i64) -> String {
 /// The video's id, in any of the forms that YouTube's addresses have.
 fn youtube_id(url: &Url) -> Option<String> {
     let Some(Host::Domain(host)) = url.host() else { return None };
-    let host = host.strip_prefix("www.").or(host.strip_prefix("m.")).or(host.strip_prefix("music.")).unwrap_or(host);
+    let host =
+        host.strip_prefix("www.").or(host.strip_prefix("m.")).or(host.strip_prefix("music.")).unwrap_or(host);
     let mut path = url.path_segments()?;
     let id = match (host, path.next()?) {
         ("youtu.be", id) => id.to_owned(),
         ("youtube.com" | "youtube-nocookie.com", "watch") => {
             url.query_pairs().find(|(key, _)| key == "v")?.1.into_owned()
         }
-        ("youtube.com" | "youtube-nocookie.com", "shorts" | "embed" | "live" | "v") => path.next()?.to_owned(),
+        ("youtube.com" | "youtube-nocookie.com", "shorts" | "embed" | "live" | "v") => {
+            path.next()?.to_owned()
+        }
         _ => return None,
     };
     let valid = id.len() == 11 && id.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'));
@@ -75,8 +78,14 @@ mod tests {
         ] {
             assert_eq!(page(address), "https://www.youtube.com/watch?v=dQw4w9WgXcQ&t=83s", "{address}");
         }
-        assert_eq!(page("https://www.youtube.com/watch?v=a%22b"), "https://www.youtube.com/watch?v=a%22b#t=83");
-        assert_eq!(page("https://youtube.com.evil.org/watch?v=dQw4w9WgXcQ"), "https://youtube.com.evil.org/watch?v=dQw4w9WgXcQ#t=83");
+        assert_eq!(
+            page("https://www.youtube.com/watch?v=a%22b"),
+            "https://www.youtube.com/watch?v=a%22b#t=83"
+        );
+        assert_eq!(
+            page("https://youtube.com.evil.org/watch?v=dQw4w9WgXcQ"),
+            "https://youtube.com.evil.org/watch?v=dQw4w9WgXcQ#t=83"
+        );
     }
 
     #[test]

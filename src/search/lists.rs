@@ -200,7 +200,10 @@ async fn segments(
         sqlx::query_as(AssertSqlSafe(sql)).bind(query).bind(depth).fetch_all(pool).await?;
     Ok(rows
         .into_iter()
-        .map(|(media_id, seq, first, end)| Candidate { unit: Unit { media_id, first, end }, segment: Some(seq) })
+        .map(|(media_id, seq, first, end)| Candidate {
+            unit: Unit { media_id, first, end },
+            segment: Some(seq),
+        })
         .collect())
 }
 
@@ -266,7 +269,10 @@ async fn nearest(
 }
 
 /// The segments of each unit, in order.
-pub(super) async fn texts(store: &Store, of: &[Unit]) -> Result<HashMap<Unit, Vec<SegmentText>>, SearchError> {
+pub(super) async fn texts(
+    store: &Store,
+    of: &[Unit],
+) -> Result<HashMap<Unit, Vec<SegmentText>>, SearchError> {
     type Row = (Uuid, i32, i32, i32, i64, i64, String, String);
     let rows: Vec<Row> = sqlx::query_as(
         "SELECT u.media_id, u.first, u.until, s.seq, s.start_ms, s.end_ms, s.text, s.language
@@ -289,7 +295,10 @@ pub(super) async fn texts(store: &Store, of: &[Unit]) -> Result<HashMap<Unit, Ve
 }
 
 /// Title and address of each item.
-pub(super) async fn headings(store: &Store, ids: &[MediaId]) -> Result<HashMap<MediaId, Heading>, SearchError> {
+pub(super) async fn headings(
+    store: &Store,
+    ids: &[MediaId],
+) -> Result<HashMap<MediaId, Heading>, SearchError> {
     let mut headings = HashMap::new();
     for row in store.media_many(ids).await? {
         let heading = Heading { address: row.address().to_owned(), title: row.title, locator: row.locator };

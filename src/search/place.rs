@@ -183,7 +183,8 @@ mod tests {
 
     #[test]
     fn a_sentence_is_found_in_its_segment() {
-        let place = at("the cat sat down", &["I saw the dog.", "Then the cat sat down.", "And the cat slept."]);
+        let place =
+            at("the cat sat down", &["I saw the dog.", "Then the cat sat down.", "And the cat slept."]);
         assert_eq!((place.segments, place.verbatim), (1..2, true));
         assert_eq!(place.words, [(1, 1), (1, 2), (1, 3), (1, 4)].into());
     }
@@ -206,7 +207,10 @@ mod tests {
 
     #[test]
     fn scattered_words_choose_the_segment_with_most() {
-        let place = at("camshaft sensor replacement price", &["the price", "of a sensor for the camshaft", "is high"]);
+        let place = at(
+            "camshaft sensor replacement price",
+            &["the price", "of a sensor for the camshaft", "is high"],
+        );
         assert_eq!(place.segments, 1..2);
         assert!(!place.verbatim);
     }

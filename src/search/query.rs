@@ -55,7 +55,12 @@ impl Query {
     fn plain(text: &str) -> Self {
         let text = text.replace('"', " ");
         let kept: Vec<&str> = text.split_whitespace().filter(|w| w.chars().count() <= LONGEST_WORD).collect();
-        Self::new(&kept, kept.iter().map(|w| format!("\"{w}\"")).collect::<Vec<_>>().join(" "), String::new(), false)
+        Self::new(
+            &kept,
+            kept.iter().map(|w| format!("\"{w}\"")).collect::<Vec<_>>().join(" "),
+            String::new(),
+            false,
+        )
     }
 
     fn strict(parts: &[Part]) -> Self {

@@ -222,9 +222,7 @@ impl Store {
         }
         let names = spellings(&what);
         let keys: Vec<Uuid> = names.iter().map(|name| text_key(name.as_bytes())).collect();
-        let found = self
-            .query("source = ANY($1) OR webpage_url = ANY($1)", |q| q.bind(&names))
-            .await?;
+        let found = self.query("source = ANY($1) OR webpage_url = ANY($1)", |q| q.bind(&names)).await?;
         if !found.is_empty() {
             return Ok(found);
         }
@@ -238,10 +236,9 @@ impl Store {
             return Ok(found);
         }
         let (low, high) = id_range(&what).unzip();
-        self.query(
-            "media_id BETWEEN $2 AND $3 OR position(spoken_fold($1) IN spoken_fold(title)) > 0",
-            |q| q.bind(&what).bind(low).bind(high),
-        )
+        self.query("media_id BETWEEN $2 AND $3 OR position(spoken_fold($1) IN spoken_fold(title)) > 0", |q| {
+            q.bind(&what).bind(low).bind(high)
+        })
         .await
     }
 
@@ -302,7 +299,8 @@ fn id_range(what: &str) -> Option<(Uuid, Uuid)> {
     if !(4..=32).contains(&digits.len()) || !digits.chars().all(|c| c.is_ascii_hexdigit()) {
         return None;
     }
-    let fill = |with: char| Uuid::try_parse(&format!("{digits}{}", with.to_string().repeat(32 - digits.len())));
+    let fill =
+        |with: char| Uuid::try_parse(&format!("{digits}{}", with.to_string().repeat(32 - digits.len())));
     Some((fill('0').ok()?, fill('f').ok()?))
 }
 

@@ -7,9 +7,17 @@ use spoken::store::{Claim, EmbeddingModel, Store};
 use super::store::{item, model, passages, segment, store, transcript};
 
 /// Stores an item with one passage per `n` segments; `vector` makes a passage's vector from its text.
-async fn put(store: &Store, item: &Item, segments: Vec<Segment>, n: usize, vector: impl Fn(&str) -> Vec<f32>) {
+async fn put(
+    store: &Store,
+    item: &Item,
+    segments: Vec<Segment>,
+    n: usize,
+    vector: impl Fn(&str) -> Vec<f32>,
+) {
     store.upsert(item, "test").await.unwrap();
-    let Claim::Work(work) = store.claim(item.media_id, "worker").await.unwrap() else { panic!("not claimed") };
+    let Claim::Work(work) = store.claim(item.media_id, "worker").await.unwrap() else {
+        panic!("not claimed")
+    };
     let passages = passages(&segments, n);
     let vectors: Vec<_> = passages.iter().map(|p| vector(&p.text)).collect();
     store
@@ -38,8 +46,12 @@ async fn texts(store: &Store, query: &str) -> Vec<String> {
 #[tokio::test]
 async fn the_exact_sentence_comes_before_many_that_are_almost_it() {
     let store = store().await;
-    let near = ["The train to Hamburg leaves at nine in the evening.", "The train to Hamburg leaves at ten.",
-        "A train to Hamburg leaves at nine in the morning from here.", "In the morning the train leaves Hamburg at nine."];
+    let near = [
+        "The train to Hamburg leaves at nine in the evening.",
+        "The train to Hamburg leaves at ten.",
+        "A train to Hamburg leaves at nine in the morning from here.",
+        "In the morning the train leaves Hamburg at nine.",
+    ];
     for file in 0..60 {
         let mut lines: Vec<&str> = vec!["Welcome back to the station.", "Here is the news."];
         lines.extend((0..4).map(|i| near[(file + i) % 4]));
@@ -69,8 +81,13 @@ async fn the_exact_sentence_comes_before_many_that_are_almost_it() {
 #[tokio::test]
 async fn a_sentence_is_found_though_it_was_misheard_or_cut_in_two() {
     let store = store().await;
-    let lines = ["Good evening everybody.", "Tonight we will talk about the", "migration of monarch butterflies to Mexico.",
-        "They fly for thousands of miles.", "Nobody knows how they find the way."];
+    let lines = [
+        "Good evening everybody.",
+        "Tonight we will talk about the",
+        "migration of monarch butterflies to Mexico.",
+        "They fly for thousands of miles.",
+        "Nobody knows how they find the way.",
+    ];
     put(&store, &item("b"), said("en", &lines), 5, flat).await;
     for i in 0..20 {
         let other = format!("The migration of number {i} will be talked about tonight.");
@@ -86,8 +103,16 @@ async fn a_sentence_is_found_though_it_was_misheard_or_cut_in_two() {
 #[tokio::test]
 async fn words_are_found_in_other_forms_and_without_accents_and_marked() {
     let store = store().await;
-    put(&store, &item("es"), said("es", &["¿Qué hora es?", "Las canciones del Árbol están aquí."]), 1, flat).await;
-    put(&store, &item("en"), said("en", &["Two houses were built.", "Don't stop running, naïve people."]), 1, flat).await;
+    put(&store, &item("es"), said("es", &["¿Qué hora es?", "Las canciones del Árbol están aquí."]), 1, flat)
+        .await;
+    put(
+        &store,
+        &item("en"),
+        said("en", &["Two houses were built.", "Don't stop running, naïve people."]),
+        1,
+        flat,
+    )
+    .await;
     put(&store, &item("ja"), said("ja", &["私は東京に住んでいます。"]), 1, flat).await;
     put(&store, &item("he"), said("he", &["שלום לכולם וברוכים הבאים"]), 1, flat).await;
     let marked = async |query: &str| -> Vec<String> {
@@ -110,7 +135,14 @@ async fn words_are_found_in_other_forms_and_without_accents_and_marked() {
 #[tokio::test]
 async fn a_query_of_stop_words_finds_its_phrase() {
     let store = store().await;
-    put(&store, &item("a"), said("en", &["Not to be or to be.", "To be or not to be.", "Nothing here."]), 3, flat).await;
+    put(
+        &store,
+        &item("a"),
+        said("en", &["Not to be or to be.", "To be or not to be.", "Nothing here."]),
+        3,
+        flat,
+    )
+    .await;
     let hits = find(&store, "to be or not to be", Mode::Hybrid).await;
     assert_eq!(hits[0].start_ms, 4000);
     assert_eq!(hits[0].highlights.len(), 6);
@@ -119,7 +151,14 @@ async fn a_query_of_stop_words_finds_its_phrase() {
 #[tokio::test]
 async fn operators_are_obeyed_in_words_and_meaning() {
     let store = store().await;
-    put(&store, &item("a"), said("en", &["The red cat sleeps.", "The red dog runs.", "The blue cat runs.", "Cats that are red."]), 1, flat).await;
+    put(
+        &store,
+        &item("a"),
+        said("en", &["The red cat sleeps.", "The red dog runs.", "The blue cat runs.", "Cats that are red."]),
+        1,
+        flat,
+    )
+    .await;
     assert_eq!(texts(&store, "\"red cat\"").await, ["The red cat sleeps."]);
     assert_eq!(texts(&store, "red -dogs -sleeping").await, ["Cats that are red."]);
     let mut either = texts(&store, "blue OR dog").await;
@@ -137,8 +176,17 @@ async fn operators_are_obeyed_in_words_and_meaning() {
 #[tokio::test]
 async fn meaning_finds_what_words_do_not() {
     let store = store().await;
-    let vector = |text: &str| if text.contains("automobile") { vec![1.0, 0.0, 0.0, 0.0] } else { vec![0.0, 1.0, 0.2, 0.0] };
-    put(&store, &item("a"), said("en", &["It rains today.", "Speeding up an automobile.", "The garden is green."]), 1, vector).await;
+    let vector = |text: &str| {
+        if text.contains("automobile") { vec![1.0, 0.0, 0.0, 0.0] } else { vec![0.0, 1.0, 0.2, 0.0] }
+    };
+    put(
+        &store,
+        &item("a"),
+        said("en", &["It rains today.", "Speeding up an automobile.", "The garden is green."]),
+        1,
+        vector,
+    )
+    .await;
     let near = [0.9, 0.1, 0.0, 0.0];
     for mode in [Mode::Hybrid, Mode::Semantic] {
         let request = SearchRequest { query: "make my car faster".into(), limit: 2, mode };
@@ -150,7 +198,10 @@ async fn meaning_finds_what_words_do_not() {
     let request = SearchRequest { query: "car".into(), limit: 2, mode: Mode::Semantic };
     assert!(matches!(search(&store, &request, None).await, Err(SearchError::NoVector)));
     let query = Some(QueryVector { model: &model(), vector: &near[..3] });
-    assert!(matches!(search(&store, &request, query).await, Err(SearchError::Vector { found: 3, needed: 4 })));
+    assert!(matches!(
+        search(&store, &request, query).await,
+        Err(SearchError::Vector { found: 3, needed: 4 })
+    ));
     let unknown = EmbeddingModel { model_id: "never stored".into(), dimension: 4 };
     let query = Some(QueryVector { model: &unknown, vector: &near });
     assert_eq!(search(&store, &request, query).await.unwrap(), []);
@@ -165,11 +216,69 @@ async fn no_query_is_an_error() {
     let long = "x".repeat(10_000);
     let many = "word ".repeat(10_000);
     let queries = [
-        "", " ", "the", "the of and", "'", "\"", "''", "\\", "\\'", "a'; DROP TABLE media; --", "& | !", "!", "!!a", "a <-> b",
-        "(", ")", "((a)", ":*", "a:*", "a:ABCD", "-", "--", "-a", "- a", "-\"", "-\"a b\"", "\"a", "a\"b\"c", "OR", "or", "OR OR",
-        "a OR", "a OR -b", "\"\"", "\"!\" OR \"&\"", "%", "_", "\0", "a\0b", "\u{202e}abc", "🎉", "👨‍👩‍👧‍👦 family", "日本語", "日 本", "עברית",
-        "ｆｕｌｌ", "ﬁne", "e\u{301}", "\u{301}", "1.5e10", "-5", "3-4", "a-b-c", "http://example.org/a?b=c&d#e", "x@y.z", "/a/b/c.txt",
-        "<b>bold</b>", "a&amp;b", "{1,2}", "$1", "NULL", &long, &many,
+        "",
+        " ",
+        "the",
+        "the of and",
+        "'",
+        "\"",
+        "''",
+        "\\",
+        "\\'",
+        "a'; DROP TABLE media; --",
+        "& | !",
+        "!",
+        "!!a",
+        "a <-> b",
+        "(",
+        ")",
+        "((a)",
+        ":*",
+        "a:*",
+        "a:ABCD",
+        "-",
+        "--",
+        "-a",
+        "- a",
+        "-\"",
+        "-\"a b\"",
+        "\"a",
+        "a\"b\"c",
+        "OR",
+        "or",
+        "OR OR",
+        "a OR",
+        "a OR -b",
+        "\"\"",
+        "\"!\" OR \"&\"",
+        "%",
+        "_",
+        "\0",
+        "a\0b",
+        "\u{202e}abc",
+        "🎉",
+        "👨‍👩‍👧‍👦 family",
+        "日本語",
+        "日 本",
+        "עברית",
+        "ｆｕｌｌ",
+        "ﬁne",
+        "e\u{301}",
+        "\u{301}",
+        "1.5e10",
+        "-5",
+        "3-4",
+        "a-b-c",
+        "http://example.org/a?b=c&d#e",
+        "x@y.z",
+        "/a/b/c.txt",
+        "<b>bold</b>",
+        "a&amp;b",
+        "{1,2}",
+        "$1",
+        "NULL",
+        &long,
+        &many,
     ];
     for store in [&empty, &filled] {
         for query in queries {
@@ -225,7 +334,9 @@ async fn a_hit_is_a_line_of_the_documented_shape() {
 async fn segments_without_a_passage_are_found_too() {
     let store = store().await;
     store.upsert(&item("a"), "test").await.unwrap();
-    let Claim::Work(work) = store.claim(item("a").media_id, "w").await.unwrap() else { panic!("not claimed") };
+    let Claim::Work(work) = store.claim(item("a").media_id, "w").await.unwrap() else {
+        panic!("not claimed")
+    };
     let segments = said("en", &["Lonely words."]);
     store
         .complete(&work.claimed, &Metadata::default(), &transcript(segments), &[], &[], &model())

@@ -4,14 +4,14 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use futures::TryStreamExt;
-use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use spoken::media::{
     Failure, FailureClass, Item, Locator, MediaId, Metadata, Passage, Segment, State, Transcript,
 };
 use spoken::store::{
-    Attempt, Claim, Claimed, EmbeddingModel, ItemFilter, SaveError, Selection, Store, StoreError, StoreOptions,
-    Upserted, Work,
+    Attempt, Claim, Claimed, EmbeddingModel, ItemFilter, SaveError, Selection, Store, StoreError,
+    StoreOptions, Upserted, Work,
 };
+use sqlx::{AssertSqlSafe, Connection, PgConnection};
 
 /// A fresh database on the test server; its address.
 pub async fn database() -> String {
@@ -108,7 +108,10 @@ async fn state(store: &Store, item: &Item) -> State {
 }
 
 async fn count(store: &Store, table: &str) -> i64 {
-    sqlx::query_scalar(AssertSqlSafe(format!("SELECT count(*) FROM {table}"))).fetch_one(store.pool()).await.unwrap()
+    sqlx::query_scalar(AssertSqlSafe(format!("SELECT count(*) FROM {table}")))
+        .fetch_one(store.pool())
+        .await
+        .unwrap()
 }
 
 #[tokio::test]
@@ -117,7 +120,8 @@ async fn many_processes_may_migrate_at_once() {
     let runs = (0..8).map(|_| {
         let url = url.clone();
         tokio::spawn(async move {
-            let store = Store::connect(&url, &StoreOptions { max_connections: 2, ..Default::default() }).await?;
+            let store =
+                Store::connect(&url, &StoreOptions { max_connections: 2, ..Default::default() }).await?;
             store.migrate().await.map(|m| m.applied)
         })
     });
@@ -144,7 +148,10 @@ async fn a_newer_or_foreign_schema_is_refused_and_the_lock_let_go() {
         assert!(matches!(error, StoreError::SchemaTooNew { found: 9999, .. }), "{error}");
     }
     sqlx::query("DELETE FROM spoken_migrations WHERE version = 9999").execute(store.pool()).await.unwrap();
-    sqlx::query("UPDATE spoken_migrations SET checksum = '' WHERE version = 1").execute(store.pool()).await.unwrap();
+    sqlx::query("UPDATE spoken_migrations SET checksum = '' WHERE version = 1")
+        .execute(store.pool())
+        .await
+        .unwrap();
     let error = store.migrate().await.unwrap_err();
     assert!(matches!(error, StoreError::SchemaForeign { version: 1 }), "{error}");
 }
@@ -154,7 +161,10 @@ async fn a_user_without_rights_is_told_so() {
     let url = database().await;
     let mut admin = PgConnection::connect(&url).await.unwrap();
     let role = format!("spoken_test_{}", uuid::Uuid::new_v4().simple());
-    sqlx::query(AssertSqlSafe(format!("CREATE ROLE {role} LOGIN PASSWORD 'x'"))).execute(&mut admin).await.unwrap();
+    sqlx::query(AssertSqlSafe(format!("CREATE ROLE {role} LOGIN PASSWORD 'x'")))
+        .execute(&mut admin)
+        .await
+        .unwrap();
     let mut poor: url::Url = url.parse().unwrap();
     poor.set_username(&role).unwrap();
     poor.set_password(Some("x")).unwrap();
@@ -250,7 +260,8 @@ async fn a_worker_that_lost_its_item_changes_nothing() {
     let heir = claim(&store, &item).await;
     assert_eq!((heir.attempt, heir.crashes), (1, 1));
     let failure = Failure::new(FailureClass::Network, "late");
-    let lost = |result: Result<(), SaveError>| assert!(matches!(result, Err(SaveError::LeaseLost)), "{result:?}");
+    let lost =
+        |result: Result<(), SaveError>| assert!(matches!(result, Err(SaveError::LeaseLost)), "{result:?}");
     let words = || vec![segment(0, 1, "en", "zombie")];
     lost(save(&store, &zombie.claimed, words()).await);
     lost(store.fail(&zombie.claimed, &failure).await);
@@ -324,7 +335,10 @@ async fn a_failed_copy_leaves_nothing_behind_and_the_connection_usable() {
     let item = item("a");
     store.upsert(&item, "x").await.unwrap();
     let claimed = claim(&store, &item).await.claimed;
-    sqlx::query("ALTER TABLE passages ADD CONSTRAINT no CHECK (text <> 'no')").execute(store.pool()).await.unwrap();
+    sqlx::query("ALTER TABLE passages ADD CONSTRAINT no CHECK (text <> 'no')")
+        .execute(store.pool())
+        .await
+        .unwrap();
     let result = save(&store, &claimed, vec![segment(0, 1, "en", "no")]).await;
     assert!(matches!(result, Err(SaveError::Database(_))), "{result:?}");
     assert_eq!(state(&store, &item).await, State::Active);
@@ -345,9 +359,13 @@ async fn failures_delays_and_releases_are_kept_apart() {
     store.release(&first.claimed).await.unwrap();
     let second = claim(&store, &item).await;
     assert_eq!(second.attempt, 1, "a released attempt is not consumed");
-    let due = store.delay(&second.claimed, &network, Duration::from_secs(3600), Attempt::Counts).await.unwrap();
+    let due =
+        store.delay(&second.claimed, &network, Duration::from_secs(3600), Attempt::Counts).await.unwrap();
     let row = store.media(item.media_id).await.unwrap().unwrap();
-    assert_eq!((row.state, row.retry_at, row.error.as_deref()), (State::Queued, Some(due), Some("connection \u{fffd} reset")));
+    assert_eq!(
+        (row.state, row.retry_at, row.error.as_deref()),
+        (State::Queued, Some(due), Some("connection \u{fffd} reset"))
+    );
     assert!((due - row.updated_at).num_seconds() == 3600);
     let third = claim(&store, &item).await;
     assert_eq!(third.attempt, 2);
@@ -467,7 +485,11 @@ async fn a_file_that_moved_is_found_at_its_new_place() {
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| {
         let path = folder.path().join(name);
-        Item { locator: Locator::File(path.clone()), source: path.display().to_string(), ..item("same content") }
+        Item {
+            locator: Locator::File(path.clone()),
+            source: path.display().to_string(),
+            ..item("same content")
+        }
     };
     std::fs::write(folder.path().join("a"), "x").unwrap();
     store.upsert(&at("a"), "x").await.unwrap();
@@ -517,7 +539,17 @@ async fn a_person_finds_an_item_by_whatever_they_have() {
         store.find(what).await.unwrap().iter().map(|row| row.media_id).collect()
     };
     let id = video.media_id.to_string();
-    for what in [&id, &id.to_uppercase(), &id[..8], &id[..13], "dQw4w9WgXcQ", &video.source, "RARA", "100%", "\"rara\"_"] {
+    for what in [
+        &id,
+        &id.to_uppercase(),
+        &id[..8],
+        &id[..13],
+        "dQw4w9WgXcQ",
+        &video.source,
+        "RARA",
+        "100%",
+        "\"rara\"_",
+    ] {
         assert_eq!(found(what).await, [video.media_id], "{what}");
     }
     assert_eq!(found("https://www.youtube.com/playlist?list=PL1").await, [video.media_id]);
@@ -525,7 +557,11 @@ async fn a_person_finds_an_item_by_whatever_they_have() {
     assert_eq!(found("cancion").await.len(), 2);
     assert_eq!(found("CANCIÓN").await.len(), 2);
     for nothing in ["", "  ", "%", "'; DROP TABLE media; --", "0000", "\0"] {
-        assert_eq!(found(nothing).await, if nothing == "%" { vec![video.media_id] } else { vec![] }, "{nothing:?}");
+        assert_eq!(
+            found(nothing).await,
+            if nothing == "%" { vec![video.media_id] } else { vec![] },
+            "{nothing:?}"
+        );
     }
 }
 
@@ -535,9 +571,13 @@ async fn vectors_of_a_former_model_go_when_passages_are_replaced() {
     let item = item("a");
     store.upsert(&item, "x").await.unwrap();
     let first = claim(&store, &item).await.claimed;
-    save(&store, &first, vec![segment(0, 1, "en", "one"), segment(1, 2, "en", "two"), segment(2, 3, "en", "three")])
-        .await
-        .unwrap();
+    save(
+        &store,
+        &first,
+        vec![segment(0, 1, "en", "one"), segment(1, 2, "en", "two"), segment(2, 3, "en", "three")],
+    )
+    .await
+    .unwrap();
     sqlx::query("UPDATE media SET state = 'queued'").execute(store.pool()).await.unwrap();
     let second = claim(&store, &item).await.claimed;
     let segments = vec![segment(0, 1, "en", "new")];
@@ -558,10 +598,11 @@ async fn vectors_of_a_former_model_go_when_passages_are_replaced() {
             .await
             .unwrap();
     }
-    let tables: Vec<String> = sqlx::query_scalar("SELECT table_name FROM embedding_models ORDER BY created_at")
-        .fetch_all(store.pool())
-        .await
-        .unwrap();
+    let tables: Vec<String> =
+        sqlx::query_scalar("SELECT table_name FROM embedding_models ORDER BY created_at")
+            .fetch_all(store.pool())
+            .await
+            .unwrap();
     assert_eq!(tables.len(), 3);
     let mut rows = Vec::new();
     for table in &tables {
