@@ -54,7 +54,9 @@ impl Default for StoreOptions {
 #[non_exhaustive]
 pub enum StoreError {
     /// The address is no `postgres://` URL.
-    #[error("the database address is not valid ({reason}); expected postgres://user:password@host:port/database")]
+    #[error(
+        "the database address is not valid ({reason}); expected postgres://user:password@host:port/database"
+    )]
     Address {
         /// What the parser disliked; never the address itself, which may hold a password.
         reason: String,
@@ -112,7 +114,9 @@ pub enum StoreError {
     #[error("this database user may not create tables here: {0}; grant it CREATE on the schema")]
     Permission(String),
     /// A later release has been here.
-    #[error("the database's schema (version {found}) is newer than this program's ({known}); update the program")]
+    #[error(
+        "the database's schema (version {found}) is newer than this program's ({known}); update the program"
+    )]
     SchemaTooNew {
         /// Version in the database.
         found: i64,
@@ -120,7 +124,9 @@ pub enum StoreError {
         known: i64,
     },
     /// The schema was made by another edition of the same migration.
-    #[error("the database's schema was made by a different build (migration {version}); use a fresh database")]
+    #[error(
+        "the database's schema was made by a different build (migration {version}); use a fresh database"
+    )]
     SchemaForeign {
         /// The migration that differs.
         version: i64,
@@ -187,7 +193,8 @@ impl Store {
     /// # Errors
     /// [`StoreError::Address`], [`StoreError::Connect`], [`StoreError::ServerTooOld`], [`StoreError::Encoding`].
     pub async fn connect(url: &str, options: &StoreOptions) -> Result<Self, StoreError> {
-        let connect = PgConnectOptions::from_str(url).map_err(|e| StoreError::Address { reason: address_reason(&e) })?;
+        let connect = PgConnectOptions::from_str(url)
+            .map_err(|e| StoreError::Address { reason: address_reason(&e) })?;
         // sqlx logs whole statements at warn level once they take a second, which an exact scan of a large
         // library may; what fails is told by the error anyway.
         let connect = connect.application_name("spoken").disable_statement_logging();
@@ -232,7 +239,10 @@ impl Store {
 }
 
 /// Connects once; goes on trying while the server says that it is starting up.
-async fn first_connection(options: &PgConnectOptions, timeout: Duration) -> Result<PgConnection, sqlx::Error> {
+async fn first_connection(
+    options: &PgConnectOptions,
+    timeout: Duration,
+) -> Result<PgConnection, sqlx::Error> {
     let attempt = async {
         loop {
             match options.connect().await {

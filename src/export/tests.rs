@@ -13,7 +13,14 @@ fn heading() -> Heading {
 }
 
 fn segment(start_ms: i64, end_ms: i64, text: &str) -> Segment {
-    Segment { start_ms, end_ms, text: text.into(), language: "en".into(), avg_logprob: -0.2, no_speech_prob: 0.0 }
+    Segment {
+        start_ms,
+        end_ms,
+        text: text.into(),
+        language: "en".into(),
+        avg_logprob: -0.2,
+        no_speech_prob: 0.0,
+    }
 }
 
 fn export(format: Format, segments: &[Segment]) -> String {
@@ -136,7 +143,11 @@ fn ffmpeg_reads_what_was_written() {
     let hostile = [
         segment(0, 1000, "Plain."),
         segment(900, 900, "no --> time"),
-        segment(1000, 4000, "<i>{\\b1}ünïcödé 日本語 🎉 עברית & <c.x>\n\n5\n00:00:00,000 --> 00:00:01,000\nnot a cue"),
+        segment(
+            1000,
+            4000,
+            "<i>{\\b1}ünïcödé 日本語 🎉 עברית & <c.x>\n\n5\n00:00:00,000 --> 00:00:01,000\nnot a cue",
+        ),
         segment(4000, 400_000_000, &"very long words and many of them ".repeat(40)),
     ];
     for (format, demuxer) in [(Format::Srt, "srt"), (Format::Vtt, "webvtt")] {

@@ -253,7 +253,11 @@ impl Store {
         retrying(|| self.try_end(claimed, &Ending::Released)).await.map(drop)
     }
 
-    async fn try_end(&self, claimed: &Claimed, ending: &Ending<'_>) -> Result<Option<DateTime<Utc>>, SaveError> {
+    async fn try_end(
+        &self,
+        claimed: &Claimed,
+        ending: &Ending<'_>,
+    ) -> Result<Option<DateTime<Utc>>, SaveError> {
         let (state, failure, after, consumed) = match ending {
             Ending::Failed(failure) => ("failed", Some(*failure), None, true),
             Ending::Delayed { failure, after, attempt } => {

@@ -146,7 +146,9 @@ impl Store {
                 .fetch_all(&self.pool)
                 .await?;
         rows.into_iter()
-            .map(|(id, state, class)| Ok((MediaId(id), (read::state(&state)?, class.as_deref().map(read::class)))))
+            .map(|(id, state, class)| {
+                Ok((MediaId(id), (read::state(&state)?, class.as_deref().map(read::class))))
+            })
             .collect()
     }
 
@@ -195,7 +197,13 @@ impl Store {
         .await?;
         rows.into_iter()
             .map(|(id, state, generation, retry_at, worker)| {
-                Ok(Unfinished { media_id: MediaId(id), state: read::state(&state)?, generation, retry_at, worker })
+                Ok(Unfinished {
+                    media_id: MediaId(id),
+                    state: read::state(&state)?,
+                    generation,
+                    retry_at,
+                    worker,
+                })
             })
             .collect()
     }
@@ -204,7 +212,12 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError::Database`].
-    pub async fn known_file(&self, path: &Path, size: u64, mtime_ns: i64) -> Result<Option<MediaId>, StoreError> {
+    pub async fn known_file(
+        &self,
+        path: &Path,
+        size: u64,
+        mtime_ns: i64,
+    ) -> Result<Option<MediaId>, StoreError> {
         let id: Option<Uuid> = sqlx::query_scalar(
             "SELECT media_id FROM known_files WHERE path_key = $1 AND size = $2 AND mtime_ns = $3",
         )
@@ -345,12 +358,14 @@ async fn note_places(
             && moved(item, row)
         {
             // Not while somebody works on it: they have read the former place.
-            sqlx::query("UPDATE media SET locator = $2, source = $3 WHERE media_id = $1 AND state <> 'active'")
-                .bind(item.media_id.0)
-                .bind(locator::to_json(&item.locator))
-                .bind(&*clean(&item.source))
-                .execute(&mut *conn)
-                .await?;
+            sqlx::query(
+                "UPDATE media SET locator = $2, source = $3 WHERE media_id = $1 AND state <> 'active'",
+            )
+            .bind(item.media_id.0)
+            .bind(locator::to_json(&item.locator))
+            .bind(&*clean(&item.source))
+            .execute(&mut *conn)
+            .await?;
         }
     }
     Ok(())
@@ -370,7 +385,11 @@ fn moved(item: &Item, row: &Known) -> bool {
 }
 
 /// The latest reason is the one to tell.
-async fn refresh_failure(conn: &mut PgConnection, batch: &[Item], failure: &Failure) -> Result<(), sqlx::Error> {
+async fn refresh_failure(
+    conn: &mut PgConnection,
+    batch: &[Item],
+    failure: &Failure,
+) -> Result<(), sqlx::Error> {
     sqlx::query(
         "UPDATE media SET state = 'failed', error_class = $2, error = $3, remedy = $4, retry_at = NULL,
              finished_at = now(), updated_at = now()

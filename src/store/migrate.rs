@@ -162,7 +162,9 @@ fn told(error: MigrateError, applied: &[i64], migrator: &Migrator) -> StoreError
             found: applied.last().copied().unwrap_or(found),
             known: migrator.iter().map(|m| m.version).max().unwrap_or(0),
         },
-        MigrateError::VersionMismatch(version) | MigrateError::Dirty(version) => StoreError::SchemaForeign { version },
+        MigrateError::VersionMismatch(version) | MigrateError::Dirty(version) => {
+            StoreError::SchemaForeign { version }
+        }
         MigrateError::Execute(e) | MigrateError::ExecuteMigration(e, _) if code(&e) == "42501" => {
             StoreError::Permission(database_message(&e))
         }

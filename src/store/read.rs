@@ -193,6 +193,17 @@ impl Store {
         Ok(found.into_iter().next())
     }
 
+    /// The items with these ids, in no order; those that are not known are missing.
+    ///
+    /// # Errors
+    /// [`StoreError::Database`].
+    pub async fn media_many(&self, ids: &[MediaId]) -> Result<Vec<MediaRow>, StoreError> {
+        let sql = format!("SELECT {COLUMNS} FROM media WHERE media_id = ANY($1)");
+        let ids: Vec<Uuid> = ids.iter().map(|id| id.0).collect();
+        let rows = sqlx::query(AssertSqlSafe(sql)).bind(ids).fetch_all(&self.pool).await?;
+        Ok(rows.iter().map(MediaRow::read).collect::<Result<_, _>>()?)
+    }
+
     /// The items a person may mean by `what`, up to 50: its id; else its address or path, as given, listed or found
     /// by fetching, or the site's own id; else the start of its id (four digits or more) or a part of its title,
     /// case and accents aside. More than one: let the person choose.
@@ -211,9 +222,7 @@ impl Store {
         }
         let names = spellings(&what);
         let keys: Vec<Uuid> = names.iter().map(|name| text_key(name.as_bytes())).collect();
-        let found = self
-            .query("source = ANY($1) OR webpage_url = ANY($1)", |q| q.bind(&names))
-            .await?;
+        let found = self.query("source = ANY($1) OR webpage_url = ANY($1)", |q| q.bind(&names)).await?;
         if !found.is_empty() {
             return Ok(found);
         }
@@ -227,10 +236,9 @@ impl Store {
             return Ok(found);
         }
         let (low, high) = id_range(&what).unzip();
-        self.query(
-            "media_id BETWEEN $2 AND $3 OR position(spoken_fold($1) IN spoken_fold(title)) > 0",
-            |q| q.bind(&what).bind(low).bind(high),
-        )
+        self.query("media_id BETWEEN $2 AND $3 OR position(spoken_fold($1) IN spoken_fold(title)) > 0", |q| {
+            q.bind(&what).bind(low).bind(high)
+        })
         .await
     }
 
@@ -291,7 +299,8 @@ fn id_range(what: &str) -> Option<(Uuid, Uuid)> {
     if !(4..=32).contains(&digits.len()) || !digits.chars().all(|c| c.is_ascii_hexdigit()) {
         return None;
     }
-    let fill = |with: char| Uuid::try_parse(&format!("{digits}{}", with.to_string().repeat(32 - digits.len())));
+    let fill =
+        |with: char| Uuid::try_parse(&format!("{digits}{}", with.to_string().repeat(32 - digits.len())));
     Some((fill('0').ok()?, fill('f').ok()?))
 }
 

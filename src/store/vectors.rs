@@ -69,20 +69,22 @@ impl Store {
         sqlx::query("SELECT pg_advisory_xact_lock(hashtextextended('spoken embedding models', 0))")
             .execute(&mut *tx)
             .await?;
-        let known: Option<String> =
-            sqlx::query_scalar("SELECT table_name FROM embedding_models WHERE model_id = $1 AND dimension = $2")
-                .bind(&*super::clean(&model.model_id))
-                .bind(model.dimension as i32)
-                .fetch_optional(&mut *tx)
-                .await?;
+        let known: Option<String> = sqlx::query_scalar(
+            "SELECT table_name FROM embedding_models WHERE model_id = $1 AND dimension = $2",
+        )
+        .bind(&*super::clean(&model.model_id))
+        .bind(model.dimension as i32)
+        .fetch_optional(&mut *tx)
+        .await?;
         if let Some(table) = known {
             return Ok(table);
         }
         let mut table = table_name(model);
-        let taken: bool = sqlx::query_scalar("SELECT EXISTS (SELECT FROM embedding_models WHERE table_name = $1)")
-            .bind(&table)
-            .fetch_one(&mut *tx)
-            .await?;
+        let taken: bool =
+            sqlx::query_scalar("SELECT EXISTS (SELECT FROM embedding_models WHERE table_name = $1)")
+                .bind(&table)
+                .fetch_one(&mut *tx)
+                .await?;
         if taken {
             // Two names that differ only in punctuation.
             let key = text_key(model.model_id.as_bytes()).simple().to_string();
@@ -116,11 +118,13 @@ impl Store {
 
     /// The table of `model`'s vectors, if any were ever stored.
     pub(crate) async fn embedding_table(&self, model: &EmbeddingModel) -> Result<Option<String>, StoreError> {
-        Ok(sqlx::query_scalar("SELECT table_name FROM embedding_models WHERE model_id = $1 AND dimension = $2")
-            .bind(&*super::clean(&model.model_id))
-            .bind(i32::try_from(model.dimension).unwrap_or(i32::MAX))
-            .fetch_optional(&self.pool)
-            .await?)
+        Ok(sqlx::query_scalar(
+            "SELECT table_name FROM embedding_models WHERE model_id = $1 AND dimension = $2",
+        )
+        .bind(&*super::clean(&model.model_id))
+        .bind(i32::try_from(model.dimension).unwrap_or(i32::MAX))
+        .fetch_optional(&self.pool)
+        .await?)
     }
 }
 
