@@ -1,1 +1,354 @@
-//! (to be written)
+//! Durable work: every item is a job in Postgres until it is done or given up.
+//!
+//! One job is one media item; its payload is the item's id and generation, nothing else. The machinery is
+//! `graphile_worker` on the same database as the library, so that machines share work by sharing a database. What
+//! this module adds, and why:
+//!
+//! * **One job an item.** The key is `media:<id>:<generation>`, in the mode that leaves an existing job alone, so
+//!   enqueueing twice is harmless, and a retry (a higher generation) is a new job.
+//! * **The library's attempt limit never strikes** ([`MAX_ATTEMPTS`]): a job that ran out of it would block its
+//!   key for ever. Attempts are counted on the item.
+//! * **An outage of the database does not cost what is in flight.** One failed query stops a whole worker of the
+//!   library. Handlers therefore run in tasks of their own; the worker is started again with backoff, and a job
+//!   that is claimed again *attaches* to the handler that still runs for it.
+//! * **After a crash work resumes at once.** Each process has an identity, a file under `workers_dir` that it
+//!   keeps locked and in which the ids of its workers stand. A file that nobody holds belongs to a dead process:
+//!   its jobs are unlocked at the next start. Processes on other machines are noticed by their missing heartbeat,
+//!   after [`STALE_AFTER`].
+//! * **An item that kills the process is found** without giving up those that were merely near it: see
+//!   `crash.rs`.
+//! * **Stopping waits.** After the stop signal nothing new is claimed, and what is in flight may take as long as it
+//!   needs; the caller sets deadlines. Whoever does not want to wait exits: the next start recovers.
+//! * **Nothing is forgotten.** [`Queue::reconcile`] gives every unfinished item without a job a new one.
+//!
+//! Clock times are the database's, never this machine's. Notifications are not used: workers poll.
+
+mod crash;
+mod identity;
+mod in_flight;
+mod worker;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use graphile_worker::WorkerUtils;
+use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
+use sqlx::{Connection, PgConnection};
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use self::identity::{Dead, Identity};
+use crate::media::MediaId;
+
+/// Name of the one kind of job.
+pub const TASK: &str = "ingest_media";
+/// The largest number the library's column holds.
+pub const MAX_ATTEMPTS: i16 = i16::MAX;
+/// A worker whose heartbeat is older than this is dead; its jobs go to others.
+pub const STALE_AFTER: Duration = Duration::from_secs(120);
+
+/// How often a worker says that it lives.
+const HEARTBEAT_EVERY: Duration = Duration::from_secs(15);
+/// How often workers look for dead ones.
+const SWEEP_EVERY: Duration = Duration::from_secs(30);
+/// How often items without a job are looked for.
+const RECONCILE_EVERY: Duration = Duration::from_secs(60);
+/// Rows of one statement when enqueueing.
+const BATCH: usize = 1000;
+/// Advisory lock held while jobs are added: two batches with the same keys in another order would deadlock.
+const ENQUEUE_LOCK: i64 = 0x7370_6f6b_656e_0001;
+/// Advisory lock held while the library's tables are made: it does not expect two at once.
+const MIGRATE_LOCK: i64 = 0x7370_6f6b_656e_0002;
+
+/// How the queue works.
+#[derive(Clone, Debug)]
+pub struct QueueOptions {
+    /// Where identities are kept; `data_dir/workers`. Processes that share it run on one machine.
+    pub workers_dir: PathBuf,
+    /// Jobs in flight at once: what the stages and the channels between them hold.
+    pub concurrency: usize,
+    /// How often free slots look for work. Each look is one query for each free slot.
+    pub poll_interval: Duration,
+    /// Connections of the queue's own pool.
+    pub connections: u32,
+}
+
+impl QueueOptions {
+    /// `concurrency` jobs at once, polled twice a second over at most eight connections.
+    pub fn new(workers_dir: impl Into<PathBuf>, concurrency: usize) -> Self {
+        Self {
+            workers_dir: workers_dir.into(),
+            concurrency: concurrency.max(1),
+            poll_interval: Duration::from_millis(500),
+            connections: u32::try_from(concurrency.clamp(2, 8)).unwrap_or(8),
+        }
+    }
+}
+
+/// Why the queue could not do what was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum QueueError {
+    /// The database refused or is gone.
+    #[error("the queue's database: {0}")]
+    Database(#[from] sqlx::Error),
+    /// The job library refused.
+    #[error("the job queue: {0}")]
+    Library(String),
+    /// An identity could not be read or written.
+    #[error("cannot {what} {}: {source}", path.display())]
+    Io {
+        /// What was tried.
+        what: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// Why not.
+        source: std::io::Error,
+    },
+}
+
+/// What a handler learns about its job beside the item.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct JobInfo {
+    /// The item's generation the job was made for.
+    pub generation: i32,
+    /// How often this job was claimed, 1 the first time; starts again after [`Outcome::Retry`].
+    pub attempt: u32,
+    /// The item's crash score (see `crash.rs`); 0 for almost all.
+    pub crashes: i32,
+}
+
+/// How a handler ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Nothing is left to do, whether the item is done or given up: the job is deleted.
+    Done,
+    /// The job runs again, `after` from now.
+    Retry {
+        /// How long to wait.
+        after: Duration,
+        /// For the log and the job's row. Not outside text.
+        message: String,
+    },
+    /// Somebody else has the item now; the job is theirs.
+    LeaseLost,
+}
+
+/// The jobs there are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Pending {
+    /// Could be claimed now.
+    pub ready: u64,
+    /// Claimed by a worker.
+    pub locked: u64,
+    /// To be claimed later.
+    pub scheduled: u64,
+    /// When the first of these is due, from now (the database's now).
+    pub next_in: Option<Duration>,
+}
+
+/// The queue of one process.
+#[derive(Debug)]
+pub struct Queue {
+    pool: PgPool,
+    options: QueueOptions,
+    identity: Identity,
+    dead: Vec<Dead>,
+}
+
+impl Queue {
+    /// Connects, makes the library's tables where they are missing (several processes may do so at once), takes an
+    /// identity, and frees the jobs of dead processes of this machine.
+    ///
+    /// The tables of the library of media must exist: run the store's migrations first.
+    ///
+    /// # Errors
+    /// [`QueueError`]; nothing is left behind but the identity's file, which the next start clears.
+    pub async fn open(url: &str, options: QueueOptions) -> Result<Self, QueueError> {
+        let connect: PgConnectOptions = url.parse()?;
+        let pool = PgPoolOptions::new()
+            .max_connections(options.connections.max(2))
+            .acquire_timeout(Duration::from_secs(10))
+            .connect_with(connect.application_name("spoken-queue"))
+            .await?;
+        migrate(&pool).await?;
+        let identity = Identity::take(&options.workers_dir)?;
+        let dead = identity::find_dead(&options.workers_dir)?;
+        for process in &dead {
+            crash::recover(&pool, process).await?;
+        }
+        Ok(Self { pool, options, identity, dead })
+    }
+
+    /// This process's identity: the name of its folder in the spool.
+    pub fn worker_id(&self) -> Uuid {
+        self.identity.id
+    }
+
+    /// Processes found dead: the names of folders in the spool that nobody looks after any more.
+    pub fn dead(&self) -> Vec<Uuid> {
+        self.dead.iter().map(|d| d.id).collect()
+    }
+
+    /// Forgets the dead, once what they left in the spool is taken over. Until then they stay this process's
+    /// business: no other process sees them, and if this one dies too, the next finds them again.
+    pub fn bury_dead(&mut self) {
+        self.dead.drain(..).for_each(Dead::bury);
+    }
+
+    /// Adds a job for each item that has none yet; they are claimed in this order. `priority`: smaller is sooner,
+    /// 0 is usual.
+    ///
+    /// # Errors
+    /// [`QueueError::Database`]; whole batches of a thousand are in or not.
+    pub async fn enqueue(&self, items: &[(MediaId, i32)], priority: i16) -> Result<(), QueueError> {
+        for batch in items.chunks(BATCH) {
+            let mut tx = self.pool.begin().await?;
+            enqueue_in(&mut tx, batch, priority).await?;
+            tx.commit().await?;
+        }
+        Ok(())
+    }
+
+    /// Gives a job to every item that is `queued` or `active` and has none, and deletes what interrupted
+    /// reschedulings left. Returns how many jobs were added. [`Queue::run`] does this at its start and every minute.
+    ///
+    /// # Errors
+    /// [`QueueError::Database`].
+    pub async fn reconcile(&self) -> Result<u64, QueueError> {
+        reconcile(&self.pool).await
+    }
+
+    /// What is waiting and running, of all processes on this database.
+    ///
+    /// # Errors
+    /// [`QueueError::Database`].
+    pub async fn pending(&self) -> Result<Pending, QueueError> {
+        let (ready, locked, scheduled, next): (i64, i64, i64, Option<f64>) = sqlx::query_as(
+            "select count(*) filter (where locked_at is null and run_at <= now()), \
+                    count(*) filter (where locked_at is not null), \
+                    count(*) filter (where locked_at is null and run_at > now()), \
+                    extract(epoch from min(run_at) filter (where locked_at is null and run_at > now()) - now())::float8 \
+             from graphile_worker._private_jobs j join graphile_worker._private_tasks t on t.id = j.task_id \
+             where t.identifier = $1 and j.key is not null",
+        )
+        .bind(TASK)
+        .fetch_one(&self.pool)
+        .await?;
+        Ok(Pending {
+            ready: ready.unsigned_abs(),
+            locked: locked.unsigned_abs(),
+            scheduled: scheduled.unsigned_abs(),
+            next_in: next.map(|seconds| Duration::try_from_secs_f64(seconds).unwrap_or_default()),
+        })
+    }
+
+    /// True when no item is `queued` or `active`: one look into a partial index.
+    ///
+    /// # Errors
+    /// [`QueueError::Database`].
+    pub async fn drained(&self) -> Result<bool, QueueError> {
+        let unfinished: bool =
+            sqlx::query_scalar("select exists (select from media where state in ('queued', 'active'))")
+                .fetch_one(&self.pool)
+                .await?;
+        Ok(!unfinished)
+    }
+
+    /// Works until `stop`: claims jobs and gives each to `handler`, at most `concurrency` at once. Returns when the
+    /// last handler has returned. Failures of the database are logged and survived.
+    ///
+    /// `handler` is called once for an item in flight, however often its job is claimed meanwhile. It is not
+    /// called for items that need nothing any more (done, failed, of an older generation, gone). A handler that
+    /// panics counts as a crash of its item.
+    pub async fn run<H, F>(&self, handler: H, stop: CancellationToken)
+    where
+        H: Fn(MediaId, JobInfo) -> F + Send + Sync + 'static,
+        F: Future<Output = Outcome> + Send + 'static,
+    {
+        worker::supervise(self, handler, stop).await;
+    }
+
+    /// Gives back what this process holds and its identity. Call it after [`Queue::run`] has returned.
+    ///
+    /// # Errors
+    /// [`QueueError::Database`]: the next start of a process on this machine clears up then.
+    pub async fn close(mut self) -> Result<(), QueueError> {
+        self.bury_dead();
+        self.identity.note_leaving();
+        crash::release(&self.pool, &self.identity.workers()).await?;
+        self.pool.close().await;
+        self.identity.give_up();
+        Ok(())
+    }
+}
+
+/// Adds jobs in the caller's transaction, so that items and their jobs appear together.
+///
+/// # Errors
+/// The database's.
+pub async fn enqueue_in(
+    connection: &mut PgConnection,
+    items: &[(MediaId, i32)],
+    priority: i16,
+) -> Result<(), sqlx::Error> {
+    let (ids, generations): (Vec<Uuid>, Vec<i32>) = items.iter().map(|(id, generation)| (id.0, generation)).unzip();
+    sqlx::query("select pg_advisory_xact_lock($1)").bind(ENQUEUE_LOCK).execute(&mut *connection).await?;
+    sqlx::query(
+        "select count(graphile_worker.add_job($1, \
+            json_build_object('media_id', i.media_id, 'generation', i.generation), \
+            max_attempts => $2::int, job_key => 'media:' || i.media_id || ':' || i.generation, \
+            job_key_mode => 'unsafe_dedupe', priority => $3::int)) \
+         from unnest($4::uuid[], $5::int[]) as i (media_id, generation)",
+    )
+    .bind(TASK)
+    .bind(i32::from(MAX_ATTEMPTS))
+    .bind(i32::from(priority))
+    .bind(ids)
+    .bind(generations)
+    .execute(&mut *connection)
+    .await?;
+    Ok(())
+}
+
+async fn reconcile(pool: &PgPool) -> Result<u64, QueueError> {
+    let mut tx = pool.begin().await?;
+    sqlx::query("select pg_advisory_xact_lock($1)").bind(ENQUEUE_LOCK).execute(&mut *tx).await?;
+    let added: i64 = sqlx::query_scalar(
+        "with missing as materialized ( \
+            select m.media_id, m.generation, m.retry_at, m.crashes from media m \
+            where m.state in ('queued', 'active') and not exists ( \
+                select from graphile_worker._private_jobs j \
+                where j.key = 'media:' || m.media_id || ':' || m.generation)) \
+         select count(graphile_worker.add_job($1, \
+            json_build_object('media_id', media_id, 'generation', generation), \
+            run_at => greatest(now(), retry_at), max_attempts => $2::int, \
+            job_key => 'media:' || media_id || ':' || generation, \
+            job_key_mode => 'unsafe_dedupe', priority => crashes)) from missing",
+    )
+    .bind(TASK)
+    .bind(i32::from(MAX_ATTEMPTS))
+    .fetch_one(&mut *tx)
+    .await?;
+    // A process that died between rescheduling its job and ending it leaves the old one, retired and without a key.
+    sqlx::query(
+        "delete from graphile_worker._private_jobs j using graphile_worker._private_tasks t \
+         where t.id = j.task_id and t.identifier = $1 and j.key is null and j.locked_at is null",
+    )
+    .bind(TASK)
+    .execute(&mut *tx)
+    .await?;
+    tx.commit().await?;
+    if added > 0 {
+        tracing::info!(jobs = added, "items without a job were queued again");
+    }
+    Ok(added.unsigned_abs())
+}
+
+async fn migrate(pool: &PgPool) -> Result<(), QueueError> {
+    let mut connection = pool.acquire().await?.detach();
+    sqlx::query("select pg_advisory_lock($1)").bind(MIGRATE_LOCK).execute(&mut connection).await?;
+    let migrated = WorkerUtils::new(pool.clone(), "graphile_worker").migrate().await;
+    // Ends the session, and with it the lock.
+    let _ = connection.close().await;
+    migrated.map_err(|e| QueueError::Library(e.to_string()))
+}

@@ -1,0 +1,156 @@
+//! Which item kills the process?
+//!
+//! When a process dies, all items it was working on are suspects, and all but one (or all: somebody used `kill -9`,
+//! the power went, another program ate the memory) are innocent. So an item is never given up for having been
+//! *near* deaths. It carries a score, `media.crashes`:
+//!
+//! * a death in company adds 1, up to [`SUSPECT`];
+//! * a death alone adds 1, a panic of the item's own handler adds [`PANIC`];
+//! * a process that had been asked to stop (Ctrl-C, then killed) adds nothing;
+//! * from [`SUSPECT`] on the item runs alone: nothing else is in flight in its process, and it comes after the
+//!   others. Whoever dies then was the cause;
+//! * at [`LIMIT`] it is failed as `crashed`.
+//!
+//! So a killer is found after three deaths in company and three alone, while a program killed twenty times
+//! amid forty items gives up none of them.
+
+use sqlx::PgConnection;
+use sqlx::postgres::PgPool;
+use uuid::Uuid;
+
+use super::identity::Dead;
+use super::{QueueError, TASK};
+use crate::media::MediaId;
+
+/// From this score on an item runs alone.
+pub(super) const SUSPECT: i32 = 3;
+/// At this score it is given up.
+pub(super) const LIMIT: i32 = 6;
+/// What a panic of its own handler adds: three of them are the limit.
+pub(super) const PANIC: i32 = 2;
+
+/// Frees the jobs of a dead process and charges its items.
+pub(super) async fn recover(pool: &PgPool, dead: &Dead) -> Result<(), QueueError> {
+    if dead.workers.is_empty() {
+        return Ok(());
+    }
+    let mut tx = pool.begin().await?;
+    let items = items_of(&mut tx, &dead.workers).await?;
+    let points = if dead.was_leaving { 0 } else { 1 };
+    for &(id, generation) in &items {
+        charge(&mut tx, id, generation, points, items.len() > 1).await?;
+    }
+    unlock(&mut tx, &dead.workers).await?;
+    tx.commit().await?;
+    if !items.is_empty() {
+        tracing::info!(items = items.len(), "taking over from a process that ended without finishing");
+    }
+    Ok(())
+}
+
+/// Gives back what our own `workers` hold, charging nobody.
+pub(super) async fn release(pool: &PgPool, workers: &[String]) -> Result<(), QueueError> {
+    if workers.is_empty() {
+        return Ok(());
+    }
+    let mut tx = pool.begin().await?;
+    unlock(&mut tx, workers).await?;
+    tx.commit().await?;
+    Ok(())
+}
+
+/// Charges the item of one job of a worker that another machine's sweep found dead.
+pub(super) async fn charge_swept(pool: &PgPool, worker: &str, media_id: MediaId) -> Result<(), QueueError> {
+    let mut tx = pool.begin().await?;
+    let items = items_of(&mut tx, &[worker.to_owned()]).await?;
+    if let Some(&(id, generation)) = items.iter().find(|(id, _)| *id == media_id.0) {
+        charge(&mut tx, id, generation, 1, items.len() > 1).await?;
+    }
+    tx.commit().await?;
+    Ok(())
+}
+
+/// Charges an item whose own handler panicked; `true` when it was given up.
+pub(super) async fn charge_panic(pool: &PgPool, media_id: MediaId, generation: i32) -> Result<bool, QueueError> {
+    let mut connection = pool.acquire().await?;
+    charge(&mut connection, media_id.0, generation, PANIC, false).await
+}
+
+/// The items that `workers` were working on: jobs that waited for their turn are not among them.
+async fn items_of(connection: &mut PgConnection, workers: &[String]) -> Result<Vec<(Uuid, i32)>, QueueError> {
+    let items = sqlx::query_as(
+        "select m.media_id, m.generation from graphile_worker._private_jobs j \
+         join media m on j.key = 'media:' || m.media_id || ':' || m.generation \
+         where j.locked_by = any($1) and m.state = 'active'",
+    )
+    .bind(workers)
+    .fetch_all(connection)
+    .await?;
+    Ok(items)
+}
+
+/// Adds to the score of an item that was being worked on, and puts it back among the waiting: the next death is to
+/// find only those `active` that somebody had begun. At the limit the item is failed (`true`), and a worker that
+/// still has it finds its fence changed.
+async fn charge(
+    connection: &mut PgConnection,
+    id: Uuid,
+    generation: i32,
+    points: i32,
+    in_company: bool,
+) -> Result<bool, QueueError> {
+    let score: Option<i32> = sqlx::query_scalar(
+        "update media set crashes = case when $4 then greatest(crashes, least(crashes + $3, $5)) else crashes + $3 end, \
+                state = 'queued', updated_at = now() \
+         where media_id = $1 and generation = $2 and state = 'active' returning crashes",
+    )
+    .bind(id)
+    .bind(generation)
+    .bind(points)
+    .bind(in_company)
+    .bind(SUSPECT)
+    .fetch_optional(&mut *connection)
+    .await?;
+    if score.is_none_or(|score| score < LIMIT) {
+        return Ok(false);
+    }
+    sqlx::query(
+        "update media set state = 'failed', fence = fence + 1, error_class = 'crashed', error = $3, remedy = $4, \
+                retry_at = null, finished_at = now(), updated_at = now() \
+         where media_id = $1 and generation = $2",
+    )
+    .bind(id)
+    .bind(generation)
+    .bind("the program died while it had this item, several times and at last with nothing else in hand")
+    .bind("see the log for the cause (often memory); once it is fixed, run spoken retry with the item's id")
+    .execute(&mut *connection)
+    .await?;
+    tracing::warn!(media_id = %id, "an item that ends the program was given up");
+    Ok(true)
+}
+
+/// Unlocks the jobs of `workers`; they can be claimed at once, suspects after the others. Jobs whose item needs
+/// nothing any more are deleted.
+async fn unlock(connection: &mut PgConnection, workers: &[String]) -> Result<(), QueueError> {
+    sqlx::query(
+        "delete from graphile_worker._private_jobs j using media m where j.locked_by = any($1) \
+            and j.key = 'media:' || m.media_id || ':' || m.generation and m.state in ('done', 'failed')",
+    )
+    .bind(workers)
+    .execute(&mut *connection)
+    .await?;
+    sqlx::query(
+        "update graphile_worker._private_jobs j set run_at = least(j.run_at, now()), \
+                priority = greatest(j.priority, m.crashes)::smallint \
+         from media m, graphile_worker._private_tasks t \
+         where j.locked_by = any($1) and t.id = j.task_id and t.identifier = $2 \
+           and j.key = 'media:' || m.media_id || ':' || m.generation",
+    )
+    .bind(workers)
+    .bind(TASK)
+    .execute(&mut *connection)
+    .await?;
+    sqlx::query("select graphile_worker.force_unlock_workers($1)").bind(workers).execute(&mut *connection).await?;
+    sqlx::query("select graphile_worker.delete_stale_workers($1)").bind(workers).execute(&mut *connection).await?;
+    Ok(())
+}

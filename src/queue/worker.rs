@@ -1,0 +1,322 @@
+//! Keeps a worker of the job library running, and joins its jobs to handlers.
+
+use std::fmt;
+use std::panic::AssertUnwindSafe;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures::FutureExt;
+use graphile_worker::{
+    FailureReason, IntoTaskHandlerResult, Job, JobRecovery, JobRecoveryResult, TaskHandler, Worker, WorkerContext,
+    WorkerOptions, WorkerRecoveryConfig,
+};
+use serde::{Deserialize, Serialize};
+use sqlx::postgres::PgPool;
+use tokio::sync::{RwLock, watch};
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+
+use super::in_flight::{Ended, InFlight, Key};
+use super::{
+    HEARTBEAT_EVERY, JobInfo, MAX_ATTEMPTS, Outcome, Queue, QueueError, RECONCILE_EVERY, STALE_AFTER, SWEEP_EVERY, TASK,
+    crash, reconcile,
+};
+use crate::media::MediaId;
+
+/// First and longest pause before a failed worker is started again.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(10));
+/// The library cuts jobs off that long after the stop signal: never, in practice. Stopping waits for handlers.
+const NO_DEADLINE: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
+/// How long the end of an item is remembered whose job went elsewhere.
+const REMEMBER_ENDED: Duration = Duration::from_secs(3600);
+/// Pause after a panic in a handler.
+const AFTER_PANIC: Duration = Duration::from_secs(10);
+
+type Handler = dyn Fn(MediaId, JobInfo) -> Pin<Box<dyn Future<Output = Outcome> + Send>> + Send + Sync;
+
+/// What all workers of one [`Queue::run`] share.
+struct Shared {
+    pool: PgPool,
+    handler: Box<Handler>,
+    in_flight: InFlight,
+    /// Ordinary items hold it together, a suspect alone (see `crash.rs`).
+    company: RwLock<()>,
+    stop: CancellationToken,
+}
+
+/// See [`Queue::run`].
+pub(super) async fn supervise<H, F>(queue: &Queue, handler: H, stop: CancellationToken)
+where
+    H: Fn(MediaId, JobInfo) -> F + Send + Sync + 'static,
+    F: Future<Output = Outcome> + Send + 'static,
+{
+    let shared = Arc::new(Shared {
+        pool: queue.pool.clone(),
+        handler: Box::new(move |id, info| Box::pin(handler(id, info))),
+        in_flight: InFlight::default(),
+        company: RwLock::default(),
+        stop: stop.clone(),
+    });
+    let reconciling = reconcile_every_minute(&shared, &stop);
+    let working = async {
+        let mut pause = BACKOFF.0;
+        while !stop.is_cancelled() {
+            let started = Instant::now();
+            let Err(error) = run_worker(queue, &shared, &stop).await else { continue };
+            if started.elapsed() > BACKOFF.1 {
+                pause = BACKOFF.0;
+            }
+            tracing::warn!(%error, retry_in_ms = pause.as_millis() as u64, in_flight = "goes on", "the queue's worker stopped");
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = sleep(pause) => {}
+            }
+            pause = (pause * 2).min(BACKOFF.1);
+        }
+        // Handlers whose worker failed are attached to nothing; they are waited for all the same.
+        shared.in_flight.all_ended().await;
+    };
+    let leaving = async {
+        stop.cancelled().await;
+        queue.identity.note_leaving();
+    };
+    tokio::join!(reconciling, working, leaving);
+}
+
+async fn reconcile_every_minute(shared: &Shared, stop: &CancellationToken) {
+    while !stop.is_cancelled() {
+        if let Err(error) = reconcile(&shared.pool).await {
+            tracing::warn!(%error, "cannot look for items without a job; trying again in a minute");
+        }
+        shared.in_flight.forget_ended(REMEMBER_ENDED);
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = sleep(RECONCILE_EVERY) => {}
+        }
+    }
+}
+
+/// One worker from start to end: `Ok` after the stop signal when its last job is over, `Err` when it failed.
+async fn run_worker(queue: &Queue, shared: &Arc<Shared>, stop: &CancellationToken) -> Result<(), QueueError> {
+    // What a failed predecessor could not give back for want of a database; our handlers still run.
+    crash::release(&shared.pool, &queue.identity.workers()).await?;
+    let failed = CancellationToken::new();
+    let worker = WorkerOptions::default()
+        .pg_pool(shared.pool.clone())
+        .concurrency(queue.options.concurrency)
+        .poll_interval(queue.options.poll_interval)
+        .use_notification_delivery(false)
+        .listen_os_shutdown_signals(false)
+        .shutdown_signal(stop.clone().cancelled_owned())
+        .shutdown_grace_period(NO_DEADLINE)
+        .worker_recovery(
+            WorkerRecoveryConfig::default()
+                .heartbeat_interval(HEARTBEAT_EVERY)
+                .sweep_interval(SWEEP_EVERY)
+                .sweep_threshold(STALE_AFTER),
+        )
+        .on(JobRecovery, recovery_hook(shared.pool.clone(), queue.identity.workers()))
+        .add_extension(Slot { shared: Arc::clone(shared), failed: failed.clone() })
+        .define_job::<IngestMedia>()
+        .init()
+        .await
+        .map_err(|e| QueueError::Library(e.to_string()))?;
+    queue.identity.add_worker(worker.worker_id())?;
+    let watch = watch_failure(&worker, stop.clone(), failed);
+    tokio::pin!(watch);
+    let run = worker.run();
+    tokio::pin!(run);
+    // The watch never ends before the run: it only passes the failure on.
+    tokio::select! {
+        ended = &mut run => ended.map_err(|e| QueueError::Library(e.to_string())),
+        never = &mut watch => match never {},
+    }
+}
+
+/// When the worker shuts down though nobody asked it to, one of its slots has failed and the others wait for their
+/// jobs: lets go of these, so that a new worker can take over.
+async fn watch_failure(worker: &Worker, stop: CancellationToken, failed: CancellationToken) -> std::convert::Infallible {
+    worker.shutdown_signal().clone().await;
+    if !stop.is_cancelled() {
+        failed.cancel();
+    }
+    std::future::pending().await
+}
+
+/// What happens to a job whose worker is found dead by its heartbeat: its item is charged, and the job waits a
+/// little longer each time (the library's default would give the attempt back and let it loop for ever).
+fn recovery_hook(
+    pool: PgPool,
+    own: Vec<String>,
+) -> impl Fn(graphile_worker::JobRecoveryContext) -> Pin<Box<dyn Future<Output = JobRecoveryResult> + Send>> + Clone {
+    move |context| {
+        let (pool, own) = (pool.clone(), own.clone());
+        Box::pin(async move {
+            let crashed = context.reason == FailureReason::WorkerCrashed;
+            let ours = context.previous_worker_id == context.worker_id || own.contains(&context.previous_worker_id);
+            if crashed
+                && !ours
+                && let Ok(job) = IngestMedia::deserialize(context.job.payload())
+                && let Err(error) = crash::charge_swept(&pool, &context.previous_worker_id, job.media_id).await
+            {
+                tracing::warn!(%error, media_id = %job.media_id, "cannot count a crash");
+            }
+            JobRecoveryResult::FailWithBackoff
+        })
+    }
+}
+
+/// The payload of a job.
+#[derive(Debug, Serialize, Deserialize)]
+struct IngestMedia {
+    media_id: MediaId,
+    generation: i32,
+}
+
+impl TaskHandler for IngestMedia {
+    const IDENTIFIER: &'static str = TASK;
+
+    async fn run(self, context: WorkerContext) -> impl IntoTaskHandlerResult {
+        let Some(slot) = context.get_ext::<Slot>() else {
+            return Err("the worker was made without its handler".to_owned());
+        };
+        slot.run((self.media_id, self.generation), context.job(), context.worker_id()).await
+    }
+}
+
+/// What a job finds in its worker.
+#[derive(Clone)]
+struct Slot {
+    shared: Arc<Shared>,
+    /// Set when the worker has failed.
+    failed: CancellationToken,
+}
+
+impl fmt::Debug for Slot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Slot").field("failed", &self.failed.is_cancelled()).finish_non_exhaustive()
+    }
+}
+
+impl Slot {
+    /// Runs the item's handler, or waits for the one that runs already. `Err` leaves the job in the queue, if it is
+    /// still ours.
+    async fn run(&self, key: Key, job: &Job, worker_id: &str) -> Result<(), String> {
+        let shared = &self.shared;
+        let (mut ended, new) = shared.in_flight.attach(key);
+        if let Some(tell) = new {
+            let attempt = u32::try_from(*job.attempts()).unwrap_or(1);
+            tokio::spawn(Arc::clone(shared).handle(key, attempt, tell));
+        }
+        let end = tokio::select! {
+            end = ended.wait_for(Option::is_some) => match end {
+                Ok(end) => end.clone(),
+                // The task vanished, which only the end of the runtime explains.
+                Err(_) => None,
+            },
+            () = self.failed.cancelled() => return Err("the worker failed; the item goes on".to_owned()),
+        };
+        let result = match end {
+            Some(Ended::With(Outcome::Done)) => Ok(()),
+            Some(Ended::With(Outcome::Retry { after, message })) => {
+                // On an error the end stays known: the job comes back and finds it.
+                reschedule(&shared.pool, key, *job.id(), worker_id, after, &message).await?
+            }
+            Some(Ended::With(Outcome::LeaseLost)) => Err("another worker has the item".to_owned()),
+            Some(Ended::Failed(message)) => Err(message),
+            None => Err("the handler vanished".to_owned()),
+        };
+        shared.in_flight.forget(key);
+        result
+    }
+}
+
+impl Shared {
+    /// The life of an item in flight. Not tied to a worker: that may fail and come back meanwhile.
+    async fn handle(self: Arc<Self>, key: Key, attempt: u32, tell: watch::Sender<Option<Ended>>) {
+        let end = match self.needed(key).await {
+            Ok(Some(crashes)) => self.call(key, JobInfo { generation: key.1, attempt, crashes }).await,
+            Ok(None) => Ended::With(Outcome::Done),
+            Err(error) => Ended::Failed(error.to_string()),
+        };
+        tell.send_replace(Some(end));
+    }
+
+    /// The item's crash score if it still needs this job.
+    async fn needed(&self, (media_id, generation): Key) -> Result<Option<i32>, QueueError> {
+        let crashes = sqlx::query_scalar(
+            "select crashes from media where media_id = $1 and generation = $2 and state in ('queued', 'active')",
+        )
+        .bind(media_id.0)
+        .bind(generation)
+        .fetch_optional(&self.pool)
+        .await?;
+        Ok(crashes)
+    }
+
+    async fn call(&self, (media_id, generation): Key, info: JobInfo) -> Ended {
+        let turn = async {
+            if info.crashes < crash::SUSPECT {
+                return (Some(self.company.read().await), None);
+            }
+            let alone = self.company.write().await;
+            tracing::info!(%media_id, crashes = info.crashes, "runs alone: the program has died while it had this item");
+            (None, Some(alone))
+        };
+        let _turn = tokio::select! {
+            biased;
+            turn = turn => turn,
+            // Not begun yet, so it does not count as in flight: back into the queue as it was.
+            () = self.stop.cancelled() => {
+                let message = "stopped before it began".to_owned();
+                return Ended::With(Outcome::Retry { after: Duration::ZERO, message });
+            }
+        };
+        let handled = AssertUnwindSafe(async { (self.handler)(media_id, info).await }).catch_unwind().await;
+        match handled {
+            Ok(outcome) => Ended::With(outcome),
+            Err(_panic) => {
+                // The panic's own words are in the log: the default hook printed them.
+                match crash::charge_panic(&self.pool, media_id, generation).await {
+                    Ok(true) => return Ended::With(Outcome::Done),
+                    Ok(false) => {}
+                    Err(error) => tracing::warn!(%error, %media_id, "cannot count a crash"),
+                }
+                Ended::With(Outcome::Retry { after: AFTER_PANIC, message: "the handler panicked".to_owned() })
+            }
+        }
+    }
+}
+
+/// Replaces the running job by one that is due later; the caller then ends the running one as complete. In one
+/// statement, and only while the job is ours. Outer error: the database; inner: the job is not ours any more.
+async fn reschedule(
+    pool: &PgPool,
+    (media_id, generation): Key,
+    job: i64,
+    worker_id: &str,
+    after: Duration,
+    message: &str,
+) -> Result<Result<(), String>, String> {
+    let replaced: Option<i64> = sqlx::query_scalar(
+        "with mine as materialized (select id, priority from graphile_worker._private_jobs \
+            where id = $1 and locked_by = $2 for update) \
+         select (graphile_worker.add_job($3, json_build_object('media_id', $4::uuid, 'generation', $5::int), \
+            run_at => now() + $6 * interval '1 second', max_attempts => $7::int, \
+            job_key => 'media:' || $4::uuid || ':' || $5::int, job_key_mode => 'replace', \
+            priority => mine.priority)).id from mine",
+    )
+    .bind(job)
+    .bind(worker_id)
+    .bind(TASK)
+    .bind(media_id.0)
+    .bind(generation)
+    .bind(after.as_secs_f64())
+    .bind(i32::from(MAX_ATTEMPTS))
+    .fetch_optional(pool)
+    .await
+    .map_err(|e| format!("cannot reschedule: {e}"))?;
+    tracing::debug!(%media_id, after_ms = after.as_millis() as u64, message, "job rescheduled");
+    Ok(replaced.map(|_| ()).ok_or_else(|| "another worker has the item".to_owned()))
+}
