@@ -63,6 +63,9 @@ impl Mode {
     }
 }
 
+/// Runs what it is given while the bars are out of the way.
+pub type Suspender = Box<dyn Fn(&mut dyn FnMut()) + Send + Sync>;
+
 /// What is on stderr, shared by all who write there.
 #[derive(Clone)]
 pub struct Terminal {
@@ -94,8 +97,15 @@ impl Terminal {
         }
     }
 
+    /// Takes the bars away for good: before leaving the process in a hurry.
+    pub fn close(&self) {
+        if let Some(rows) = &self.rows {
+            rows.finish(&[]);
+        }
+    }
+
     /// [`Terminal::suspend`] as a function to hand to whoever writes logs.
-    pub fn suspender(&self) -> Box<dyn Fn(&mut dyn FnMut()) + Send + Sync> {
+    pub fn suspender(&self) -> Suspender {
         let terminal = self.clone();
         Box::new(move |f| terminal.suspend(f))
     }

@@ -34,7 +34,7 @@ pub(super) fn lines(run: &RunSummary, width: usize, style: Style, hints: bool) -
         if let Some(overlap) = advice::overlap(run) {
             out.push(style.paint(
                 Tone::Dim,
-                &format!("Wall time is {overlap:.2} × the busy time of the busiest stage, a worker."),
+                &format!("Wall time was {overlap:.2} × the busy time of the busiest stage's workers."),
             ));
         }
     }
@@ -63,10 +63,7 @@ fn headline(run: &RunSummary, style: Style) -> String {
 /// Audio, speed.
 fn throughput(run: &RunSummary) -> Option<String> {
     let speed = rate(run.audio_ms, run.wall_ms)?;
-    Some(format!(
-        "{} of audio transcribed: {speed}× realtime, {speed} audio-hours per hour",
-        duration(run.audio_ms)
-    ))
+    Some(format!("{} of audio: {speed}× realtime, {speed} audio-hours per hour", duration(run.audio_ms)))
 }
 
 /// What failed, the commonest reason first, the items under it.
@@ -86,12 +83,18 @@ fn failures(run: &RunSummary, width: usize, style: Style, out: &mut Vec<String>)
         room -= shown;
         let heading = format!("{} ({})", reason(first.class), group.len());
         out.push(style.paint(Tone::Bad, &format!("✗ {heading}")));
+        // What all have in common is said once.
         let alone = group.iter().all(|f| f.remedy == first.remedy);
+        let same = group.len() > 1 && group.iter().all(|f| f.message == first.message);
+        if same {
+            dim(&clean_message(&first.message, MESSAGE), "  ", width, style, out);
+        }
         for failure in &group[..shown] {
             let title = truncate(&clean(&failure.title), width.saturating_sub(4).max(20));
             out.push(format!("    {title}"));
-            let message = clean_message(&failure.message, MESSAGE);
-            dim(&message, "      ", width, style, out);
+            if !same {
+                dim(&clean_message(&failure.message, MESSAGE), "      ", width, style, out);
+            }
             if let (false, Some(remedy)) = (alone, &failure.remedy) {
                 dim(&format!("→ {}", clean_message(remedy, MESSAGE)), "      ", width, style, out);
             }
@@ -238,8 +241,8 @@ mod tests {
             ],
             failures: vec![
                 failed(FailureClass::Network, "slow one", "connection reset", Some("check the network")),
-                failed(FailureClass::NoAudio, "silent film", "no audio track in it", None),
-                failed(FailureClass::NoAudio, "another\u{1b}[2J", "no audio track in it", None),
+                failed(FailureClass::NoAudio, "silent film", "there is only video in it", None),
+                failed(FailureClass::NoAudio, "another\u{1b}[2J", "there is only video in it", None),
             ],
             interrupted: false,
         };
@@ -248,13 +251,12 @@ mod tests {
             text,
             "\
 38 items done, 3 failed, 5 skipped in 12 min 3 s
-8 h 14 min of audio transcribed: 41× realtime, 41 audio-hours per hour
+8 h 14 min of audio: 41× realtime, 41 audio-hours per hour
 
 ✗ no audio track (2)
+  there is only video in it
     silent film
-      no audio track in it
     another
-      no audio track in it
 ✗ network (1)
     slow one
       connection reset
@@ -266,7 +268,7 @@ asr          2  93 %             1.5 s              0 s     38
 db          12   1 %             1.5 s              0 s     38
 Bottleneck: transcription (its workers were busy 93 % of the time); the stage
 before it waited 12 min for room in its queue.
-Wall time is 1.06 × the busy time of the busiest stage, a worker.
+Wall time was 1.06 × the busy time of the busiest stage's workers.
 
 find what was said:         spoken search \"some words\"
 try the failed ones again:  spoken retry --failed"
