@@ -105,7 +105,10 @@ impl Reporter for Bars {
         self.rows.start_below();
     }
 
-    fn finish(&mut self, run: &RunSummary, _: &Model) {
+    fn finish(&mut self, run: &RunSummary, model: &Model) {
+        if model.is_void() {
+            return self.rows.finish(&[]);
+        }
         // A line apart from what was printed on the way.
         let mut lines = vec![String::new()];
         lines.extend(summary::lines(run, self.columns().min(120), self.style, self.options.hints));

@@ -181,17 +181,18 @@ async fn play(events: Events, terminal: Terminal) {
             if (db.items + 3).is_multiple_of(9) {
                 let (class, message) = (FailureClass::Truncated, "the audio ends at 3:12 of 48:40");
                 let remedy = Some("download it again, then `spoken retry`".to_owned());
-                let (message, source) = (message.to_owned(), String::new());
+                let (message, source) =
+                    (message.to_owned(), format!("https://example.org/watch?v={}", db.items));
                 outcome.failed += 1;
                 outcome.failures.push(FailedItem {
                     media_id,
                     title: title.clone(),
-                    source,
+                    source: source.clone(),
                     class,
                     message: message.clone(),
                     remedy: remedy.clone(),
                 });
-                events.send(Event::ItemFailed { media_id, title, class, message, remedy });
+                events.send(Event::ItemFailed { media_id, title, source, class, message, remedy });
                 continue;
             }
             outcome.done += 1;

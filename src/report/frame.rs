@@ -431,7 +431,8 @@ mod tests {
         );
         let (class, message) = (FailureClass::NoAudio, String::new());
         let media_id = MediaId::new("t", "1");
-        m.apply(&Event::ItemFailed { media_id, title, class, message, remedy: None }, now);
+        let source = String::new();
+        m.apply(&Event::ItemFailed { media_id, title, source, class, message, remedy: None }, now);
         let stages = vec![stage("io", 24, 18, 0), stage("asr", 2, 2, 4), stage("db", 12, 1, 0)];
         m.apply(&Event::StagesSampled { stages }, now);
         let gpu = Gpu {

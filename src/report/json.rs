@@ -84,7 +84,7 @@ impl<W: Write + Send> Reporter for Json<W> {
 
     /// [`Event::RunFinished`] was the last line; where it did not come, what the events came to takes its place.
     fn finish(&mut self, run: &RunSummary, model: &Model) {
-        if model.finished.is_none() {
+        if model.finished.is_none() && !model.is_void() {
             self.event(&Event::RunFinished(run.clone()), model, Instant::now());
         }
     }
@@ -110,6 +110,8 @@ mod tests {
         for ms in [0, 1_000, 5_000] {
             json.event(&Event::MachineSampled(Machine::default()), &model, at(ms));
         }
+        let mut model = model;
+        model.apply(&Event::ItemQueued { media_id, title: String::new() }, t0);
         json.finish(&RunSummary { done: 1, ..RunSummary::default() }, &model);
         let text = String::from_utf8(json.out).expect("utf-8");
         let lines: Vec<serde_json::Value> =

@@ -125,6 +125,9 @@ impl<W: Write + Send> Reporter for Lines<W> {
 
     fn finish(&mut self, run: &RunSummary, model: &Model) {
         self.tell_skips(model);
+        if model.is_void() {
+            return;
+        }
         let plain = Style { color: false, unicode: true };
         for line in summary::lines(run, WIDTH, plain, self.options.hints) {
             write_line(&mut self.out, &line);
@@ -253,7 +256,8 @@ mod tests {
         }
         let (class, message) = (FailureClass::NotFound, "404\nnot found".to_owned());
         let remedy = Some("check the address".to_owned());
-        tell(&mut model, Event::ItemFailed { media_id: id(0), title: title(), class, message, remedy });
+        let (media_id, source) = (id(0), String::new());
+        tell(&mut model, Event::ItemFailed { media_id, title: title(), source, class, message, remedy });
         let message = "connection reset".into();
         tell(
             &mut model,

@@ -165,7 +165,7 @@ impl Model {
                 self.in_flight.remove(media_id);
                 self.delayed.insert(*media_id);
             }
-            Event::ItemFailed { media_id, title, class, message, remedy } => {
+            Event::ItemFailed { media_id, title, source, class, message, remedy } => {
                 self.known.insert(*media_id);
                 self.delayed.remove(media_id);
                 self.in_flight.remove(media_id);
@@ -173,7 +173,7 @@ impl Model {
                 self.failures.push(FailedItem {
                     media_id: *media_id,
                     title: title.clone(),
-                    source: String::new(),
+                    source: source.clone(),
                     class: *class,
                     message: message.clone(),
                     remedy: remedy.clone(),
@@ -338,6 +338,11 @@ impl Model {
         (mean == 0.0 && ended > 0).then(|| elapsed.as_secs_f64() / ended as f64 * left as f64)
     }
 
+    /// True where the run ended before it began: whoever ended it says why, and there is nothing to sum up.
+    pub fn is_void(&self) -> bool {
+        self.finished.is_none() && self.total() == 0 && self.skipped == 0
+    }
+
     /// What this run came to, as its own end told it or, where the channel closed before, as far as events go.
     pub fn summary(&self, now: Instant) -> RunSummary {
         self.finished.clone().unwrap_or_else(|| RunSummary {
@@ -406,6 +411,7 @@ mod tests {
             &Event::ItemFailed {
                 media_id: id(1),
                 title: "x".into(),
+                source: "/x".into(),
                 class: FailureClass::NoAudio,
                 message: "no audio".into(),
                 remedy: None,

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::advice;
 use super::figures::{count, duration, rate};
 use super::style::{Style, Tone};
-use super::text::{clean, clean_message, pad, pad_left, truncate, wrap};
+use super::text::{clean, clean_message, pad, pad_left, truncate, width as text_width, wrap};
 use crate::event::{FailedItem, RunSummary};
 use crate::media::FailureClass;
 
@@ -91,7 +91,15 @@ fn failures(run: &RunSummary, width: usize, style: Style, out: &mut Vec<String>)
         }
         for failure in &group[..shown] {
             let title = truncate(&clean(&failure.title), width.saturating_sub(4).max(20));
-            out.push(format!("    {title}"));
+            let source = clean(&failure.source);
+            // Where it is, if that says more than the title and fits beside it.
+            let fits = 4 + text_width(&title) + 2 + text_width(&source) <= width;
+            let shown = if source.is_empty() || source == title || !fits {
+                String::new()
+            } else {
+                format!("  {}", style.paint(Tone::Dim, &source))
+            };
+            out.push(format!("    {title}{shown}"));
             if !same {
                 dim(&clean_message(&failure.message, MESSAGE), "      ", width, style, out);
             }
@@ -205,7 +213,7 @@ mod tests {
         FailedItem {
             media_id: MediaId::new("t", title),
             title: title.into(),
-            source: String::new(),
+            source: if title == "silent film" { "films/silent.mp4".into() } else { String::new() },
             class,
             message: message.into(),
             remedy: remedy.map(Into::into),
@@ -255,7 +263,7 @@ mod tests {
 
 ✗ no audio track (2)
   there is only video in it
-    silent film
+    silent film  films/silent.mp4
     another
 ✗ network (1)
     slow one
