@@ -189,6 +189,7 @@ async fn drive(reporter: &mut dyn Reporter, mut events: UnboundedReceiver<Event>
     let mut continued = signal(SignalKind::from_raw(nix::sys::signal::Signal::SIGCONT as i32)).ok();
     let mut batch = Vec::with_capacity(BATCH);
     let mut last_second = model.started;
+    let (mut last_tick, mut waited) = (model.started, false);
     while model.finished.is_none() {
         tokio::select! {
             n = events.recv_many(&mut batch, BATCH) => {
@@ -203,6 +204,12 @@ async fn drive(reporter: &mut dyn Reporter, mut events: UnboundedReceiver<Event>
             }
             _ = ticks.tick() => {
                 let now = Instant::now();
+                let late = now.saturating_duration_since(std::mem::replace(&mut last_tick, now)) > 4 * FRAME;
+                waited = late && !waited;
+                if waited {
+                    // Perhaps the process was stopped and somebody else has written: one tick for that news to come.
+                    continue;
+                }
                 if now.saturating_duration_since(last_second) >= Duration::from_secs(1) {
                     last_second = now;
                     model.tick(now);
