@@ -31,11 +31,11 @@ pub(super) fn lines(run: &RunSummary, width: usize, style: Style, hints: bool) -
         if let Some(sentence) = advice::bottleneck(run) {
             out.extend(wrap(&sentence, width));
         }
-        if let Some(overlap) = advice::overlap(run) {
-            out.push(style.paint(
-                Tone::Dim,
-                &format!("Wall time was {overlap:.2} × the busy time of the busiest stage's workers."),
-            ));
+        if let Some((busy, ratio)) = advice::overlap(run) {
+            let (wall, busy) = (duration(run.wall_ms), duration(busy));
+            let line =
+                format!("Wall time {wall}, {ratio:.2} × the {busy} that each of its workers was busy.");
+            out.extend(wrap(&line, width).iter().map(|line| style.paint(Tone::Dim, line)));
         }
     }
     if hints {
@@ -275,8 +275,8 @@ io          24  23 %             1.5 s           12 min     38
 asr          2  93 %             1.5 s              0 s     38
 db          12   1 %             1.5 s              0 s     38
 Bottleneck: transcription (its workers were busy 93 % of the time); the stage
-before it waited 12 min for room in its queue.
-Wall time was 1.06 × the busy time of the busiest stage's workers.
+before it waited 12 min for room.
+Wall time 12 min 3 s, 1.06 × the 11 min 19 s that each of its workers was busy.
 
 find what was said:         spoken search \"some words\"
 try the failed ones again:  spoken retry --failed"
