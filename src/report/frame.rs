@@ -185,6 +185,9 @@ fn lane(model: &Model, stage: &StageSummary, width: usize, style: Style, now: In
         let tone = if full { Tone::Warn } else { Tone::Dim };
         let queue = if full { format!("{queue} full") } else { queue };
         row.push_str(&style.paint(tone, &text::pad(&queue, 16)));
+    } else if width >= 100 {
+        // The columns behind stay under each other.
+        row.push_str(&" ".repeat(DOT.chars().count() + 16));
     }
     if width >= 100 {
         let elapsed = model.elapsed_ms(now);

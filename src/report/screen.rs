@@ -294,11 +294,9 @@ impl Rows {
         self.bar.set_message(rows.join("\n"));
     }
 
-    /// Puts lines above the rows, where they stay.
+    /// Puts lines above the rows, where they stay; they appear with the next drawing.
     pub(super) fn print(&self, lines: &[String]) {
-        let _inside = Inside::enter();
         self.screen.print_above(lines);
-        self.bar.tick();
     }
 
     /// Takes the rows away for as long as `f` runs.
