@@ -63,6 +63,9 @@ impl Mode {
     }
 }
 
+/// Runs what it is given while the bars are out of the way.
+pub type Suspender = Box<dyn Fn(&mut dyn FnMut()) + Send + Sync>;
+
 /// What is on stderr, shared by all who write there.
 #[derive(Clone)]
 pub struct Terminal {
@@ -94,8 +97,15 @@ impl Terminal {
         }
     }
 
+    /// Takes the bars away for good: before leaving the process in a hurry.
+    pub fn close(&self) {
+        if let Some(rows) = &self.rows {
+            rows.finish(&[]);
+        }
+    }
+
     /// [`Terminal::suspend`] as a function to hand to whoever writes logs.
-    pub fn suspender(&self) -> Box<dyn Fn(&mut dyn FnMut()) + Send + Sync> {
+    pub fn suspender(&self) -> Suspender {
         let terminal = self.clone();
         Box::new(move |f| terminal.suspend(f))
     }
@@ -179,6 +189,7 @@ async fn drive(reporter: &mut dyn Reporter, mut events: UnboundedReceiver<Event>
     let mut continued = signal(SignalKind::from_raw(nix::sys::signal::Signal::SIGCONT as i32)).ok();
     let mut batch = Vec::with_capacity(BATCH);
     let mut last_second = model.started;
+    let (mut last_tick, mut waited) = (model.started, false);
     while model.finished.is_none() {
         tokio::select! {
             n = events.recv_many(&mut batch, BATCH) => {
@@ -193,6 +204,12 @@ async fn drive(reporter: &mut dyn Reporter, mut events: UnboundedReceiver<Event>
             }
             _ = ticks.tick() => {
                 let now = Instant::now();
+                let late = now.saturating_duration_since(std::mem::replace(&mut last_tick, now)) > 4 * FRAME;
+                waited = late && !waited;
+                if waited {
+                    // Perhaps the process was stopped and somebody else has written: one tick for that news to come.
+                    continue;
+                }
                 if now.saturating_duration_since(last_second) >= Duration::from_secs(1) {
                     last_second = now;
                     model.tick(now);
@@ -218,4 +235,64 @@ fn timestamp(precision: chrono::SecondsFormat) -> String {
 fn write_line(out: &mut dyn Write, line: &str) {
     // Nobody reads stderr any more: no reason to stop the work.
     let _ = out.write_all(format!("{line}\n").as_bytes()).and_then(|()| out.flush());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::Events;
+    use crate::media::MediaId;
+
+    fn queued() -> Event {
+        Event::ItemQueued { media_id: MediaId::new("t", "1"), title: "a talk".into() }
+    }
+
+    #[tokio::test]
+    async fn a_run_ends_with_its_last_event_or_with_the_channel() {
+        let (events, told) = Events::channel();
+        events.send(queued());
+        events.send(Event::RunFinished(RunSummary { done: 1, wall_ms: 5, ..RunSummary::default() }));
+        // The sender lives on: the last event alone ends it.
+        let summary = drive(&mut json::Json::new(io::sink()), told).await;
+        assert_eq!((summary.done, summary.wall_ms), (1, 5));
+
+        let (events, told) = Events::channel();
+        events.send(queued());
+        drop(events);
+        let summary = drive(&mut json::Json::new(io::sink()), told).await;
+        assert_eq!((summary.done, summary.interrupted), (0, true));
+    }
+
+    #[tokio::test]
+    async fn bars_leave_only_what_should_stay() {
+        let terminal = screen::tests::Emulator::new(24, 80);
+        let rows = Rows::new(terminal.screen());
+        let style = style::Style { color: true, unicode: true };
+        let mut bars = bars::Bars::new(rows, style, Options { hints: false });
+        let (events, told) = Events::channel();
+        let media_id = MediaId::new("t", "1");
+        let title = || "a \u{1b}[2Jtalk".to_owned();
+        events.send(queued());
+        events.send(Event::ItemStarted { media_id, title: title() });
+        events.send(Event::Noticed { warning: true, message: "the disk is nearly full".into() });
+        events.send(Event::ItemFinished {
+            media_id,
+            title: title(),
+            audio_ms: 60_000,
+            segments: 1,
+            took_ms: 3_000,
+        });
+        events.send(Event::RunFinished(RunSummary { done: 1, wall_ms: 3_000, ..RunSummary::default() }));
+        drive(&mut bars, told).await;
+        assert_eq!(
+            terminal.lines(),
+            [
+                "warning: the disk is nearly full",
+                "✓ a talk  1:00 of audio in 3.0 s, 20× realtime",
+                "",
+                "1 item done in 3.0 s",
+            ]
+        );
+        assert_eq!(terminal.cursor(), (4, 0), "a fresh line");
+    }
 }

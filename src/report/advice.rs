@@ -39,6 +39,9 @@ pub fn raise(model: &Model, now: Instant) -> Option<String> {
     if is_full(asr) {
         return Some("the GPU has room: raise WHISPER_BATCH_SIZE or ASR_WORKERS".into());
     }
+    if asr.queued == 0 && stage("speech").is_some_and(is_full) {
+        return Some("the GPU waits for speech detection: raise ASR_WORKERS".into());
+    }
     (asr.queued == 0 && io.workers > 0 && io.in_hand >= io.workers)
         .then(|| format!("the GPU waits for audio: raise IO_WORKERS (all {} are busy)", io.workers))
 }
@@ -70,23 +73,26 @@ pub fn bottleneck(summary: &RunSummary) -> Option<String> {
             "No stage was the bottleneck: the busiest, {title}, worked {share} % of the time (few items, or starting up)."
         ));
     }
-    let blocked = at.checked_sub(1).map_or(0, |i| summary.stages[i].wait_out_ms);
-    let starved: u64 = summary.stages[at + 1..].iter().map(|s| s.wait_in_ms).sum();
+    let (before, after) = (&summary.stages[..at], &summary.stages[at + 1..]);
+    let blocked: u64 = before.iter().map(|s| s.wait_out_ms).sum();
+    let starved: u64 = after.iter().map(|s| s.wait_in_ms).sum();
+    let stages = |side: &[StageSummary]| if side.len() == 1 { "stage" } else { "stages" };
     let evidence = if blocked >= 1000 {
-        format!("; the stage before it waited {} for room in its queue", duration(blocked))
+        format!("; the {} before it waited {} for room", stages(before), duration(blocked))
     } else if starved >= 1000 {
-        let stages = if summary.stages.len() - at > 2 { "stages" } else { "stage" };
-        format!("; the {stages} after it waited {} for input", duration(starved))
+        format!("; the {} after it waited {} for input", stages(after), duration(starved))
     } else {
         String::new()
     };
     Some(format!("Bottleneck: {title} ({who} busy {share} % of the time){evidence}."))
 }
 
-/// Wall time over the busy time of the busiest stage per worker: 1.0 is a perfect overlap of the stages.
-pub fn overlap(summary: &RunSummary) -> Option<f64> {
+/// How well the stages overlapped: busy milliseconds a worker of the busiest stage, and the wall time as a multiple
+/// of them (1.0 is perfect).
+pub fn overlap(summary: &RunSummary) -> Option<(u64, f64)> {
     let (_, stage) = busiest(summary)?;
-    Some(summary.wall_ms as f64 * stage.workers as f64 / stage.busy_ms as f64)
+    let busy = stage.busy_ms / stage.workers as u64;
+    (busy > 0).then(|| (busy, summary.wall_ms as f64 / busy as f64))
 }
 
 #[cfg(test)]
@@ -141,6 +147,10 @@ mod tests {
         let (model, now) = idle_gpu(vec![io.clone(), full, db]);
         assert!(raise(&model, now).expect("advice").contains("DB_WORKERS"));
 
+        let speech = StageSummary { queued: 4, ..stage("speech", 2, 1) };
+        let (model, now) = idle_gpu(vec![io.clone(), speech, asr.clone(), stage("db", 12, 1)]);
+        assert!(raise(&model, now).expect("advice").ends_with("raise ASR_WORKERS"));
+
         io.in_hand = 3;
         let (model, now) = idle_gpu(vec![io, asr, stage("db", 12, 1)]);
         assert_eq!(raise(&model, now), None, "workers are free: more of them would not help");
@@ -160,9 +170,9 @@ mod tests {
         assert_eq!(
             bottleneck(&run).expect("measured"),
             "Bottleneck: transcription (its workers were busy 94 % of the time); \
-             the stage before it waited 2 min 30 s for room in its queue."
+             the stage before it waited 2 min 30 s for room."
         );
-        assert!((overlap(&run).expect("measured") - 100.0 / 94.0).abs() < 1e-9);
+        assert_eq!(overlap(&run), Some((94_000, 100.0 / 94.0)));
 
         run.stages[0].busy_ms = 198_000;
         assert_eq!(

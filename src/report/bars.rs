@@ -6,7 +6,7 @@ use super::figures::{clock, count, duration, rate};
 use super::model::Model;
 use super::screen::Rows;
 use super::style::{Style, Tone};
-use super::text::{clean, clean_message};
+use super::text::{clean, clean_message, truncate, width};
 use super::{Options, Reporter, frame, summary};
 use crate::event::{Event, RunSummary};
 
@@ -35,11 +35,16 @@ impl Bars {
         self.rows.print(&lines);
     }
 
+    fn columns(&self) -> usize {
+        usize::from(self.rows.size().1)
+    }
+
+    /// Something about an item that should stay on the screen.
     fn problem(&self, mark: &str, tone: Tone, title: &str, message: &str, then: Option<String>) {
         let mut lines = vec![format!(
             "{} {}: {}",
             self.style.paint(tone, mark),
-            self.style.paint(Tone::Bold, &clean(title)),
+            self.style.paint(Tone::Bold, &truncate(&clean(title), self.columns())),
             clean_message(message, MESSAGE)
         )];
         lines.extend(then.map(|t| format!("  {}", self.style.paint(Tone::Dim, &format!("→ {t}")))));
@@ -62,8 +67,10 @@ impl Reporter for Bars {
                 if let Some(speed) = rate(audio, *took_ms) {
                     facts.push_str(&format!(", {speed}× realtime"));
                 }
-                let mark = self.style.paint(Tone::Good, "✓");
-                self.print(vec![format!("{mark} {}  {}", clean(title), self.style.paint(Tone::Dim, &facts))]);
+                let room = self.columns().saturating_sub(width(&facts) + 5).max(20);
+                let title = truncate(&clean(title), room);
+                let (mark, facts) = (self.style.paint(Tone::Good, "✓"), self.style.paint(Tone::Dim, &facts));
+                self.print(vec![format!("{mark} {title}  {facts}")]);
             }
             Event::ItemDelayed { title, message, retry_in_ms, .. } => {
                 let then = format!("next attempt in {}", duration(*retry_in_ms));
@@ -98,8 +105,13 @@ impl Reporter for Bars {
         self.rows.start_below();
     }
 
-    fn finish(&mut self, run: &RunSummary, _: &Model) {
-        let width = usize::from(self.rows.size().1).min(120);
-        self.rows.finish(&summary::lines(run, width, self.style, self.options.hints));
+    fn finish(&mut self, run: &RunSummary, model: &Model) {
+        if model.is_void() {
+            return self.rows.finish(&[]);
+        }
+        // A line apart from what was printed on the way.
+        let mut lines = vec![String::new()];
+        lines.extend(summary::lines(run, self.columns().min(120), self.style, self.options.hints));
+        self.rows.finish(&lines);
     }
 }

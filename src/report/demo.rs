@@ -4,7 +4,8 @@
 //! cargo test --release --lib report::demo -- --ignored --nocapture --exact report::demo::look
 //! ```
 //!
-//! `DEMO_ITEMS` (60), `DEMO_GPUS` (0) and `DEMO_SPEED` (1.0) change it. Ctrl-C drains, a second one quits.
+//! `DEMO_ITEMS` (60), `DEMO_GPUS` (0) and `DEMO_SPEED` (1.0) change it, `DEMO_PANIC=N` panics once
+//! in the Nth tenth of a second. Ctrl-C drains, a second one quits.
 
 use std::collections::VecDeque;
 use std::str::FromStr;
@@ -78,7 +79,7 @@ fn setting<T: FromStr>(name: &str, default: T) -> T {
 }
 
 /// Plays the run, a tenth of a second of it at a time.
-async fn play(events: Events) {
+async fn play(events: Events, terminal: Terminal) {
     let (items, gpus) = (setting("DEMO_ITEMS", 60_usize), setting("DEMO_GPUS", 0_usize));
     let dt = 0.1 * setting("DEMO_SPEED", 1.0);
     let mut source: VecDeque<Playing> = (0..items)
@@ -106,6 +107,7 @@ async fn play(events: Events) {
             _ = ticks.tick() => {}
             _ = interrupts.recv() => {
                 if std::mem::replace(&mut stopping, true) {
+                    terminal.close();
                     std::process::exit(130);
                 }
                 events.send(Event::StopRequested);
@@ -179,17 +181,18 @@ async fn play(events: Events) {
             if (db.items + 3).is_multiple_of(9) {
                 let (class, message) = (FailureClass::Truncated, "the audio ends at 3:12 of 48:40");
                 let remedy = Some("download it again, then `spoken retry`".to_owned());
-                let (message, source) = (message.to_owned(), String::new());
+                let (message, source) =
+                    (message.to_owned(), format!("https://example.org/watch?v={}", db.items));
                 outcome.failed += 1;
                 outcome.failures.push(FailedItem {
                     media_id,
                     title: title.clone(),
-                    source,
+                    source: source.clone(),
                     class,
                     message: message.clone(),
                     remedy: remedy.clone(),
                 });
-                events.send(Event::ItemFailed { media_id, title, class, message, remedy });
+                events.send(Event::ItemFailed { media_id, title, source, class, message, remedy });
                 continue;
             }
             outcome.done += 1;
@@ -203,6 +206,10 @@ async fn play(events: Events) {
             });
         }
         let stages = vec![io.summary(), asr.summary(), db.summary()];
+        if setting("DEMO_PANIC", 0) == n && n > 0 {
+            // In a thread of its own, as a worker's: the run goes on.
+            let _ = std::thread::spawn(|| panic!("a worker panicked")).join();
+        }
         if n.is_multiple_of(5) {
             events.send(Event::StagesSampled { stages: stages.clone() });
         }
@@ -235,9 +242,11 @@ async fn play(events: Events) {
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "to be looked at: takes minutes and draws on the terminal"]
 async fn look() {
-    let terminal = Terminal::stderr(Mode::detect());
+    let mode = if std::env::var_os("DEMO_JSON").is_some() { Mode::Json } else { Mode::detect() };
+    let terminal = Terminal::stderr(mode);
+    terminal.guard_panics();
     let (events, told) = Events::channel();
-    let player = tokio::spawn(play(events));
+    let player = tokio::spawn(play(events, terminal.clone()));
     run(terminal, told, Options::default()).await;
     player.await.expect("played to the end");
 }

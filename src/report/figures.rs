@@ -120,7 +120,7 @@ pub fn rate(audio_ms: u64, wall_ms: u64) -> Option<String> {
 
 /// `part` of `whole` in percent, at most 100; 0 where there is no whole.
 pub fn percent(part: u64, whole: u64) -> u64 {
-    if whole == 0 { 0 } else { (part.saturating_mul(100) / whole).min(100) }
+    part.saturating_mul(100).checked_div(whole).map_or(0, |p| p.min(100))
 }
 
 #[cfg(test)]

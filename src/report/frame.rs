@@ -58,7 +58,11 @@ pub(super) fn rows(model: &Model, (height, width): (u16, u16), style: Style, now
     if shown < items.len() && room > 0 {
         rows.push(style.paint(Tone::Dim, &format!(" … and {} more", items.len() - shown)));
     }
-    rows.into_iter().map(|row| style.spell(row)).collect()
+    // Narrower than anything was laid out for: cut rather than wrapped.
+    let cut = |row: String| {
+        if text::width(&row) > width { console::truncate_str(&row, width, "…").into_owned() } else { row }
+    };
+    rows.into_iter().map(|row| style.spell(cut(row))).collect()
 }
 
 /// A part of a line that may be left out where room is short.
@@ -181,6 +185,9 @@ fn lane(model: &Model, stage: &StageSummary, width: usize, style: Style, now: In
         let tone = if full { Tone::Warn } else { Tone::Dim };
         let queue = if full { format!("{queue} full") } else { queue };
         row.push_str(&style.paint(tone, &text::pad(&queue, 16)));
+    } else if width >= 100 {
+        // The columns behind stay under each other.
+        row.push_str(&" ".repeat(DOT.chars().count() + 16));
     }
     if width >= 100 {
         let elapsed = model.elapsed_ms(now);
@@ -279,8 +286,9 @@ fn gpu_name(name: &str) -> String {
         .split([' ', '-'])
         .filter(|w| !matches!(*w, "NVIDIA" | "Tesla" | "GeForce" | "Graphics" | "Generation"))
         .take_while(|w| {
-            let socket = ["SXM", "PCI", "HBM", "NVL"].iter().any(|s| w.starts_with(s));
-            !socket && !(w.ends_with("GB") && w.starts_with(|c: char| c.is_ascii_digit()))
+            let is_socket = ["SXM", "PCI", "HBM", "NVL"].iter().any(|s| w.starts_with(s));
+            let is_memory = w.ends_with("GB") && w.starts_with(|c: char| c.is_ascii_digit());
+            !(is_socket || is_memory)
         })
         .collect();
     let short = text::clean(&words.join(" "));
@@ -357,4 +365,171 @@ fn item(item: &InFlight, width: usize, style: Style, now: Instant) -> String {
     let title = text::truncate(&item.title, left);
     row.push_str(&if waiting { style.paint(Tone::Dim, &title) } else { title });
     row
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::super::screen::Rows;
+    use super::super::screen::tests::Emulator;
+    use super::*;
+    use crate::event::Event;
+    use crate::media::{FailureClass, MediaId};
+
+    const TITLES: [&str; 5] = [
+        "Plain",
+        "日本語のとても長いタイトル：東京の夏祭りを歩いて花火を見る、屋台の味と人の声、そして夜の帰り道",
+        "שיחה ארוכה מאוד על תכנות, מוזיקה ומזג האוויר בירושלים בחורף",
+        "👨‍👩‍👧 🎬🎬🎬 we moved!! ❤️ 👍🏽 and a long tail of words that does not want to end at all",
+        "evil \u{1b}[2J\u{202E}txt.exe\r\nnext line",
+    ];
+
+    fn stage(name: &'static str, workers: usize, in_hand: usize, queued: usize) -> StageSummary {
+        StageSummary {
+            name,
+            workers,
+            busy_ms: 100_000,
+            wait_in_ms: 0,
+            wait_out_ms: 75_000,
+            items: 12,
+            in_hand,
+            queued,
+            capacity: if name == "io" { 0 } else { 4 },
+        }
+    }
+
+    /// Thirty items known, `busy` of them in flight, one done, one failed, a minute gone.
+    fn model(busy: usize, gpus: usize) -> (Model, Instant) {
+        let t0 = Instant::now();
+        let mut m = Model::new(t0);
+        let now = t0 + Duration::from_secs(60);
+        for n in 0..30_usize {
+            let media_id = MediaId::new("t", &n.to_string());
+            let title = format!("{} #{n}", TITLES[n % TITLES.len()]);
+            m.apply(&Event::ItemQueued { media_id, title: title.clone() }, t0);
+            if n >= busy + 2 {
+                continue;
+            }
+            m.apply(&Event::ItemStarted { media_id, title: title.clone() }, now);
+            let (step, done, total) = match n % 4 {
+                0 => (Step::Transcribe, 751_000, Some(2_642_000)),
+                1 => (Step::Fetch, 12_300_000, Some(118_000_000)),
+                2 => (Step::Fetch, 8_100_000, None),
+                _ => (Step::Decode, 3_751_000, Some(3_751_000)),
+            };
+            let then = if n % 4 == 3 { now - Duration::from_secs(2) } else { now };
+            m.apply(&Event::StepProgressed { media_id, step, done, total }, then);
+        }
+        let (media_id, title) = (MediaId::new("t", "0"), String::new());
+        m.apply(
+            &Event::ItemFinished {
+                media_id,
+                title: title.clone(),
+                audio_ms: 2_642_000,
+                segments: 9,
+                took_ms: 9,
+            },
+            now,
+        );
+        let (class, message) = (FailureClass::NoAudio, String::new());
+        let media_id = MediaId::new("t", "1");
+        let source = String::new();
+        m.apply(&Event::ItemFailed { media_id, title, source, class, message, remedy: None }, now);
+        let stages = vec![stage("io", 24, 18, 0), stage("asr", 2, 2, 4), stage("db", 12, 1, 0)];
+        m.apply(&Event::StagesSampled { stages }, now);
+        let gpu = Gpu {
+            name: "NVIDIA H100 80GB HBM3".into(),
+            sm_percent: 87,
+            vram_used: 61,
+            vram_total: 100,
+            power_percent: Some(70),
+            temperature: Some(64),
+        };
+        let gpus = vec![gpu; gpus];
+        let machine = Machine { cpu_busy: 1.9, cores: 2, rss_bytes: 412_000_000, gpus };
+        m.apply(&Event::MachineSampled(machine), now);
+        m.tick(now);
+        (m, now)
+    }
+
+    #[test]
+    fn no_row_is_wider_and_no_frame_higher_than_the_terminal() {
+        for busy in [0, 3, 26] {
+            for gpus in [0, 2, 8] {
+                let (mut m, now) = model(busy, gpus);
+                for stopping in [false, true] {
+                    m.stopping = stopping;
+                    for color in [false, true] {
+                        let style = Style { color, unicode: !color };
+                        for (height, width) in (1..60).flat_map(|h| [(h, 20), (h, 40), (h, 80), (h, 140)]) {
+                            let rows = rows(&m, (height, width), style, now);
+                            assert!(rows.len() < usize::from(height).max(2), "{height}: {rows:#?}");
+                            for row in &rows {
+                                assert!(text::width(row) < usize::from(width), "{width}: {row:?}");
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_a_terminal_of_80_columns_shows() {
+        let (m, now) = model(26, 1);
+        let terminal = Emulator::new(24, 80);
+        let shown = Rows::new(terminal.screen());
+        shown.show(&rows(&m, shown.size(), Style { color: true, unicode: true }, now));
+        let lines = terminal.lines();
+        assert_eq!(lines[0], " 1 of 30 done · 1 failed · 119 audio-h/h · 12 min left · 1:00");
+        assert!(lines[1].starts_with(" ━━━━━━╸━━━──") && lines[1].ends_with("─  12 %"), "{}", lines[1]);
+        assert_eq!(lines[3], " io     ▕█████████░░░▏ 18/24 busy");
+        assert_eq!(lines[4], " asr    ▕████████████▏  2/2  busy · queue 4/4 full");
+        assert_eq!(lines[6], " GPU0 H100  SM  87 %  VRAM 61 %  power  70 %  64 °C  CPU 1.9/2 cores");
+        assert_eq!(lines[8], " transcribe ━━━─────── 12:31 of 44:02     evil txt.exe next line #4");
+        assert!(lines.iter().any(|l| l.starts_with(" fetch      ━───────── 12 of 118 MB ")), "{lines:#?}");
+        assert!(lines.last().is_some_and(|l| l.starts_with(" … and ")), "{lines:#?}");
+    }
+
+    #[test]
+    fn what_waits_is_said_to_wait_and_comes_last() {
+        let (m, now) = model(4, 0);
+        let rows = rows(&m, (40, 100), Style::PLAIN, now);
+        assert!(rows.iter().any(|r| r == " CPU 1.9/2 cores · RSS 412 MB"), "{rows:#?}");
+        let last = rows.last().expect("rows");
+        assert!(last.starts_with(" waiting    ────────── for transcription "), "{last}");
+    }
+
+    #[test]
+    fn stopping_says_so() {
+        let (mut m, now) = model(3, 0);
+        m.stopping = true;
+        let rows = rows(&m, (24, 80), Style::PLAIN, now);
+        assert_eq!(
+            rows[0],
+            " 1 of 30 done · 1 failed · stopping: 3 in flight · Ctrl-C again to quit at once"
+        );
+    }
+
+    #[test]
+    fn before_anything_is_known() {
+        let t0 = Instant::now();
+        let rows = rows(&Model::new(t0), (24, 80), Style::PLAIN, t0 + Duration::from_secs(3));
+        assert_eq!(rows[0], " looking for media… · 0:03");
+    }
+
+    #[test]
+    fn makers_and_sockets_are_left_out_of_names() {
+        for (name, short) in [
+            ("NVIDIA H100 80GB HBM3", "H100"),
+            ("NVIDIA A100-SXM4-80GB", "A100"),
+            ("NVIDIA GeForce RTX 4090", "RTX 4090"),
+            ("Tesla T4", "T4"),
+            ("NVIDIA RTX 6000 Ada Generation", "RTX 6000 Ada"),
+            ("NVIDIA", "NVIDIA"),
+        ] {
+            assert_eq!(gpu_name(name), short);
+        }
+    }
 }

@@ -84,8 +84,55 @@ impl<W: Write + Send> Reporter for Json<W> {
 
     /// [`Event::RunFinished`] was the last line; where it did not come, what the events came to takes its place.
     fn finish(&mut self, run: &RunSummary, model: &Model) {
-        if model.finished.is_none() {
+        if model.finished.is_none() && !model.is_void() {
             self.event(&Event::RunFinished(run.clone()), model, Instant::now());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::Machine;
+
+    #[test]
+    fn every_event_is_one_object_with_its_time() {
+        let t0 = Instant::now();
+        let model = Model::new(t0);
+        let mut json = Json::new(Vec::new());
+        let media_id = MediaId::new("t", "1");
+        let progress = |done| Event::StepProgressed { media_id, step: Step::Fetch, done, total: Some(100) };
+        let at = |ms| t0 + Duration::from_millis(ms);
+        json.event(&Event::ItemStarted { media_id, title: "two\nlines".into() }, &model, t0);
+        for (ms, done) in [(0, 1), (100, 2), (4_900, 50), (5_000, 51), (5_100, 100)] {
+            json.event(&progress(done), &model, at(ms));
+        }
+        for ms in [0, 1_000, 5_000] {
+            json.event(&Event::MachineSampled(Machine::default()), &model, at(ms));
+        }
+        let mut model = model;
+        model.apply(&Event::ItemQueued { media_id, title: String::new() }, t0);
+        json.finish(&RunSummary { done: 1, ..RunSummary::default() }, &model);
+        let text = String::from_utf8(json.out).expect("utf-8");
+        let lines: Vec<serde_json::Value> =
+            text.lines().map(|l| serde_json::from_str(l).expect("one object a line")).collect();
+        let told: Vec<String> = lines
+            .iter()
+            .map(|l| format!("{} {}", l["event"].as_str().expect("an event"), l["done"]))
+            .collect();
+        assert_eq!(
+            told,
+            [
+                "item_started null",
+                "step_progressed 1",
+                "step_progressed 51",
+                "step_progressed 100",
+                "machine_sampled null",
+                "machine_sampled null",
+                "run_finished 1",
+            ]
+        );
+        assert_eq!(lines[0]["title"], "two\nlines");
+        assert!(lines[0]["time"].as_str().is_some_and(|t| t.ends_with('Z') && t.len() == 24));
     }
 }

@@ -125,6 +125,9 @@ impl<W: Write + Send> Reporter for Lines<W> {
 
     fn finish(&mut self, run: &RunSummary, model: &Model) {
         self.tell_skips(model);
+        if model.is_void() {
+            return;
+        }
         let plain = Style { color: false, unicode: true };
         for line in summary::lines(run, WIDTH, plain, self.options.hints) {
             write_line(&mut self.out, &line);
@@ -204,4 +207,102 @@ fn heartbeat(model: &Model, now: Instant) -> String {
     }
     groups.extend(advice::raise(model, now));
     format!("progress: {}", groups.join("; "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::Step;
+    use crate::media::{FailureClass, MediaId};
+    use crate::stage::StageSummary;
+
+    /// Lines without their time of day.
+    fn said(out: &[u8]) -> Vec<String> {
+        let text = String::from_utf8(out.to_vec()).expect("utf-8");
+        assert!(!text.contains(['\r', '\u{1b}']), "plain: {text:?}");
+        text.lines().map(|l| l.get(21..).unwrap_or_default().to_owned()).collect()
+    }
+
+    #[test]
+    fn a_run_in_plain_lines() {
+        let t0 = Instant::now();
+        let mut model = Model::new(t0);
+        let mut lines = Lines::new(Vec::new(), Options::default());
+        let id = |n: u32| MediaId::new("t", &n.to_string());
+        let title = || "A \u{1b}[31mtalk".to_owned();
+        let stage = StageSummary {
+            name: "asr",
+            workers: 2,
+            busy_ms: 0,
+            wait_in_ms: 0,
+            wait_out_ms: 0,
+            items: 0,
+            in_hand: 1,
+            queued: 3,
+            capacity: 4,
+        };
+        let mut tell = |model: &mut Model, event: Event| {
+            model.apply(&event, t0);
+            lines.event(&event, model, t0);
+        };
+        tell(&mut model, Event::SourceListed { source: "talks/".into(), items: 3, new: 2 });
+        for n in 3..6 {
+            let reason = "done before".into();
+            tell(&mut model, Event::ItemSkipped { media_id: id(n), title: title(), reason });
+        }
+        for n in 0..3 {
+            tell(&mut model, Event::ItemQueued { media_id: id(n), title: title() });
+            tell(&mut model, Event::ItemStarted { media_id: id(n), title: title() });
+        }
+        let (class, message) = (FailureClass::NotFound, "404\nnot found".to_owned());
+        let remedy = Some("check the address".to_owned());
+        let (media_id, source) = (id(0), String::new());
+        tell(&mut model, Event::ItemFailed { media_id, title: title(), source, class, message, remedy });
+        let message = "connection reset".into();
+        tell(
+            &mut model,
+            Event::ItemDelayed { media_id: id(1), title: title(), message, retry_in_ms: 90_000 },
+        );
+        let (step, total) = (Step::Transcribe, Some(120_000));
+        tell(&mut model, Event::StepProgressed { media_id: id(2), step, done: 60_000, total });
+        tell(&mut model, Event::StagesSampled { stages: vec![stage] });
+        let soon = t0 + Duration::from_secs(1);
+        let later = t0 + Duration::from_secs(31);
+        lines.tick(&model, t0);
+        lines.tick(&model, soon);
+        lines.tick(&model, later);
+        model.apply(&Event::StopRequested, later);
+        lines.event(&Event::StopRequested, &model, later);
+        lines.tick(&model, later);
+        lines.tick(&model, later + Duration::from_secs(5));
+        let end = Event::ItemFinished {
+            media_id: id(2),
+            title: title(),
+            audio_ms: 120_000,
+            segments: 1,
+            took_ms: 40_000,
+        };
+        model.apply(&end, later);
+        lines.event(&end, &model, later);
+        assert_eq!(
+            said(&lines.out),
+            [
+                "listed talks/: 3 items, 2 new",
+                "skipped 3 items: done before",
+                "started A talk",
+                "started A talk",
+                "started A talk",
+                "failed A talk: 404 not found (check the address)",
+                "delayed A talk: connection reset; next attempt in 1 min 30 s",
+                "progress: 0 of 3 done, 1 failed, 1 in flight, 1 to try again; 1.9 audio-hours per hour; \
+                 asr 1/2 busy queue 3/4",
+                "stopping: 1 item in flight; a second signal quits at once",
+                "stopping: waiting for A talk (transcribe, 1:00 of 2:00)",
+                "finished A talk: 2:00 of audio in 40 s (3.0x realtime), 1 segment",
+            ]
+        );
+        lines.finish(&model.summary(later), &model);
+        let text = String::from_utf8(lines.out).expect("utf-8");
+        assert!(text.contains("\nStopped after "), "{text}");
+    }
 }

@@ -12,8 +12,8 @@ use crate::stage::StageSummary;
 const SPEED_WINDOW: Duration = Duration::from_secs(120);
 /// No estimate before this: the first numbers are start-up, not speed.
 const SETTLE: Duration = Duration::from_secs(5);
-/// An item without an event for this long is waiting.
-const IDLE: Duration = Duration::from_secs(3);
+/// An item that has not moved for this long is listed after those that move.
+const IDLE: Duration = Duration::from_secs(15);
 
 /// An item that a worker has.
 #[derive(Clone, Debug)]
@@ -266,7 +266,7 @@ impl Model {
     pub fn in_flight(&self, now: Instant) -> Vec<&InFlight> {
         let mut items: Vec<&InFlight> = self.in_flight.values().collect();
         items.sort_by_key(|i| {
-            let idle = now.saturating_duration_since(i.active) >= IDLE;
+            let idle = i.is_waiting(now) || now.saturating_duration_since(i.active) >= IDLE;
             (idle, std::cmp::Reverse(i.step.map_or(0, |s| s as u8 + 1)), i.order)
         });
         items
@@ -338,6 +338,11 @@ impl Model {
         (mean == 0.0 && ended > 0).then(|| elapsed.as_secs_f64() / ended as f64 * left as f64)
     }
 
+    /// True where the run ended before it began: whoever ended it says why, and there is nothing to sum up.
+    pub fn is_void(&self) -> bool {
+        self.finished.is_none() && self.total() == 0 && self.skipped == 0
+    }
+
     /// What this run came to, as its own end told it or, where the channel closed before, as far as events go.
     pub fn summary(&self, now: Instant) -> RunSummary {
         self.finished.clone().unwrap_or_else(|| RunSummary {
@@ -406,6 +411,7 @@ mod tests {
             &Event::ItemFailed {
                 media_id: id(1),
                 title: "x".into(),
+                source: "/x".into(),
                 class: FailureClass::NoAudio,
                 message: "no audio".into(),
                 remedy: None,
@@ -488,7 +494,7 @@ mod tests {
             m.apply(&Event::StepStarted { media_id: id(n), step: Step::Fetch }, t0);
         }
         m.apply(&Event::StepStarted { media_id: id(2), step: Step::Transcribe }, t0);
-        let later = t0 + Duration::from_secs(10);
+        let later = t0 + Duration::from_secs(20);
         for n in [3, 2, 1] {
             m.apply(
                 &Event::StepProgressed { media_id: id(n), step: Step::Fetch, done: 1, total: None },

@@ -93,6 +93,55 @@ impl Screen {
         let _ = state.out.write_all(text.as_bytes()).and_then(|()| state.out.flush());
     }
 
+    /// Brings `rows` to the screen in place of those that are there, and below the lines that wait to be printed.
+    fn paint(&self, state: &mut State, rows: Vec<String>) -> io::Result<()> {
+        let (height, columns) = self.size();
+        if rows == state.rows && state.above.is_empty() && columns == state.drawn_width {
+            return Ok(());
+        }
+        let narrowed = self.0.reflows && columns < state.drawn_width;
+        let on_screen: usize = state
+            .rows
+            .iter()
+            .map(|row| if narrowed { text::width(row).div_ceil(usize::from(columns)).max(1) } else { 1 })
+            .sum();
+        let up = on_screen.min(usize::from(height) - 1);
+
+        let climb = if up > 0 { format!("\x1b[{up}A\r") } else { "\r".to_owned() };
+        let mut out = climb.clone();
+        if rows.is_empty() {
+            // Line by line: some terminals take clearing the whole screen for a wish to keep a copy of it.
+            out.push_str(&"\x1b[2K\r\n".repeat(up));
+            out.push_str(&climb);
+        }
+        out.push_str(&std::mem::take(&mut state.above));
+        for row in &rows {
+            // Cleared before, not behind the text: tmux remembers a line as long as it ever was otherwise, and
+            // re-wraps that.
+            out.push_str("\x1b[2K");
+            out.push_str(row);
+            out.push_str("\r\n");
+        }
+        if !rows.is_empty() {
+            out.push_str("\x1b[J");
+        }
+        state.rows = rows;
+        state.drawn_width = columns;
+        state.out.write_all(out.as_bytes())?;
+        state.out.flush()
+    }
+
+    /// Takes the rows away, runs `f`, brings them back; nobody else draws meanwhile. Not indicatif's way of doing
+    /// it, which does nothing in a thread that panics: the very moment this is for.
+    fn suspend(&self, f: &mut dyn FnMut()) {
+        let mut state = self.state();
+        let rows = state.rows.clone();
+        // A terminal that went away is no reason not to run `f`.
+        let _ = self.paint(&mut state, Vec::new());
+        f();
+        let _ = self.paint(&mut state, rows);
+    }
+
     /// Forgets the rows, after somebody else wrote over them: the next drawing begins below.
     fn forget(&self) {
         self.state().rows.clear();
@@ -182,44 +231,10 @@ impl TermLike for Screen {
     }
 
     fn flush(&self) -> io::Result<()> {
-        let (height, columns) = self.size();
         let mut state = self.state();
         let text = std::mem::take(&mut state.text);
         let rows = cut(&text, usize::from(state.told_width));
-        if rows == state.rows && state.above.is_empty() && columns == state.drawn_width {
-            return Ok(());
-        }
-        let narrowed = self.0.reflows && columns < state.drawn_width;
-        let on_screen: usize = state
-            .rows
-            .iter()
-            .map(|row| if narrowed { text::width(row).div_ceil(usize::from(columns)).max(1) } else { 1 })
-            .sum();
-        let up = on_screen.min(usize::from(height) - 1);
-
-        let mut out = String::with_capacity(text.len() + 64);
-        let climb = if up > 0 { format!("\x1b[{up}A\r") } else { "\r".to_owned() };
-        out.push_str(&climb);
-        if rows.is_empty() {
-            // Line by line: some terminals take clearing the whole screen for a wish to keep a copy of it.
-            out.push_str(&"\x1b[2K\r\n".repeat(up));
-            out.push_str(&climb);
-        }
-        out.push_str(&std::mem::take(&mut state.above));
-        for row in &rows {
-            // Cleared before, not behind the text: tmux remembers a line as long as it ever was otherwise, and
-            // re-wraps that.
-            out.push_str("\x1b[2K");
-            out.push_str(row);
-            out.push_str("\r\n");
-        }
-        if !rows.is_empty() {
-            out.push_str("\x1b[J");
-        }
-        state.rows = rows;
-        state.drawn_width = columns;
-        state.out.write_all(out.as_bytes())?;
-        state.out.flush()
+        self.paint(&mut state, rows)
     }
 }
 
@@ -279,11 +294,9 @@ impl Rows {
         self.bar.set_message(rows.join("\n"));
     }
 
-    /// Puts lines above the rows, where they stay.
+    /// Puts lines above the rows, where they stay; they appear with the next drawing.
     pub(super) fn print(&self, lines: &[String]) {
-        let _inside = Inside::enter();
         self.screen.print_above(lines);
-        self.bar.tick();
     }
 
     /// Takes the rows away for as long as `f` runs.
@@ -292,7 +305,7 @@ impl Rows {
             f();
         } else {
             let _inside = Inside::enter();
-            self.bar.suspend(f);
+            self.screen.suspend(f);
         }
     }
 
@@ -386,11 +399,34 @@ pub(super) mod tests {
         shown.print(&rows(&["kept"]));
         shown.show(&rows(&["two"]));
         assert_eq!(terminal.lines(), ["kept", "two"]);
-        shown.suspend(&mut || terminal.clone().write_all(b"a log line\r\n").expect("memory"));
+        let mut log = terminal.clone();
+        shown.suspend(&mut || log.write_all(b"a log line\r\n").expect("memory"));
         assert_eq!(terminal.lines(), ["kept", "a log line", "two"]);
         shown.finish(&rows(&["summary"]));
         assert_eq!(terminal.lines(), ["kept", "a log line", "summary"]);
         assert_eq!(terminal.cursor(), (3, 0));
+    }
+
+    #[test]
+    fn a_panic_in_a_worker_is_read_above_the_rows() {
+        struct Speaks(Rows, Emulator);
+        impl Drop for Speaks {
+            fn drop(&mut self) {
+                // Where a panic hook stands: the thread is panicking.
+                assert!(std::thread::panicking());
+                self.0.suspend(&mut || self.1.write_all(b"panicked at\r\n").expect("memory"));
+            }
+        }
+        let terminal = Emulator::new(10, 30);
+        let shown = Rows::new(terminal.screen());
+        shown.show(&rows(&["one", "two"]));
+        let speaks = Speaks(shown.clone(), terminal.clone());
+        let worker = std::thread::spawn(move || {
+            let _speaks = speaks;
+            std::panic::resume_unwind(Box::new("a worker's"));
+        });
+        assert!(worker.join().is_err());
+        assert_eq!(terminal.lines(), ["panicked at", "one", "two"]);
     }
 
     #[test]

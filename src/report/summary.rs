@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::advice;
 use super::figures::{count, duration, rate};
 use super::style::{Style, Tone};
-use super::text::{clean, clean_message, pad, pad_left, truncate, wrap};
+use super::text::{clean, clean_message, pad, pad_left, truncate, width as text_width, wrap};
 use crate::event::{FailedItem, RunSummary};
 use crate::media::FailureClass;
 
@@ -31,11 +31,11 @@ pub(super) fn lines(run: &RunSummary, width: usize, style: Style, hints: bool) -
         if let Some(sentence) = advice::bottleneck(run) {
             out.extend(wrap(&sentence, width));
         }
-        if let Some(overlap) = advice::overlap(run) {
-            out.push(style.paint(
-                Tone::Dim,
-                &format!("Wall time is {overlap:.2} × the busy time of the busiest stage, a worker."),
-            ));
+        if let Some((busy, ratio)) = advice::overlap(run) {
+            let (wall, busy) = (duration(run.wall_ms), duration(busy));
+            let line =
+                format!("Wall time {wall}, {ratio:.2} × the {busy} that each of its workers was busy.");
+            out.extend(wrap(&line, width).iter().map(|line| style.paint(Tone::Dim, line)));
         }
     }
     if hints {
@@ -63,10 +63,7 @@ fn headline(run: &RunSummary, style: Style) -> String {
 /// Audio, speed.
 fn throughput(run: &RunSummary) -> Option<String> {
     let speed = rate(run.audio_ms, run.wall_ms)?;
-    Some(format!(
-        "{} of audio transcribed: {speed}× realtime, {speed} audio-hours per hour",
-        duration(run.audio_ms)
-    ))
+    Some(format!("{} of audio: {speed}× realtime, {speed} audio-hours per hour", duration(run.audio_ms)))
 }
 
 /// What failed, the commonest reason first, the items under it.
@@ -86,12 +83,26 @@ fn failures(run: &RunSummary, width: usize, style: Style, out: &mut Vec<String>)
         room -= shown;
         let heading = format!("{} ({})", reason(first.class), group.len());
         out.push(style.paint(Tone::Bad, &format!("✗ {heading}")));
+        // What all have in common is said once.
         let alone = group.iter().all(|f| f.remedy == first.remedy);
+        let same = group.len() > 1 && group.iter().all(|f| f.message == first.message);
+        if same {
+            dim(&clean_message(&first.message, MESSAGE), "  ", width, style, out);
+        }
         for failure in &group[..shown] {
             let title = truncate(&clean(&failure.title), width.saturating_sub(4).max(20));
-            out.push(format!("    {title}"));
-            let message = clean_message(&failure.message, MESSAGE);
-            dim(&message, "      ", width, style, out);
+            let source = clean(&failure.source);
+            // Where it is, if that says more than the title and fits beside it.
+            let fits = 4 + text_width(&title) + 2 + text_width(&source) <= width;
+            let shown = if source.is_empty() || source == title || !fits {
+                String::new()
+            } else {
+                format!("  {}", style.paint(Tone::Dim, &source))
+            };
+            out.push(format!("    {title}{shown}"));
+            if !same {
+                dim(&clean_message(&failure.message, MESSAGE), "      ", width, style, out);
+            }
             if let (false, Some(remedy)) = (alone, &failure.remedy) {
                 dim(&format!("→ {}", clean_message(remedy, MESSAGE)), "      ", width, style, out);
             }
@@ -202,7 +213,7 @@ mod tests {
         FailedItem {
             media_id: MediaId::new("t", title),
             title: title.into(),
-            source: String::new(),
+            source: if title == "silent film" { "films/silent.mp4".into() } else { String::new() },
             class,
             message: message.into(),
             remedy: remedy.map(Into::into),
@@ -238,8 +249,8 @@ mod tests {
             ],
             failures: vec![
                 failed(FailureClass::Network, "slow one", "connection reset", Some("check the network")),
-                failed(FailureClass::NoAudio, "silent film", "no audio track in it", None),
-                failed(FailureClass::NoAudio, "another\u{1b}[2J", "no audio track in it", None),
+                failed(FailureClass::NoAudio, "silent film", "there is only video in it", None),
+                failed(FailureClass::NoAudio, "another\u{1b}[2J", "there is only video in it", None),
             ],
             interrupted: false,
         };
@@ -248,13 +259,12 @@ mod tests {
             text,
             "\
 38 items done, 3 failed, 5 skipped in 12 min 3 s
-8 h 14 min of audio transcribed: 41× realtime, 41 audio-hours per hour
+8 h 14 min of audio: 41× realtime, 41 audio-hours per hour
 
 ✗ no audio track (2)
-    silent film
-      no audio track in it
+  there is only video in it
+    silent film  films/silent.mp4
     another
-      no audio track in it
 ✗ network (1)
     slow one
       connection reset
@@ -265,8 +275,8 @@ io          24  23 %             1.5 s           12 min     38
 asr          2  93 %             1.5 s              0 s     38
 db          12   1 %             1.5 s              0 s     38
 Bottleneck: transcription (its workers were busy 93 % of the time); the stage
-before it waited 12 min for room in its queue.
-Wall time is 1.06 × the busy time of the busiest stage, a worker.
+before it waited 12 min for room.
+Wall time 12 min 3 s, 1.06 × the 11 min 19 s that each of its workers was busy.
 
 find what was said:         spoken search \"some words\"
 try the failed ones again:  spoken retry --failed"
