@@ -43,7 +43,10 @@ pub fn main() -> ExitCode {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
             // A reader that left (`spoken status | head`) is no error.
-            if error.downcast_ref::<std::io::Error>().is_some_and(|e| e.kind() == std::io::ErrorKind::BrokenPipe) {
+            if error
+                .downcast_ref::<std::io::Error>()
+                .is_some_and(|e| e.kind() == std::io::ErrorKind::BrokenPipe)
+            {
                 return ExitCode::SUCCESS;
             }
             let text = format!("{error:#}");
@@ -94,9 +97,9 @@ async fn run(cli: &Cli, loaded: Loaded, output: &Output) -> anyhow::Result<u8> {
         }
         Command::Search(args) => {
             let world = World::open(loaded.config, READER_CONNECTIONS).await?;
-            let _ = args;
+            let done = library::search(&world, args).await;
             world.close().await;
-            Ok(0)
+            done
         }
         Command::Show(args) => {
             let world = World::open(loaded.config, READER_CONNECTIONS).await?;
@@ -127,9 +130,10 @@ async fn ingest_command(args: &IngestArgs, loaded: Loaded, output: &Output) -> a
     output.set_suspender(terminal.suspender());
     terminal.guard_panics();
     let (events, told) = Events::channel();
-    let reporter = tokio::spawn(report::run(terminal, told, report::Options::default()));
+    let reporter = tokio::spawn(report::run(terminal.clone(), told, report::Options::default()));
     let stopping = Stopping::default();
-    stopping.listen(events.clone())?;
+    let screen = terminal.clone();
+    let listener = stopping.listen(events.clone(), move || screen.close())?;
     let monitor = Monitor::start(events.clone(), Duration::from_secs(1))?;
 
     let connections = u32::try_from(loaded.config.db_workers).unwrap_or(12) + 4;
@@ -143,6 +147,7 @@ async fn ingest_command(args: &IngestArgs, loaded: Loaded, output: &Output) -> a
         Err(error) => Err(error),
     };
     drop(monitor);
+    listener.abort();
     if let Ok(summary) = &result {
         events.send(Event::RunFinished(summary.clone()));
     }
@@ -164,7 +169,8 @@ async fn ingest_command(args: &IngestArgs, loaded: Loaded, output: &Output) -> a
 fn read_request(args: &IngestArgs) -> anyhow::Result<ingest::Request> {
     let mut sources = args.sources.clone();
     for list in &args.from {
-        let text = std::fs::read_to_string(list).with_context(|| format!("failed to read {}", list.display()))?;
+        let text =
+            std::fs::read_to_string(list).with_context(|| format!("failed to read {}", list.display()))?;
         sources.extend(crate::source::parse_list(&text));
     }
     let stdin = if sources.iter().any(|s| s == "-") {
@@ -173,7 +179,11 @@ fn read_request(args: &IngestArgs) -> anyhow::Result<ingest::Request> {
             eprintln!("reading sources from the terminal, one a line; Ctrl-D ends the list");
         }
         let mut text = String::new();
-        stdin.by_ref().take(crate::source::MAX_LIST_BYTES).read_to_string(&mut text).context("failed to read standard input")?;
+        stdin
+            .by_ref()
+            .take(crate::source::MAX_LIST_BYTES)
+            .read_to_string(&mut text)
+            .context("failed to read standard input")?;
         Some(text)
     } else {
         None
@@ -196,17 +206,28 @@ fn show_config(args: &crate::cli::ConfigArgs, loaded: &Loaded) -> anyhow::Result
 async fn db_command(command: DbCommand, loaded: Loaded) -> anyhow::Result<u8> {
     let config = loaded.config;
     if matches!(command, DbCommand::Start | DbCommand::Stop) && config.database_url.is_some() {
-        anyhow::bail!("DATABASE_URL names a server that is not ours to start or stop; unset it for the private one");
+        anyhow::bail!(
+            "DATABASE_URL names a server that is not ours to start or stop; unset it for the private one"
+        );
     }
     let options = world::server_options(&config);
     match command {
         DbCommand::Start => {
             Server::start_kept(&options).await?;
-            eprintln!("the private Postgres runs and stays; `spoken db stop` ends it, `spoken db url` tells its address");
+            eprintln!(
+                "the private Postgres runs and stays; `spoken db stop` ends it, `spoken db url` tells its address"
+            );
         }
         DbCommand::Stop => {
             let stopped = Server::stop(&options).await?;
-            eprintln!("{}", if stopped { "the private Postgres was stopped" } else { "the private Postgres does not run" });
+            eprintln!(
+                "{}",
+                if stopped {
+                    "the private Postgres was stopped"
+                } else {
+                    "the private Postgres does not run"
+                }
+            );
         }
         DbCommand::Url => {
             // The address is of no use without a server behind it.

@@ -57,7 +57,11 @@ pub struct EmbedOptions {
 
 impl EmbedOptions {
     /// Options for `model` with one thread, batches of 8, and no progress drawn.
-    pub fn new(model: impl Into<String>, cache_dir: impl Into<PathBuf>, tools_dir: impl Into<PathBuf>) -> Self {
+    pub fn new(
+        model: impl Into<String>,
+        cache_dir: impl Into<PathBuf>,
+        tools_dir: impl Into<PathBuf>,
+    ) -> Self {
         Self {
             model: model.into(),
             cache_dir: cache_dir.into(),
@@ -213,7 +217,12 @@ impl Embedder {
         vectors.pop().ok_or_else(ended)
     }
 
-    async fn embed(&self, mut texts: Vec<String>, prompt: &str, urgent: bool) -> Result<Vec<Vec<f32>>, Failure> {
+    async fn embed(
+        &self,
+        mut texts: Vec<String>,
+        prompt: &str,
+        urgent: bool,
+    ) -> Result<Vec<Vec<f32>>, Failure> {
         if !prompt.is_empty() {
             texts.iter_mut().for_each(|t| t.insert_str(0, prompt));
         }

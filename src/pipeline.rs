@@ -28,7 +28,7 @@ use crate::fetch::Fetcher;
 use crate::media::{Audio, Failure, FailureClass, MediaId, Metadata, Transcript};
 use crate::queue::Outcome;
 use crate::stage::{StageMeter, StageSummary};
-use crate::store::{Attempt, Claim, SaveError, Store, Work};
+use crate::store::{Attempt, Claim, EmbeddingModel, SaveError, Store, Work};
 use crate::transcribe::Transcriber;
 
 pub mod spool;
@@ -356,7 +356,7 @@ fn asr_worker(shared: &Arc<Shared>, meter: &Arc<StageMeter>, from: &Receiver<Hea
                 inner.runtime.clone().spawn(async move { give_back(&inner, lost.0.active).await });
             }
         });
-        shared.steps.transcriber.submit(media_id, audio, &shared.events, &shared.cancel, done);
+        shared.steps.transcriber.submit(media_id, &audio, &shared.events, &shared.cancel, done);
     }
 }
 
@@ -407,16 +407,11 @@ async fn write(shared: &Shared, active: &Active, transcript: &Transcript) -> Res
     let vectors = embedder.embed_passages(passages.iter().map(|p| p.text.clone()).collect()).await?;
     progress.set(total, Some(total));
     shared.events.send(Event::StepStarted { media_id, step: Step::Store });
+    let model = EmbeddingModel { model_id: embedder.model_id().to_owned(), dimension: embedder.dimension() };
     let mut pause = Duration::from_secs(1);
     loop {
-        let saved = store.complete(
-            &active.work.claimed,
-            &active.metadata,
-            transcript,
-            &passages,
-            &vectors,
-            embedder.model(),
-        );
+        let saved =
+            store.complete(&active.work.claimed, &active.metadata, transcript, &passages, &vectors, &model);
         match saved.await {
             Ok(()) => return Ok(Written::Stored),
             Err(SaveError::LeaseLost) => return Ok(Written::LeaseLost),

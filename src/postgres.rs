@@ -60,7 +60,11 @@ pub struct ServerOptions {
 impl ServerOptions {
     /// The server of `data_dir` with the binaries of `tools_dir`; ten minutes to start.
     pub fn new(data_dir: impl Into<PathBuf>, tools_dir: impl Into<PathBuf>) -> Self {
-        Self { data_dir: data_dir.into(), tools_dir: tools_dir.into(), start_timeout: Duration::from_secs(600) }
+        Self {
+            data_dir: data_dir.into(),
+            tools_dir: tools_dir.into(),
+            start_timeout: Duration::from_secs(600),
+        }
     }
 }
 
@@ -103,7 +107,9 @@ pub enum ServerError {
         installed: String,
     },
     /// We are root and there is no other user to run as.
-    #[error("postgres does not run as root and there is neither a user postgres nor nobody; set DATABASE_URL to a server of your own")]
+    #[error(
+        "postgres does not run as root and there is neither a user postgres nor nobody; set DATABASE_URL to a server of your own"
+    )]
     NoAccount,
     /// We are root, the other user cannot get at the files, and the capability that would help is not ours to give.
     #[error(
@@ -253,7 +259,9 @@ impl Server {
         };
         let marker = cluster.keep_marker();
         match std::fs::remove_file(&marker) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(ServerError::io("remove", &marker)(e)),
+            Err(e) if e.kind() != io::ErrorKind::NotFound => {
+                return Err(ServerError::io("remove", &marker)(e));
+            }
             _ => {}
         }
         match cluster.postmaster() {
@@ -312,7 +320,8 @@ async fn ensure_database(cluster: &Cluster, postmaster: &Postmaster) -> Result<S
         }
         // 3D000 invalid_catalog_name: no such database.
         Err(sqlx::Error::Database(e)) if e.code().as_deref() == Some("3D000") => {
-            let mut admin = PgConnection::connect(&cluster.url(postmaster, "postgres")?).await.map_err(failed)?;
+            let mut admin =
+                PgConnection::connect(&cluster.url(postmaster, "postgres")?).await.map_err(failed)?;
             sqlx::query("create database spoken").execute(&mut admin).await.map_err(failed)?;
             let _ = admin.close().await;
             Ok(url)

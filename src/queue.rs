@@ -291,7 +291,8 @@ pub async fn enqueue_in(
     items: &[(MediaId, i32)],
     priority: i16,
 ) -> Result<(), sqlx::Error> {
-    let (ids, generations): (Vec<Uuid>, Vec<i32>) = items.iter().map(|(id, generation)| (id.0, generation)).unzip();
+    let (ids, generations): (Vec<Uuid>, Vec<i32>) =
+        items.iter().map(|(id, generation)| (id.0, generation)).unzip();
     sqlx::query("select pg_advisory_xact_lock($1)").bind(ENQUEUE_LOCK).execute(&mut *connection).await?;
     sqlx::query(
         "select count(graphile_worker.add_job($1, \

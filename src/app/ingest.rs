@@ -49,7 +49,8 @@ pub async fn ingest(
     options.poll_interval = TICK;
     let mut queue = Queue::open(world.url(), options).await?;
     let worker = queue.worker_id().to_string();
-    let spool = Spool::open(&config.data_dir, &worker, config.spool_max_mb << 20, config.min_free_disk_mb << 20)?;
+    let spool =
+        Spool::open(&config.data_dir, &worker, config.spool_max_mb << 20, config.min_free_disk_mb << 20)?;
     adopt(world, &mut queue, &spool).await?;
     let queue = Arc::new(queue);
 

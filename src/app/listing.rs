@@ -47,7 +47,12 @@ impl Listing {
     ///
     /// # Errors
     /// Where the HTTP client cannot be made.
-    pub fn new(world: &World, queue: Arc<Queue>, events: Events, stop: CancellationToken) -> anyhow::Result<Self> {
+    pub fn new(
+        world: &World,
+        queue: Arc<Queue>,
+        events: Events,
+        stop: CancellationToken,
+    ) -> anyhow::Result<Self> {
         let config = &world.config;
         let mut options =
             SourceOptions::new(Arc::new(|path| decode::recognise(path).map(drop)), steps::ytdlp(config));
@@ -116,7 +121,12 @@ impl Listing {
     }
 
     /// Notes a batch; how many items there were, and how many of them were new.
-    async fn note(&self, source: &str, batch: Vec<Found>, work: &mpsc::Sender<()>) -> anyhow::Result<(usize, usize)> {
+    async fn note(
+        &self,
+        source: &str,
+        batch: Vec<Found>,
+        work: &mpsc::Sender<()>,
+    ) -> anyhow::Result<(usize, usize)> {
         let (mut items, mut stamps) = (Vec::new(), Vec::new());
         for found in batch {
             match found {
@@ -150,7 +160,9 @@ impl Listing {
                     again.push(item.media_id);
                     self.tell_queued(item.media_id, item.title);
                 }
-                Upserted::Known { state: State::Failed, class } => self.tell_failed_before(item, class).await?,
+                Upserted::Known { state: State::Failed, class } => {
+                    self.tell_failed_before(item, class).await?
+                }
             }
         }
         let again = self.store.retry(&Selection::Ids(again)).await?;
@@ -171,13 +183,16 @@ impl Listing {
         let mut known: HashSet<MediaId> = self.store.states(&ids).await?.into_keys().collect();
         let mut kept = Vec::with_capacity(items.len());
         for item in items {
-            let within =
-                known.contains(&item.media_id) || self.taken.fetch_update(Relaxed, Relaxed, |n| (n < self.limit).then_some(n + 1)).is_ok();
+            let within = known.contains(&item.media_id)
+                || self.taken.fetch_update(Relaxed, Relaxed, |n| (n < self.limit).then_some(n + 1)).is_ok();
             if within {
                 known.insert(item.media_id);
                 kept.push(item);
             } else {
-                self.tell_skipped(item, &format!("over the limit of this run (INGESTION_LIMIT={})", self.limit));
+                self.tell_skipped(
+                    item,
+                    &format!("over the limit of this run (INGESTION_LIMIT={})", self.limit),
+                );
             }
         }
         Ok(kept)
@@ -234,7 +249,8 @@ impl Listing {
 
 /// Asked for again by name, an item is tried again where time or a repaired set-up may have helped.
 fn worth_another_try(class: FailureClass) -> bool {
-    class.is_transient() || matches!(class, FailureClass::Setup | FailureClass::Unreadable | FailureClass::NotYet)
+    class.is_transient()
+        || matches!(class, FailureClass::Setup | FailureClass::Unreadable | FailureClass::NotYet)
 }
 
 /// Waits for one, then takes what is there.

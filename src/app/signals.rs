@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::AbortHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::event::{Event, Events};
@@ -23,25 +24,25 @@ pub struct Stopping {
 }
 
 impl Stopping {
-    /// Listens for signals from now on: Ctrl-C stops, a second one leaves at once; SIGTERM stops, and gives back what
-    /// is not finished after 25 s.
+    /// Listens for signals from now on: Ctrl-C stops, a second one leaves at once (after `last`, which cleans the
+    /// screen); SIGTERM stops, and gives back what is not finished after 25 s. Abort the task when the run is over:
+    /// it holds on to `events`.
     ///
     /// # Errors
     /// Where the handlers cannot be installed.
-    pub fn listen(&self, events: Events) -> std::io::Result<()> {
+    pub fn listen(&self, events: Events, last: impl Fn() + Send + 'static) -> std::io::Result<AbortHandle> {
         let (mut interrupt, mut terminate) =
             (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
         let Self { stop, cancel } = self.clone();
-        tokio::spawn(async move {
+        let task = tokio::spawn(async move {
             loop {
                 let term = tokio::select! {
                     _ = interrupt.recv() => false,
                     _ = terminate.recv() => true,
                 };
                 if stop.is_cancelled() && !term {
-                    // Everything on the way is recoverable, and somebody is waiting at the keyboard. Bars leave the
-                    // cursor below themselves.
-                    eprintln!();
+                    // Everything on the way is recoverable, and somebody is waiting at the keyboard.
+                    last();
                     std::process::exit(INTERRUPTED.into());
                 }
                 if !stop.is_cancelled() {
@@ -57,6 +58,6 @@ impl Stopping {
                 }
             }
         });
-        Ok(())
+        Ok(task.abort_handle())
     }
 }

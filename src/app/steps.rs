@@ -44,7 +44,12 @@ pub fn plan(config: &Config) -> anyhow::Result<Plan> {
         transcribe::resolve(&transcribe.model, &transcribe.models_dir, &mut |_| {})?;
     }
     let embed = embed_options(config);
-    embed.check()?;
+    Embedder::check_runtime(&config.tools_dir)?;
+    if let ModelRef::Path(path) = &config.embedding_model
+        && !path.is_dir()
+    {
+        anyhow::bail!("the embedding model {} is no directory (EMBEDDING_MODEL)", path.display());
+    }
     let sizes = Sizes {
         io_workers: config.io_workers,
         // Finding speech runs at a thousand times real time: two keep any model fed, and more only take its cores.
@@ -76,7 +81,7 @@ pub async fn start(
         let mut shown = None;
         Transcriber::start(transcribe, speech, asr, &mut |d| tell_download(&told, &mut shown, &d))
     });
-    let embedder = tokio::task::spawn_blocking(move || Embedder::load(embed));
+    let embedder = tokio::task::spawn_blocking(move || Embedder::load(&embed));
     let (transcriber, embedder) = tokio::try_join!(transcriber, embedder)?;
     let steps = Steps {
         fetcher: Fetcher::new(fetch_options(config))?,
@@ -102,10 +107,7 @@ pub fn ytdlp(config: &Config) -> YtDlp {
 
 /// The embedding model as configured.
 pub fn embed_options(config: &Config) -> EmbedOptions {
-    let mut options = EmbedOptions::new(model_name(&config.embedding_model));
-    options.cache_dir = config.data_dir.join("models");
-    options.tools_dir = Some(config.tools_dir.clone());
-    options
+    EmbedOptions::new(model_name(&config.embedding_model), config.data_dir.join("models"), &config.tools_dir)
 }
 
 fn fetch_options(config: &Config) -> FetchOptions {
@@ -151,7 +153,10 @@ fn transcribe_options(config: &Config) -> TranscribeOptions {
             batch_size: config.whisper_batch_size.set(),
         },
         language: config.language.as_deref().map(str::to_owned),
-        decode: transcribe::DecodeOptions { beam_size: config.beam_size, ..transcribe::DecodeOptions::default() },
+        decode: transcribe::DecodeOptions {
+            beam_size: config.beam_size,
+            ..transcribe::DecodeOptions::default()
+        },
         speech: SpeechOptions {
             threshold: config.vad_threshold,
             min_speech: ms(config.vad_min_speech_ms),

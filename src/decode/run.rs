@@ -85,7 +85,8 @@ impl Outcome {
 impl Run<'_> {
     /// Decodes stream `index` into the sink.
     pub fn decode(&mut self, index: usize) -> Result<Outcome, Failure> {
-        let broken = |e: Error| Failure::new(FailureClass::NotMedia, format!("the audio cannot be decoded: {e}"));
+        let broken =
+            |e: Error| Failure::new(FailureClass::NotMedia, format!("the audio cannot be decoded: {e}"));
         self.input.keep_only(index);
         let stream = self.input.context.stream(index).ok_or_else(|| broken(Error::StreamNotFound))?;
         let base = stream.time_base();
@@ -96,7 +97,8 @@ impl Run<'_> {
         let stated = self.input.duration_is_stated();
         let stated_ms = self.input.stream_duration_ms(index).filter(|_| stated);
         let container_ms = self.input.duration_ms().filter(|_| stated);
-        let total = stated_ms.or(self.input.duration_ms()).or(self.expected_ms).and_then(|ms| u64::try_from(ms).ok());
+        let total =
+            stated_ms.or(self.input.duration_ms()).or(self.expected_ms).and_then(|ms| u64::try_from(ms).ok());
         let end_ns = self.end_ns(container_ms);
         let mut feed = Feed {
             options: self.options,
@@ -170,7 +172,10 @@ impl Run<'_> {
         if outcome.errors > outcome.packets / 2 {
             return Err(Failure::new(
                 FailureClass::Truncated,
-                format!("damaged: {} of {} audio packets could not be decoded", outcome.errors, outcome.packets),
+                format!(
+                    "damaged: {} of {} audio packets could not be decoded",
+                    outcome.errors, outcome.packets
+                ),
             )
             .with_remedy("download or copy the file again"));
         }
@@ -270,10 +275,16 @@ impl Feed<'_> {
         let shape = Shape::of(&frame);
         let too_large = |what: String| Failure::new(FailureClass::TooLarge, what);
         if u32::try_from(shape.rate).is_ok_and(|r| r > self.options.max_sample_rate) {
-            return Err(too_large(format!("{} samples a second, the limit is {}", shape.rate, self.options.max_sample_rate)));
+            return Err(too_large(format!(
+                "{} samples a second, the limit is {}",
+                shape.rate, self.options.max_sample_rate
+            )));
         }
         if u32::try_from(shape.channels).is_ok_and(|c| c > self.options.max_channels) {
-            return Err(too_large(format!("{} channels, the limit is {}", shape.channels, self.options.max_channels)));
+            return Err(too_large(format!(
+                "{} channels, the limit is {}",
+                shape.channels, self.options.max_channels
+            )));
         }
         if shape.rate <= 0 || shape.channels <= 0 || frame.samples() == 0 {
             return Ok(());
@@ -318,7 +329,9 @@ fn act(
             Ok(())
         }
         Action::Frame(frame) => {
-            let failed = |e: Error| Failure::new(FailureClass::NotMedia, format!("the audio cannot be resampled: {e}"));
+            let failed = |e: Error| {
+                Failure::new(FailureClass::NotMedia, format!("the audio cannot be resampled: {e}"))
+            };
             if resampler.as_ref().is_some_and(|r| !r.fits(Shape::of(&frame))) {
                 drain(sink, resampler)?;
             }
@@ -336,9 +349,9 @@ fn act(
 /// Empties the filter, so that what comes next does not bleed into what was before.
 fn drain(sink: &mut Sink, resampler: &mut Option<Resampler>) -> Result<(), Failure> {
     if let Some(mut resampler) = resampler.take() {
-        let rest = resampler
-            .drain()
-            .map_err(|e| Failure::new(FailureClass::Internal, format!("the audio cannot be resampled: {e}")))?;
+        let rest = resampler.drain().map_err(|e| {
+            Failure::new(FailureClass::Internal, format!("the audio cannot be resampled: {e}"))
+        })?;
         sink.write(rest).map_err(|e| super::cannot_write(&e))?;
     }
     Ok(())
@@ -392,7 +405,9 @@ fn last_ms(path: &Path, cancel: &CancellationToken) -> Result<i64, Failure> {
             }
             Err(_) => break,
         }
-        let (Some(base), Some(ts)) = (bases.get(packet.stream()), packet.pts().or(packet.dts())) else { continue };
+        let (Some(base), Some(ts)) = (bases.get(packet.stream()), packet.pts().or(packet.dts())) else {
+            continue;
+        };
         last = last.max(to_ns(ts.saturating_add(packet.duration().max(0)), *base));
     }
     Ok(last.saturating_sub(start) / 1_000_000)

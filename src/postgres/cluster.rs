@@ -134,7 +134,9 @@ impl Cluster {
         let fresh = self.root.join("data.new");
         // What a killed attempt left: no server ever ran on it.
         match fs::remove_dir_all(&fresh) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(ServerError::io("remove", &fresh)(e)),
+            Err(e) if e.kind() != io::ErrorKind::NotFound => {
+                return Err(ServerError::io("remove", &fresh)(e));
+            }
             _ => {}
         }
         self.write_password()?;
@@ -349,7 +351,11 @@ pub(super) struct Postmaster {
 
 impl Postmaster {
     /// Waits until it accepts connections.
-    pub(super) async fn wait_ready(&mut self, cluster: &Cluster, timeout: Duration) -> Result<(), ServerError> {
+    pub(super) async fn wait_ready(
+        &mut self,
+        cluster: &Cluster,
+        timeout: Duration,
+    ) -> Result<(), ServerError> {
         let (started, mut noticed) = (Instant::now(), Instant::now());
         loop {
             if cluster.pid_file().is_some_and(|file| file.pid == self.pid && file.ready) {

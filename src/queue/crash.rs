@@ -71,7 +71,11 @@ pub(super) async fn charge_swept(pool: &PgPool, worker: &str, media_id: MediaId)
 }
 
 /// Charges an item whose own handler panicked; `true` when it was given up.
-pub(super) async fn charge_panic(pool: &PgPool, media_id: MediaId, generation: i32) -> Result<bool, QueueError> {
+pub(super) async fn charge_panic(
+    pool: &PgPool,
+    media_id: MediaId,
+    generation: i32,
+) -> Result<bool, QueueError> {
     let mut connection = pool.acquire().await?;
     charge(&mut connection, media_id.0, generation, PANIC, false).await
 }
@@ -150,7 +154,13 @@ async fn unlock(connection: &mut PgConnection, workers: &[String]) -> Result<(),
     .bind(TASK)
     .execute(&mut *connection)
     .await?;
-    sqlx::query("select graphile_worker.force_unlock_workers($1)").bind(workers).execute(&mut *connection).await?;
-    sqlx::query("select graphile_worker.delete_stale_workers($1)").bind(workers).execute(&mut *connection).await?;
+    sqlx::query("select graphile_worker.force_unlock_workers($1)")
+        .bind(workers)
+        .execute(&mut *connection)
+        .await?;
+    sqlx::query("select graphile_worker.delete_stale_workers($1)")
+        .bind(workers)
+        .execute(&mut *connection)
+        .await?;
     Ok(())
 }

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use futures::FutureExt;
 use graphile_worker::{
-    FailureReason, IntoTaskHandlerResult, Job, JobRecovery, JobRecoveryResult, TaskHandler, Worker, WorkerContext,
-    WorkerOptions, WorkerRecoveryConfig,
+    FailureReason, IntoTaskHandlerResult, Job, JobRecovery, JobRecoveryResult, TaskHandler, Worker,
+    WorkerContext, WorkerOptions, WorkerRecoveryConfig,
 };
 use serde::{Deserialize, Serialize};
 use sqlx::postgres::PgPool;
@@ -19,8 +19,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::in_flight::{Ended, InFlight, Key};
 use super::{
-    HEARTBEAT_EVERY, JobInfo, MAX_ATTEMPTS, Outcome, Queue, QueueError, RECONCILE_EVERY, STALE_AFTER, SWEEP_EVERY, TASK,
-    crash, reconcile,
+    HEARTBEAT_EVERY, JobInfo, MAX_ATTEMPTS, Outcome, Queue, QueueError, RECONCILE_EVERY, STALE_AFTER,
+    SWEEP_EVERY, TASK, crash, reconcile,
 };
 use crate::media::MediaId;
 
@@ -136,7 +136,11 @@ async fn run_worker(queue: &Queue, shared: &Arc<Shared>, stop: &CancellationToke
 
 /// When the worker shuts down though nobody asked it to, one of its slots has failed and the others wait for their
 /// jobs: lets go of these, so that a new worker can take over.
-async fn watch_failure(worker: &Worker, stop: CancellationToken, failed: CancellationToken) -> std::convert::Infallible {
+async fn watch_failure(
+    worker: &Worker,
+    stop: CancellationToken,
+    failed: CancellationToken,
+) -> std::convert::Infallible {
     worker.shutdown_signal().clone().await;
     if !stop.is_cancelled() {
         failed.cancel();
@@ -149,16 +153,19 @@ async fn watch_failure(worker: &Worker, stop: CancellationToken, failed: Cancell
 fn recovery_hook(
     pool: PgPool,
     own: Vec<String>,
-) -> impl Fn(graphile_worker::JobRecoveryContext) -> Pin<Box<dyn Future<Output = JobRecoveryResult> + Send>> + Clone {
+) -> impl Fn(graphile_worker::JobRecoveryContext) -> Pin<Box<dyn Future<Output = JobRecoveryResult> + Send>> + Clone
+{
     move |context| {
         let (pool, own) = (pool.clone(), own.clone());
         Box::pin(async move {
             let crashed = context.reason == FailureReason::WorkerCrashed;
-            let ours = context.previous_worker_id == context.worker_id || own.contains(&context.previous_worker_id);
+            let ours =
+                context.previous_worker_id == context.worker_id || own.contains(&context.previous_worker_id);
             if crashed
                 && !ours
                 && let Ok(job) = IngestMedia::deserialize(context.job.payload())
-                && let Err(error) = crash::charge_swept(&pool, &context.previous_worker_id, job.media_id).await
+                && let Err(error) =
+                    crash::charge_swept(&pool, &context.previous_worker_id, job.media_id).await
             {
                 tracing::warn!(%error, media_id = %job.media_id, "cannot count a crash");
             }

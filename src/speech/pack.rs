@@ -35,7 +35,11 @@ pub(super) struct Params {
 impl Params {
     pub fn new(options: &SpeechOptions) -> Self {
         let chunk = samples_of(options.chunk).clamp(u64::from(SAMPLE_RATE), MAX_WINDOW as u64);
-        Self { chunk, pad: samples_of(options.pad).min(chunk / 8), min_silence: samples_of(options.min_silence) }
+        Self {
+            chunk,
+            pad: samples_of(options.pad).min(chunk / 8),
+            min_silence: samples_of(options.min_silence),
+        }
     }
 }
 
@@ -164,13 +168,11 @@ impl Packer {
     fn best_pause(&self, start: u64, fitting: usize, following: Option<u64>) -> usize {
         let chunk = self.params.chunk;
         for from in [start + chunk * 2 / 3, start + chunk / 3, 0] {
-            let best = (0..fitting)
-                .filter(|&i| self.spans[i].end >= from)
-                .max_by_key(|&i| {
-                    let next = self.spans.get(i + 1).map(|s| s.start).or(following);
-                    let pause = next.map_or(u64::MAX, |next| next - self.spans[i].end);
-                    (pause.min(LONG_PAUSE), i)
-                });
+            let best = (0..fitting).filter(|&i| self.spans[i].end >= from).max_by_key(|&i| {
+                let next = self.spans.get(i + 1).map(|s| s.start).or(following);
+                let pause = next.map_or(u64::MAX, |next| next - self.spans[i].end);
+                (pause.min(LONG_PAUSE), i)
+            });
             if let Some(best) = best {
                 return best + 1;
             }
@@ -203,7 +205,8 @@ impl Packer {
         let samples: Vec<i16> = self.samples.range(from..to).copied().collect();
         self.floor = end;
         self.forget_before(end);
-        let speech = speech.into_iter().map(|s| Span { start: s.start.max(start), end: s.end.min(end) }).collect();
+        let speech =
+            speech.into_iter().map(|s| Span { start: s.start.max(start), end: s.end.min(end) }).collect();
         Window { start_sample: start, samples, speech }
     }
 

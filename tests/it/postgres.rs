@@ -12,7 +12,10 @@ use tempfile::TempDir;
 /// Where the set-up put PostgreSQL.
 pub(crate) fn tools_dir() -> PathBuf {
     std::env::var_os("SPOKEN_TOOLS_DIR").map_or_else(
-        || PathBuf::from(std::env::var_os("HOME").unwrap_or_else(|| "/root".into())).join(".cache/spoken/tools"),
+        || {
+            PathBuf::from(std::env::var_os("HOME").unwrap_or_else(|| "/root".into()))
+                .join(".cache/spoken/tools")
+        },
         PathBuf::from,
     )
 }

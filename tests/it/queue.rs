@@ -62,7 +62,11 @@ impl Database {
     async fn add_media(&self, count: usize) -> Vec<(MediaId, i32)> {
         let items: Vec<_> = (0..count).map(|n| (MediaId::new("test", &n.to_string()), 0)).collect();
         let ids: Vec<Uuid> = items.iter().map(|(id, _)| id.0).collect();
-        sqlx::query("insert into media (media_id) select unnest($1::uuid[])").bind(ids).execute(&self.pool).await.unwrap();
+        sqlx::query("insert into media (media_id) select unnest($1::uuid[])")
+            .bind(ids)
+            .execute(&self.pool)
+            .await
+            .unwrap();
         items
     }
 
@@ -84,7 +88,10 @@ impl Database {
     }
 
     async fn jobs(&self) -> i64 {
-        sqlx::query_scalar("select count(*) from graphile_worker._private_jobs").fetch_one(&self.pool).await.unwrap()
+        sqlx::query_scalar("select count(*) from graphile_worker._private_jobs")
+            .fetch_one(&self.pool)
+            .await
+            .unwrap()
     }
 
     async fn until(&self, what: &str, sql: &'static str) {
@@ -215,7 +222,10 @@ async fn a_retry_comes_back_after_its_time() {
                         calls.len() == 1
                     };
                     if first {
-                        return Outcome::Retry { after: Duration::from_millis(1500), message: "once more".into() };
+                        return Outcome::Retry {
+                            after: Duration::from_millis(1500),
+                            message: "once more".into(),
+                        };
                     }
                     set_state(&pool, id, "done").await;
                     Outcome::Done
@@ -270,7 +280,11 @@ async fn a_lost_lease_leaves_the_job_to_its_new_owner() {
             queue.run(handler, stop).await;
         }
     });
-    db.until("both are stolen", "select count(*) = 2 from graphile_worker._private_jobs where locked_by = 'thief'").await;
+    db.until(
+        "both are stolen",
+        "select count(*) = 2 from graphile_worker._private_jobs where locked_by = 'thief'",
+    )
+    .await;
     stop.cancel();
     run.await.unwrap();
     let kept: i64 = sqlx::query_scalar(
@@ -364,7 +378,8 @@ async fn a_panicking_item_is_given_up_in_the_end() {
             queue.run(handler, stop).await;
         }
     });
-    db.until("it is given up", "select bool_and(state = 'failed' and error_class = 'crashed') from media").await;
+    db.until("it is given up", "select bool_and(state = 'failed' and error_class = 'crashed') from media")
+        .await;
     stop.cancel();
     run.await.unwrap();
     assert_eq!(db.crashes(items[0].0).await, ("failed".into(), 6));
@@ -380,7 +395,8 @@ async fn a_restarted_database_costs_nothing_in_flight() {
     let (calls, go) = (Arc::new(AtomicUsize::new(0)), Arc::new(Semaphore::new(0)));
     let stop = CancellationToken::new();
     let run = tokio::spawn({
-        let (queue, calls, go, pool, stop) = (queue.clone(), calls.clone(), go.clone(), db.pool.clone(), stop.clone());
+        let (queue, calls, go, pool, stop) =
+            (queue.clone(), calls.clone(), go.clone(), db.pool.clone(), stop.clone());
         async move {
             let handler = move |id: MediaId, _: JobInfo| {
                 let (calls, go, pool) = (calls.clone(), go.clone(), pool.clone());
@@ -439,7 +455,8 @@ async fn a_restarted_database_costs_nothing_in_flight() {
 async fn child_process() {
     let Ok(url) = std::env::var("SPOKEN_TEST_CHILD_URL") else { return };
     let workers_dir = std::env::var("SPOKEN_TEST_CHILD_WORKERS").unwrap();
-    let killer: Option<MediaId> = std::env::var("SPOKEN_TEST_CHILD_KILLER").ok().map(|id| id.parse().unwrap());
+    let killer: Option<MediaId> =
+        std::env::var("SPOKEN_TEST_CHILD_KILLER").ok().map(|id| id.parse().unwrap());
     let hold = std::env::var("SPOKEN_TEST_CHILD_HOLD").is_ok();
     let pool = PgPoolOptions::new().max_connections(4).connect(&url).await.unwrap();
     let mut options = QueueOptions::new(workers_dir, 8);
@@ -558,8 +575,10 @@ async fn an_item_that_kills_the_process_is_found_and_the_others_are_done() {
     println!("{deaths} deaths until the item was given up");
     assert_eq!(db.states().await, HashMap::from([("done".into(), 11), ("failed".into(), 1)]));
     assert_eq!(db.crashes(killer).await, ("failed".into(), 6));
-    let remedy: Option<String> =
-        sqlx::query_scalar("select remedy from media where error_class = 'crashed'").fetch_one(&db.pool).await.unwrap();
+    let remedy: Option<String> = sqlx::query_scalar("select remedy from media where error_class = 'crashed'")
+        .fetch_one(&db.pool)
+        .await
+        .unwrap();
     assert!(remedy.is_some_and(|r| r.contains("spoken retry")));
     assert_eq!((db.jobs().await, identities(&db.workers_dir())), (0, 0));
 }
@@ -606,16 +625,21 @@ async fn deaths_in_company_and_deaths_on_request_give_up_nobody() {
     stop.cancel();
     let leaving = Instant::now();
     let noted = || {
-        std::fs::read_dir(db.workers_dir()).unwrap().flatten().any(|entry| {
-            std::fs::read_to_string(entry.path()).unwrap_or_default().contains("leaving")
-        })
+        std::fs::read_dir(db.workers_dir())
+            .unwrap()
+            .flatten()
+            .any(|entry| std::fs::read_to_string(entry.path()).unwrap_or_default().contains("leaving"))
     };
     while !noted() {
         assert!(leaving.elapsed() < Duration::from_secs(10));
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     // The others had not begun and went back at once.
-    db.until("the rest is back", "select count(*) = 1 from graphile_worker._private_jobs where locked_by is not null").await;
+    db.until(
+        "the rest is back",
+        "select count(*) = 1 from graphile_worker._private_jobs where locked_by is not null",
+    )
+    .await;
     run.abort();
     let _ = run.await;
     let heir = db.queue(1).await;
@@ -676,7 +700,11 @@ async fn a_claim_is_quick_and_idling_is_cheap() {
         (after - before) as f64 / seconds,
         (cpu_seconds() - used) * 100.0 / seconds
     );
-    println!("from enqueue to handler: median {:?}, worst {:?}", waits[waits.len() / 2], waits[waits.len() - 1]);
+    println!(
+        "from enqueue to handler: median {:?}, worst {:?}",
+        waits[waits.len() / 2],
+        waits[waits.len() - 1]
+    );
     assert!(waits[waits.len() - 1] < Duration::from_secs(5));
     stop.cancel();
     run.await.unwrap();

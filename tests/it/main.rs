@@ -1,0 +1,11 @@
+//! Tests against the real parts: the embedded Postgres, yt-dlp, ffmpeg, the models, and the binary itself. One program, because
+//! linking takes longer than testing.
+
+mod config;
+mod postgres;
+mod queue;
+mod search;
+mod server;
+mod sources;
+mod store;
+mod transcribe;
