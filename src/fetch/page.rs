@@ -174,9 +174,9 @@ impl Fetcher {
             "--extractor-retries",
             "3",
             "--retry-sleep",
-            "exp=0.5:4",
+            "exp=0.3:2",
             "--retry-sleep",
-            "fragment:exp=0.5:4",
+            "fragment:exp=0.3:2",
             // The default leaves pieces out in silence, and with them what was said there. For the same reason there is no
             // `--max-filesize`: of a stream it drops every piece that is larger. The limit is kept here instead.
             "--abort-on-unavailable-fragments",
