@@ -19,11 +19,7 @@
 //! the container's, and the offset 0. Gaps inside the stream are filled with silence, overlaps cut (see `timeline`),
 //! so that times stay right behind them.
 
-use std::{
-    io,
-    path::Path,
-    sync::Once,
-};
+use std::{io, path::Path, sync::Once};
 
 use ffmpeg_next::{self as ffmpeg, Error, ffi};
 use tokio_util::sync::CancellationToken;
@@ -33,6 +29,7 @@ use crate::{
     media::{Audio, Failure, FailureClass},
 };
 
+mod complete;
 mod input;
 mod resample;
 mod run;

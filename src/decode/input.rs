@@ -30,8 +30,7 @@ const TIMESTAMPED: [&str; 7] =
 
 /// Video decoders that may be opened while a file is examined: without them the first timestamps of a video, and so the
 /// start of the container's clock, stay unknown. The usual codecs only; the hundreds of rare ones are where the holes are.
-const VIDEO_DECODERS: &str =
-    "h264,hevc,vp8,vp9,libdav1d,av1,mpeg4,mpeg2video,mpeg1video,h263,flv,theora,vc1,wmv1,wmv2,wmv3,msmpeg4,mjpeg";
+const VIDEO_DECODERS: &str = "h264,hevc,vp8,vp9,libdav1d,av1,mpeg4,mpeg2video,mpeg1video,h263,flv,theora,vc1,wmv1,wmv2,wmv3,msmpeg4,mjpeg";
 
 /// The decoders that may be opened: all of this ffmpeg's for audio, and [`VIDEO_DECODERS`].
 static DECODERS: LazyLock<String> = LazyLock::new(|| {
@@ -44,7 +43,8 @@ static DECODERS: LazyLock<String> = LazyLock::new(|| {
             if codec.is_null() {
                 break;
             }
-            if ffi::av_codec_is_decoder(codec) != 0 && (*codec).type_ == ffi::AVMediaType::AVMEDIA_TYPE_AUDIO {
+            if ffi::av_codec_is_decoder(codec) != 0 && (*codec).type_ == ffi::AVMediaType::AVMEDIA_TYPE_AUDIO
+            {
                 names.push(CStr::from_ptr((*codec).name).to_string_lossy());
             }
         }
@@ -137,11 +137,12 @@ impl Input {
         TIMESTAMPED.contains(&self.demuxer())
     }
 
-    /// Start of the container's clock in nanoseconds: what a player shows as 0.
+    /// Start of the container's clock in nanoseconds: what a player shows as 0. A negative start is an encoder's
+    /// run-in that nobody hears, and not the player's 0.
     pub fn start_ns(&self) -> Option<i64> {
         // SAFETY: the context is open.
         let start = unsafe { (*self.context.as_ptr()).start_time };
-        (start != ffi::AV_NOPTS_VALUE).then(|| start.saturating_mul(1000))
+        (start != ffi::AV_NOPTS_VALUE).then(|| start.saturating_mul(1000).max(0))
     }
 
     /// Duration of the whole container in milliseconds, where it states (or its timestamps tell) one.

@@ -60,7 +60,8 @@ impl Resampler {
             ffi::av_channel_layout_default(mono.as_mut_ptr(), 1);
             let mut mono = mono.assume_init();
             let mut layout = MaybeUninit::<ffi::AVChannelLayout>::zeroed();
-            if shape.speakers == 0 || ffi::av_channel_layout_from_mask(layout.as_mut_ptr(), shape.speakers) < 0
+            if shape.speakers == 0
+                || ffi::av_channel_layout_from_mask(layout.as_mut_ptr(), shape.speakers) < 0
             {
                 ffi::av_channel_layout_default(layout.as_mut_ptr(), shape.channels);
             }
@@ -133,7 +134,8 @@ impl Resampler {
             // Enough even where the estimate is a sample short.
             self.out.resize(most as usize + 64, 0);
             let mut plane = self.out.as_mut_ptr().cast::<u8>();
-            let n = ffi::swr_convert(self.context, &mut plane, self.out.len() as c_int, input.cast(), samples);
+            let n =
+                ffi::swr_convert(self.context, &mut plane, self.out.len() as c_int, input.cast(), samples);
             if n < 0 {
                 return Err(Error::from(n));
             }

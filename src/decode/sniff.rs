@@ -17,7 +17,9 @@ const HEAD: usize = 4096;
 pub(super) fn explain(mut file: File, error: Error) -> Failure {
     // Nothing here decides anything but words, so what cannot be read is taken for absent.
     let mut head = Vec::new();
-    let _ = file.seek(SeekFrom::Start(0)).and_then(|_| Read::by_ref(&mut file).take(HEAD as u64).read_to_end(&mut head));
+    let _ = file
+        .seek(SeekFrom::Start(0))
+        .and_then(|_| Read::by_ref(&mut file).take(HEAD as u64).read_to_end(&mut head));
     if matches!(head.get(4..12), Some(b"ftypaax " | b"ftypaaxc")) {
         return Failure::new(FailureClass::Drm, "an Audible file, encrypted");
     }
@@ -26,7 +28,9 @@ pub(super) fn explain(mut file: File, error: Error) -> Failure {
             (false, Some(kind)) => {
                 return Failure::new(
                     FailureClass::Truncated,
-                    format!("the mp4 file ends inside its {kind:?} box, before its index (moov atom not found)"),
+                    format!(
+                        "the mp4 file ends inside its {kind:?} box, before its index (moov atom not found)"
+                    ),
                 )
                 .with_remedy("download or copy the file again");
             }
@@ -38,18 +42,28 @@ pub(super) fn explain(mut file: File, error: Error) -> Failure {
                 .with_remedy("record or download the file again");
             }
             (true, Some("moov")) => {
-                return Failure::new(FailureClass::Truncated, "the mp4 file ends inside its index (moov atom)")
-                    .with_remedy("download or copy the file again");
+                return Failure::new(
+                    FailureClass::Truncated,
+                    "the mp4 file ends inside its index (moov atom)",
+                )
+                .with_remedy("download or copy the file again");
             }
             _ => {}
         }
     }
+    // "Invalid argument" is how ffmpeg says that the demuxer is not on the list.
+    let why = match error {
+        Error::Other { errno } if errno == ffmpeg_next::error::EINVAL => String::new(),
+        e => format!(" ({e})"),
+    };
     match looks_like(&head) {
         Some(format) => Failure::new(
             FailureClass::NotMedia,
-            format!("not media that is read here: the content looks like `{format}` ({error})"),
+            format!("not media that is read here: the content looks like `{format}`{why}"),
         ),
-        None => Failure::new(FailureClass::NotMedia, format!("not media: the content is in no known format ({error})")),
+        None => {
+            Failure::new(FailureClass::NotMedia, format!("not media: the content is in no known format{why}"))
+        }
     }
 }
 
@@ -65,7 +79,8 @@ pub(super) fn stated_bytes(file: &mut File) -> io::Result<Option<u64>> {
     let mut head = Vec::new();
     file.rewind()?;
     Read::by_ref(file).take(HEAD as u64).read_to_end(&mut head)?;
-    let u32_at = |at: usize| head.get(at..at + 4).map(|b| u64::from(u32::from_le_bytes([b[0], b[1], b[2], b[3]])));
+    let u32_at =
+        |at: usize| head.get(at..at + 4).map(|b| u64::from(u32::from_le_bytes([b[0], b[1], b[2], b[3]])));
     let u64_at = |at: usize| Some(u32_at(at)? | u32_at(at + 4)? << 32);
     if head.starts_with(b"RIFF") && matches!(head.get(8..12), Some(b"WAVE" | b"AVI ")) {
         // Written into a pipe: the largest number that the writer knew, less its header.

@@ -190,10 +190,7 @@ mod tests {
     #[test]
     fn a_gap_is_filled() {
         let done = run(Some(2000), true, &[Some(0), Some(1020), Some(1040)]);
-        assert_eq!(
-            done,
-            [Action::Frame(0), Action::Silence(1000 * MS), Action::Frame(1), Action::Frame(2)]
-        );
+        assert_eq!(done, [Action::Frame(0), Action::Silence(1000 * MS), Action::Frame(1), Action::Frame(2)]);
     }
 
     #[test]

@@ -8,8 +8,8 @@ use std::{
 };
 
 use fastembed::{
-    EmbeddingModel, InitOptionsUserDefined, Pooling, QuantizationMode, TextEmbedding, TextInitOptions, TokenizerFiles,
-    UserDefinedEmbeddingModel,
+    EmbeddingModel, InitOptionsUserDefined, Pooling, QuantizationMode, TextEmbedding, TextInitOptions,
+    TokenizerFiles, UserDefinedEmbeddingModel,
 };
 use ort::environment::Environment;
 use tracing::info;
@@ -150,7 +150,9 @@ fn load_named(name: &str, options: &EmbedOptions, environment: Environment) -> R
 fn find(name: &str) -> Result<EmbeddingModel, EmbedError> {
     let mut known = TextEmbedding::list_supported_models();
     // Several networks may share an address: the one that is not quantised is meant, unless its own name is given.
-    known.sort_by_key(|m| (TextEmbedding::get_quantization_mode(&m.model) != QuantizationMode::None, m.model.to_string()));
+    known.sort_by_key(|m| {
+        (TextEmbedding::get_quantization_mode(&m.model) != QuantizationMode::None, m.model.to_string())
+    });
     if let Some((_, model)) = ALIASES.iter().find(|(alias, _)| alias.eq_ignore_ascii_case(name)) {
         return Ok(model.clone());
     }
@@ -180,7 +182,8 @@ fn named_id(model: &EmbeddingModel) -> String {
     let known = TextEmbedding::list_supported_models();
     let Some(this) = known.iter().find(|m| m.model == *model) else { return model.to_string() };
     let shared = known.iter().filter(|m| m.model_code == this.model_code).count() > 1;
-    let quantised = TextEmbedding::get_quantization_mode(model) != QuantizationMode::None || this.model_file.contains("_q");
+    let quantised = TextEmbedding::get_quantization_mode(model) != QuantizationMode::None
+        || this.model_file.contains("_q");
     if shared && quantised {
         let stem = Path::new(&this.model_file).file_stem().and_then(|s| s.to_str()).unwrap_or_default();
         format!("{}:{stem}", this.model_code)
@@ -227,8 +230,8 @@ fn max_tokens(dir: &Path, files: &TokenizerFiles) -> usize {
     // RoBERTa and its children count positions from 2.
     let config: Option<serde_json::Value> = serde_json::from_slice(&files.config_file).ok();
     let from_two = config.is_some_and(|c| c["model_type"].as_str().is_some_and(|t| t.contains("roberta")));
-    let positions =
-        number(&files.config_file, "max_position_embeddings").map(|n| if from_two { n.saturating_sub(2) } else { n });
+    let positions = number(&files.config_file, "max_position_embeddings")
+        .map(|n| if from_two { n.saturating_sub(2) } else { n });
     let tokenizer = number(&files.tokenizer_config_file, "model_max_length");
     let allowed = [stated, positions, tokenizer].into_iter().flatten().min().unwrap_or(DEFAULT_TOKENS);
     allowed.min(MAX_TOKENS)

@@ -126,8 +126,9 @@ fn join(pieces: &[Piece]) -> Passage {
 /// after it not counted.
 fn ends_sentence(text: &str) -> bool {
     let closing = ['"', '\'', '”', '’', '»', '›', ')', ']', '」', '』', '）', '】', '“'];
-    text.trim_end_matches(closing)
-        .ends_with(['.', '?', '!', '…', '。', '？', '！', '．', '｡', '؟', '۔', '।', '॥', '։', '።', '၊', '။', '។'])
+    text.trim_end_matches(closing).ends_with([
+        '.', '?', '!', '…', '。', '？', '！', '．', '｡', '؟', '۔', '।', '॥', '։', '።', '၊', '။', '។',
+    ])
 }
 
 /// Words, more or less: as many as there are between spaces, and a word for each character of a script without spaces.
@@ -194,7 +195,9 @@ mod tests {
     #[test]
     fn a_long_talk_breaks_at_sentence_ends() {
         let segments: Vec<_> = (0..100)
-            .map(|i| segment(i * 4, i * 4 + 4, if i % 4 == 3 { "and that ends it." } else { "some words go" }))
+            .map(|i| {
+                segment(i * 4, i * 4 + 4, if i % 4 == 3 { "and that ends it." } else { "some words go" })
+            })
             .collect();
         let passages = run(&segments);
         for p in &passages[..passages.len() - 1] {
@@ -255,7 +258,9 @@ mod tests {
 
     #[test]
     fn sentences_end_in_many_scripts() {
-        for text in ["Yes.", "Yes?\"", "«Oui!»", "Well…", "そうです。", "「何？」", "好！", "हाँ।", "نعم؟", "(Yes.)"] {
+        for text in
+            ["Yes.", "Yes?\"", "«Oui!»", "Well…", "そうです。", "「何？」", "好！", "हाँ।", "نعم؟", "(Yes.)"]
+        {
             assert!(ends_sentence(text), "{text}");
         }
         for text in ["yes", "yes,", "and \"so\"", "3:", ""] {
@@ -265,7 +270,12 @@ mod tests {
 
     #[test]
     fn times_out_of_order_do_no_harm() {
-        let segments = [segment(10, 5, "a"), segment(0, 90, "b"), segment(i64::MAX / 2000, 3, "c"), segment(-5, -4, "d.")];
+        let segments = [
+            segment(10, 5, "a"),
+            segment(0, 90, "b"),
+            segment(i64::MAX / 2000, 3, "c"),
+            segment(-5, -4, "d."),
+        ];
         run(&segments);
     }
 }

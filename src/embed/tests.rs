@@ -75,7 +75,8 @@ async fn any_text_has_a_vector_of_length_one() {
 #[tokio::test]
 async fn a_text_has_the_same_vector_in_any_company() {
     let embedder = embedder();
-    let texts: Vec<_> = (0..20).map(|i| format!("Sentence number {i} talks about {}.", "things ".repeat(i * 3))).collect();
+    let texts: Vec<_> =
+        (0..20).map(|i| format!("Sentence number {i} talks about {}.", "things ".repeat(i * 3))).collect();
     let together = embedder.embed_passages(texts.clone()).await.unwrap();
     for (text, v) in texts.into_iter().zip(&together) {
         let alone = embedder.embed_passages(vec![text]).await.unwrap();
@@ -106,7 +107,9 @@ async fn many_callers_share_one_model() {
 
 #[test]
 fn what_is_missing_is_named() {
-    let load = |model: &str| Embedder::load(&EmbedOptions::new(model, "/nonexistent", tools_dir())).unwrap_err().to_string();
+    let load = |model: &str| {
+        Embedder::load(&EmbedOptions::new(model, "/nonexistent", tools_dir())).unwrap_err().to_string()
+    };
     let message = load("/no/such/model");
     assert!(message.contains("/no/such/model"), "{message}");
     let message = load("intfloat/multilingual-e5-tiny");
@@ -157,7 +160,10 @@ fn child_reports_a_bad_library() {
 
 #[test]
 fn an_unreachable_hub_is_told_quickly_with_the_way_out() {
-    in_own_process("child_reports_an_unreachable_hub", &[("HF_ENDPOINT", "http://127.0.0.1:9"), ("HTTPS_PROXY", "")]);
+    in_own_process(
+        "child_reports_an_unreachable_hub",
+        &[("HF_ENDPOINT", "http://127.0.0.1:9"), ("HTTPS_PROXY", "")],
+    );
 }
 
 #[test]

@@ -158,8 +158,11 @@ impl<E: Embed> Worker<E> {
             }
             Err(why) => {
                 let opening: String = job.texts[i].chars().take(40).collect();
-                let message =
-                    format!("text {} of {} ({opening:?}) could not be embedded: {why}", i + 1, job.texts.len());
+                let message = format!(
+                    "text {} of {} ({opening:?}) could not be embedded: {why}",
+                    i + 1,
+                    job.texts.len()
+                );
                 if let Some(job) = self.jobs.remove(&id) {
                     let _ = job.reply.send(Err(Failure::new(FailureClass::Internal, message)));
                 }
@@ -245,18 +248,15 @@ mod tests {
         requests.into_iter().for_each(|r| tx.send_blocking(r).unwrap());
         drop(tx);
         Worker::new(fake, batch, 2).run(&rx);
-        let batches = batches.lock().unwrap().clone();
-        batches
+        std::mem::take(&mut *batches.lock().unwrap())
     }
 
     #[test]
     fn batches_are_formed_across_requests_and_answers_keep_their_order() {
         let texts: Vec<Vec<String>> =
             (0..10).map(|r| (0..r).map(|i| "x".repeat((i * 7 + r) % 50)).collect()).collect();
-        let (requests, answers): (Vec<_>, Vec<_>) = texts
-            .iter()
-            .map(|t| request(&t.iter().map(String::as_str).collect::<Vec<_>>(), false))
-            .unzip();
+        let (requests, answers): (Vec<_>, Vec<_>) =
+            texts.iter().map(|t| request(&t.iter().map(String::as_str).collect::<Vec<_>>(), false)).unzip();
         let batches = run(8, requests);
         assert_eq!(batches, [8, 8, 8, 8, 8, 5]);
         for (texts, mut answer) in texts.iter().zip(answers) {

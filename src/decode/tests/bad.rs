@@ -29,7 +29,13 @@ fn nothing_and_not_media_are_told_apart() {
     assert_eq!(json.class, FailureClass::NotMedia);
     let html = "<!DOCTYPE html><html><head><title>404</title></head><body>gone</body></html>";
     assert_eq!(class(bench.decode(&write("page.mp4", html.as_bytes()))), FailureClass::NotMedia);
-    assert_eq!(fs::read_dir(bench.dir.path()).unwrap().filter(|e| e.as_ref().unwrap().path().extension() == Some(OsStr::new("part"))).count(), 0);
+    assert_eq!(
+        fs::read_dir(bench.dir.path())
+            .unwrap()
+            .filter(|e| e.as_ref().unwrap().path().extension() == Some(OsStr::new("part")))
+            .count(),
+        0
+    );
 }
 
 #[test]
@@ -43,8 +49,16 @@ fn lists_that_name_other_files_are_refused_unopened() {
         ("concat2.mp4", "ffconcat version 1.0\nfile 'canary.wav'\n".to_owned()),
         ("hls.mp4", format!("#EXTM3U\n#EXT-X-TARGETDURATION:6\n#EXTINF:6,\nfile://{at}\n#EXT-X-ENDLIST\n")),
         ("hls.m3u8", "#EXTM3U\n#EXT-X-TARGETDURATION:6\n#EXTINF:6,\ncanary.wav\n#EXT-X-ENDLIST\n".to_owned()),
-        ("a.sdp", "v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nt=0 0\nm=audio 9 RTP/AVP 0\n".to_owned()),
-        ("dash.mp4", format!("<?xml version=\"1.0\"?><MPD xmlns=\"urn:mpeg:dash:schema:mpd:2011\" type=\"static\" mediaPresentationDuration=\"PT6S\"><Period><AdaptationSet mimeType=\"audio/wav\"><Representation id=\"1\" bandwidth=\"1\"><BaseURL>file://{at}</BaseURL></Representation></AdaptationSet></Period></MPD>")),
+        (
+            "a.sdp",
+            "v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nt=0 0\nm=audio 9 RTP/AVP 0\n".to_owned(),
+        ),
+        (
+            "dash.mp4",
+            format!(
+                "<?xml version=\"1.0\"?><MPD xmlns=\"urn:mpeg:dash:schema:mpd:2011\" type=\"static\" mediaPresentationDuration=\"PT6S\"><Period><AdaptationSet mimeType=\"audio/wav\"><Representation id=\"1\" bandwidth=\"1\"><BaseURL>file://{at}</BaseURL></Representation></AdaptationSet></Period></MPD>"
+            ),
+        ),
         ("a.ffmeta", ";FFMETADATA1\ntitle=x\n".to_owned()),
     ];
     for (name, content) in lists {
@@ -91,8 +105,14 @@ fn images_and_subtitles_are_no_media() {
 fn odd_names_are_only_names() {
     let bench = Bench::new();
     let wav = bench.make("plain.wav", "-c:a pcm_s16le -ar 16000");
-    let names: [&[u8]; 6] =
-        [b"concat:plain.wav|plain.wav", b"-i", b"http:x.wav", b"pipe:0", b"latin\xe9\xff.wav", "日本 🎬%03d.wav".as_bytes()];
+    let names: [&[u8]; 6] = [
+        b"concat:plain.wav|plain.wav",
+        b"-i",
+        b"http:x.wav",
+        b"pipe:0",
+        b"latin\xe9\xff.wav",
+        "日本 🎬%03d.wav".as_bytes(),
+    ];
     for name in names {
         let path = bench.dir.path().join(OsStr::from_bytes(name));
         fs::copy(&wav, &path).unwrap();
@@ -129,7 +149,11 @@ fn truncated_files_are_noticed() {
         ("front.mp4", "-c:a aac -movflags +faststart", 0.7),
         ("front5.mp4", "-c:a aac -movflags +faststart", 0.95),
         ("end.mp4", "-c:a aac", 0.7),
-        ("frag.mp4", "-c:a aac -movflags frag_keyframe+empty_moov+global_sidx+dash -frag_duration 2000000", 0.5),
+        (
+            "frag.mp4",
+            "-c:a aac -movflags frag_keyframe+empty_moov+global_sidx+dash -frag_duration 2000000",
+            0.5,
+        ),
         ("a.mkv", "-c:a libopus", 0.6),
         ("a.webm", "-c:a libvorbis", 0.6),
         ("a.flac", "-c:a flac", 0.6),
@@ -157,14 +181,21 @@ fn truncated_files_are_noticed() {
 #[test]
 fn files_without_a_length_are_checked_against_the_sites() {
     let bench = Bench::new();
-    for (name, arguments) in
-        [("a.ts", "-c:a aac"), ("a.mp3", "-c:a libmp3lame -write_xing 0"), ("a.ogg", "-c:a libvorbis"), ("a.aac", "-c:a aac")]
-    {
+    for (name, arguments) in [
+        ("a.ts", "-c:a aac"),
+        ("a.mp3", "-c:a libmp3lame -write_xing 0"),
+        ("a.ogg", "-c:a libvorbis"),
+        ("a.aac", "-c:a aac"),
+    ] {
         bench.ffmpeg(&format!("-f lavfi -i sine=300:d=60:r=44100 {arguments} {name}"));
         assert!(bench.decode_expecting(&bench.path(name), Some(61_000)).is_ok(), "{name}");
         cut(&bench.path(name), 0.6);
         assert!(bench.decode(&bench.path(name)).is_ok(), "{name}: nothing to compare with");
-        assert_eq!(class(bench.decode_expecting(&bench.path(name), Some(60_000))), FailureClass::Truncated, "{name}");
+        assert_eq!(
+            class(bench.decode_expecting(&bench.path(name), Some(60_000))),
+            FailureClass::Truncated,
+            "{name}"
+        );
     }
 }
 

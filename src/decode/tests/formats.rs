@@ -126,7 +126,9 @@ fn every_container_and_codec_decodes_to_the_pattern() {
 #[test]
 fn every_rate_and_layout_is_mixed_to_mono() {
     let bench = Bench::new();
-    for (rate, channels) in [(8000, 1), (11025, 2), (22050, 1), (44100, 2), (96000, 2), (192000, 1), (12345, 2)] {
+    for (rate, channels) in
+        [(8000, 1), (11025, 2), (22050, 1), (44100, 2), (96000, 2), (192000, 1), (12345, 2)]
+    {
         let name = format!("r{rate}.wav");
         let path = bench.make(&name, &format!("-ar {rate} -ac {channels} -c:a pcm_s16le"));
         let (audio, samples) = bench.decode(&path).unwrap();
@@ -213,7 +215,9 @@ fn the_default_track_is_chosen() {
 fn an_empty_preferred_track_gives_way_to_the_next() {
     let bench = Bench::new();
     bench.ffmpeg(&format!("-f lavfi -i {PATTERN} -map 0 -map 0 -c:a pcm_s16le two.mkv"));
-    bench.ffmpeg("-i two.mkv -map 0 -c copy -bsf:a:0 noise=drop=1 -disposition:a:0 default -disposition:a:1 0 a.mkv");
+    bench.ffmpeg(
+        "-i two.mkv -map 0 -c copy -bsf:a:0 noise=drop=1 -disposition:a:0 default -disposition:a:1 0 a.mkv",
+    );
     let (audio, samples) = bench.decoded("a.mkv");
     check_whole("a.mkv", &audio, &samples, 60);
 }
@@ -223,7 +227,9 @@ fn video_beside_the_audio_changes_nothing() {
     let bench = Bench::new();
     let video = "-f lavfi -i testsrc=s=320x240:r=25:d=6";
     for name in ["v.mp4", "v.mkv", "v.ts", "v.avi", "v.flv"] {
-        bench.ffmpeg(&format!("{video} -f lavfi -i {PATTERN} -c:v libx264 -preset ultrafast -c:a libmp3lame -ar 44100 {name}"));
+        bench.ffmpeg(&format!(
+            "{video} -f lavfi -i {PATTERN} -c:v libx264 -preset ultrafast -c:a libmp3lame -ar 44100 {name}"
+        ));
         let (audio, samples) = bench.decoded(name);
         assert!((0..=80).contains(&audio.offset_ms), "{name}: {}", audio.offset_ms);
         let ms = audio.duration_ms();

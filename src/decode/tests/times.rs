@@ -5,7 +5,8 @@ use super::*;
 #[test]
 fn an_offset_to_the_video_is_kept() {
     let bench = Bench::new();
-    let inputs = format!("-f lavfi -i testsrc=s=160x120:r=25:d=10 -itsoffset 4 -f lavfi -i {PATTERN} -map 0 -map 1");
+    let inputs =
+        format!("-f lavfi -i testsrc=s=160x120:r=25:d=10 -itsoffset 4 -f lavfi -i {PATTERN} -map 0 -map 1");
     for (name, codecs) in [
         ("a.mp4", "-c:v libx264 -preset ultrafast -c:a aac"),
         ("a.mkv", "-c:v libx264 -preset ultrafast -c:a libopus"),
