@@ -72,6 +72,16 @@ impl EmbedOptions {
             show_progress: false,
         }
     }
+
+    /// Checks what can be checked at once and without a network: that ONNX Runtime loads, and that the model is a directory
+    /// with the files of one, or a known name.
+    ///
+    /// # Errors
+    /// [`EmbedError`], as [`Embedder::load`] would give it.
+    pub fn check(&self) -> Result<(), EmbedError> {
+        Embedder::check_runtime(&self.tools_dir)?;
+        model::check(&self.model)
+    }
 }
 
 /// Why a model cannot be used.
