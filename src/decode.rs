@@ -29,6 +29,7 @@ use crate::{
     media::{Audio, Failure, FailureClass},
 };
 
+mod complete;
 mod input;
 mod resample;
 mod run;

@@ -137,11 +137,12 @@ impl Input {
         TIMESTAMPED.contains(&self.demuxer())
     }
 
-    /// Start of the container's clock in nanoseconds: what a player shows as 0.
+    /// Start of the container's clock in nanoseconds: what a player shows as 0. A negative start is an encoder's
+    /// run-in that nobody hears, and not the player's 0.
     pub fn start_ns(&self) -> Option<i64> {
         // SAFETY: the context is open.
         let start = unsafe { (*self.context.as_ptr()).start_time };
-        (start != ffi::AV_NOPTS_VALUE).then(|| start.saturating_mul(1000))
+        (start != ffi::AV_NOPTS_VALUE).then(|| start.saturating_mul(1000).max(0))
     }
 
     /// Duration of the whole container in milliseconds, where it states (or its timestamps tell) one.

@@ -51,15 +51,19 @@ pub(super) fn explain(mut file: File, error: Error) -> Failure {
             _ => {}
         }
     }
+    // "Invalid argument" is how ffmpeg says that the demuxer is not on the list.
+    let why = match error {
+        Error::Other { errno } if errno == ffmpeg_next::error::EINVAL => String::new(),
+        e => format!(" ({e})"),
+    };
     match looks_like(&head) {
         Some(format) => Failure::new(
             FailureClass::NotMedia,
-            format!("not media that is read here: the content looks like `{format}` ({error})"),
+            format!("not media that is read here: the content looks like `{format}`{why}"),
         ),
-        None => Failure::new(
-            FailureClass::NotMedia,
-            format!("not media: the content is in no known format ({error})"),
-        ),
+        None => {
+            Failure::new(FailureClass::NotMedia, format!("not media: the content is in no known format{why}"))
+        }
     }
 }
 

@@ -57,25 +57,55 @@ pub(super) struct Model {
     pub alone: bool,
 }
 
+/// What a setting names.
+enum Named<'a> {
+    Directory(&'a Path),
+    Known(EmbeddingModel),
+}
+
+/// Reads the setting.
+fn resolve(model: &str) -> Result<Named<'_>, EmbedError> {
+    let path = Path::new(model);
+    if path.is_dir() {
+        Ok(Named::Directory(path))
+    } else if path.is_absolute() || model.starts_with(['.', '~']) {
+        Err(EmbedError::NoDirectory { path: path.to_owned() })
+    } else {
+        find(model).map(Named::Known)
+    }
+}
+
+/// Checks a setting without reading the model.
+pub(super) fn check(model: &str) -> Result<(), EmbedError> {
+    let Named::Directory(dir) = resolve(model)? else { return Ok(()) };
+    network_file(dir)?;
+    for name in TOKENIZER_FILES {
+        let path = dir.join(name);
+        fs::metadata(&path).map_err(|source| EmbedError::File { path, source })?;
+    }
+    Ok(())
+}
+
 /// Loads what `options` name.
 pub(super) fn load(options: &EmbedOptions, environment: Environment) -> Result<Model, EmbedError> {
-    let path = Path::new(&options.model);
-    if path.is_dir() {
-        return load_directory(path, options, environment);
+    match resolve(&options.model)? {
+        Named::Directory(dir) => load_directory(dir, options, environment),
+        Named::Known(model) => load_known(&model, options, environment),
     }
-    if path.is_absolute() || options.model.starts_with(['.', '~']) {
-        return Err(EmbedError::NoDirectory { path: path.to_owned() });
-    }
-    load_named(&options.model, options, environment)
+}
+
+/// The network in a directory.
+fn network_file(dir: &Path) -> Result<PathBuf, EmbedError> {
+    NETWORK_FILES
+        .iter()
+        .map(|name| dir.join(name))
+        .find(|p| p.is_file())
+        .ok_or_else(|| EmbedError::NoNetwork { path: dir.to_owned(), names: NETWORK_FILES.join(", ") })
 }
 
 fn load_directory(dir: &Path, options: &EmbedOptions, environment: Environment) -> Result<Model, EmbedError> {
     let read = |path: PathBuf| fs::read(&path).map_err(|source| EmbedError::File { path, source });
-    let network_path = NETWORK_FILES
-        .iter()
-        .map(|name| dir.join(name))
-        .find(|p| p.is_file())
-        .ok_or_else(|| EmbedError::NoNetwork { path: dir.to_owned(), names: NETWORK_FILES.join(", ") })?;
+    let network_path = network_file(dir)?;
     let network = read(network_path.clone())?;
     let [tokenizer_file, config_file, special_tokens_map_file, tokenizer_config_file] =
         TOKENIZER_FILES.map(|name| read(dir.join(name)));
@@ -112,10 +142,14 @@ fn load_directory(dir: &Path, options: &EmbedOptions, environment: Environment) 
 /// ONNX Runtime's threads wait in a busy loop by default, on the cores that Whisper needs.
 const SPINNING: (&str, &str) = ("session.intra_op.allow_spinning", "0");
 
-fn load_named(name: &str, options: &EmbedOptions, environment: Environment) -> Result<Model, EmbedError> {
-    let model = find(name)?;
+fn load_known(
+    model: &EmbeddingModel,
+    options: &EmbedOptions,
+    environment: Environment,
+) -> Result<Model, EmbedError> {
+    let name = options.model.as_str();
     let unavailable = |why: String| EmbedError::Unavailable { model: name.to_owned(), why };
-    let known = TextEmbedding::get_model_info(&model).map_err(|e| unavailable(e.to_string()))?;
+    let known = TextEmbedding::get_model_info(model).map_err(|e| unavailable(e.to_string()))?;
     let cache = env::var_os("HF_HOME").map_or_else(|| options.cache_dir.clone(), PathBuf::from);
     let cached = hf_hub::Cache::new(cache).repo(hf_hub::Repo::model(known.model_code.clone()));
     if cached.get(&known.model_file).is_none() || cached.get(TOKENIZER_FILES[0]).is_none() {
@@ -140,9 +174,9 @@ fn load_named(name: &str, options: &EmbedOptions, environment: Environment) -> R
     })?;
     Ok(Model {
         network,
-        id: named_id(&model),
+        id: named_id(model),
         prompts: Prompts::of(&known.model_code),
-        alone: TextEmbedding::get_quantization_mode(&model) == QuantizationMode::Dynamic,
+        alone: TextEmbedding::get_quantization_mode(model) == QuantizationMode::Dynamic,
     })
 }
 

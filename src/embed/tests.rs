@@ -107,9 +107,14 @@ async fn many_callers_share_one_model() {
 
 #[test]
 fn what_is_missing_is_named() {
-    let load = |model: &str| {
-        Embedder::load(&EmbedOptions::new(model, "/nonexistent", tools_dir())).unwrap_err().to_string()
-    };
+    let options = |model: &str| EmbedOptions::new(model, "/nonexistent", tools_dir());
+    let load = |model: &str| Embedder::load(&options(model)).unwrap_err().to_string();
+    for good in [model_dir().to_str().unwrap(), "intfloat/multilingual-e5-small"] {
+        options(good).check().unwrap();
+    }
+    for bad in ["/no/such/model", "./model", "intfloat/multilingual-e5-tiny", env!("CARGO_MANIFEST_DIR")] {
+        assert_eq!(options(bad).check().unwrap_err().to_string(), load(bad));
+    }
     let message = load("/no/such/model");
     assert!(message.contains("/no/such/model"), "{message}");
     let message = load("intfloat/multilingual-e5-tiny");

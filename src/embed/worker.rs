@@ -248,8 +248,7 @@ mod tests {
         requests.into_iter().for_each(|r| tx.send_blocking(r).unwrap());
         drop(tx);
         Worker::new(fake, batch, 2).run(&rx);
-        let batches = batches.lock().unwrap().clone();
-        batches
+        std::mem::take(&mut *batches.lock().unwrap())
     }
 
     #[test]
