@@ -344,3 +344,86 @@ async fn segments_without_a_passage_are_found_too() {
         .unwrap();
     assert_eq!(texts(&store, "lonely").await, ["Lonely words."]);
 }
+
+/// Words that are as unevenly common as those of a language (Zipf), from a fixed seed.
+struct MadeSpeech(u64);
+
+impl MadeSpeech {
+    fn random(&mut self) -> f64 {
+        // Knuth's MMIX generator; the upper bits are the good ones.
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 11) as f64 / (1u64 << 53) as f64
+    }
+
+    fn word(&mut self) -> String {
+        let mut rank = (20_000f64.powf(self.random())) as u64;
+        let mut word = String::new();
+        while word.is_empty() || rank > 0 {
+            word.push_str(
+                ["ba", "de", "fi", "go", "lu", "ma", "ne", "ri", "so", "tu", "ka", "pe"]
+                    [(rank % 12) as usize],
+            );
+            rank /= 12;
+        }
+        word
+    }
+
+    fn sentence(&mut self) -> String {
+        let words: Vec<String> = (0..12).map(|_| self.word()).collect();
+        words.join(" ") + "."
+    }
+}
+
+/// Prints how fast results are stored and found: `cargo test --release figures -- --ignored --nocapture`.
+#[tokio::test]
+#[ignore = "a measurement of a minute or two, not a check"]
+async fn figures() {
+    const ITEMS: usize = 50;
+    const SEGMENTS: usize = 3000;
+    let store = store().await;
+    let model = EmbeddingModel { model_id: "figures".into(), dimension: 384 };
+    let mut speech = MadeSpeech(7);
+    let mut held = Vec::new();
+    let mut wrote = std::time::Duration::ZERO;
+    for number in 0..ITEMS {
+        let lines: Vec<String> = (0..SEGMENTS).map(|_| speech.sentence()).collect();
+        held.push((number, lines[number * 7].clone()));
+        let segments = said("en", &lines.iter().map(String::as_str).collect::<Vec<_>>());
+        let passages = passages(&segments, 3);
+        let vectors: Vec<Vec<f32>> =
+            passages.iter().map(|_| (0..384).map(|_| speech.random() as f32 - 0.5).collect()).collect();
+        let item = item(&format!("n{number}"));
+        store.upsert(&item, "x").await.unwrap();
+        let Claim::Work(work) = store.claim(item.media_id, "w").await.unwrap() else { panic!("not claimed") };
+        let transcript = transcript(segments);
+        let start = std::time::Instant::now();
+        store
+            .complete(&work.claimed, &Metadata::default(), &transcript, &passages, &vectors, &model)
+            .await
+            .unwrap();
+        wrote += start.elapsed();
+    }
+    let rows = ITEMS * (SEGMENTS + 2 * SEGMENTS / 3);
+    println!(
+        "stored {rows} rows in {wrote:.1?}: {:.0} a second, one writer",
+        rows as f64 / wrote.as_secs_f64()
+    );
+    sqlx::query("VACUUM ANALYZE").execute(store.pool()).await.unwrap();
+    for mode in [Mode::Text, Mode::Semantic, Mode::Hybrid] {
+        let mut took = Vec::new();
+        for (number, sentence) in &held {
+            let vector: Vec<f32> = (0..384).map(|_| speech.random() as f32 - 0.5).collect();
+            let request = SearchRequest { query: sentence.clone(), limit: 10, mode };
+            let start = std::time::Instant::now();
+            let hits =
+                search(&store, &request, Some(QueryVector { model: &model, vector: &vector })).await.unwrap();
+            took.push(start.elapsed());
+            if mode != Mode::Semantic {
+                assert_eq!(hits[0].media_id, item(&format!("n{number}")).media_id);
+                assert_eq!(hits[0].start_ms, *number as i64 * 7 * 4000);
+            }
+        }
+        took.sort_unstable();
+        println!("{mode:?}: median {:.1?}, slowest {:.1?}", took[took.len() / 2], took[took.len() - 1]);
+    }
+}

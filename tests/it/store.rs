@@ -1,28 +1,70 @@
 //! The store against a real PostgreSQL with pgvector.
 
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 use std::time::Duration;
 
 use futures::TryStreamExt;
 use spoken::media::{
     Failure, FailureClass, Item, Locator, MediaId, Metadata, Passage, Segment, State, Transcript,
 };
+use spoken::postgres::{Server, ServerOptions};
 use spoken::store::{
     Attempt, Claim, Claimed, EmbeddingModel, ItemFilter, SaveError, Selection, Store, StoreError,
     StoreOptions, Upserted, Work,
 };
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 
+/// The server that all tests share: `SPOKEN_TEST_DATABASE_URL`, or a private one that ends with the tests.
+async fn server() -> String {
+    static URL: tokio::sync::OnceCell<String> = tokio::sync::OnceCell::const_new();
+    URL.get_or_init(|| async {
+        if let Ok(url) = std::env::var("SPOKEN_TEST_DATABASE_URL") {
+            return url;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let server =
+            Server::start(&ServerOptions::new(dir.path(), super::postgres::tools_dir())).await.unwrap();
+        let url = server.url().to_owned();
+        *PRIVATE.lock().unwrap() = Some((server, dir));
+        // SAFETY: `atexit` takes any function of this type, and `stop_private` lives as long as the program.
+        unsafe { atexit(stop_private) };
+        url
+    })
+    .await
+    .clone()
+}
+
+static PRIVATE: Mutex<Option<(Server, tempfile::TempDir)>> = Mutex::new(None);
+
+// Statics are not dropped, and the test harness has no hook for "after the last test".
+unsafe extern "C" {
+    fn atexit(callback: extern "C" fn()) -> i32;
+}
+
+extern "C" fn stop_private() {
+    let Some((server, dir)) = PRIVATE.lock().ok().and_then(|mut private| private.take()) else { return };
+    // A thread of its own: the main thread's locals, which a runtime needs, are gone by now.
+    let stopped = std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        runtime.block_on(server.close()).map_err(std::io::Error::other)
+    });
+    if let Ok(Err(error)) = stopped.join() {
+        eprintln!("the tests' server was not stopped: {error}");
+    }
+    drop(dir);
+}
+
 /// A fresh database on the test server; its address.
 pub async fn database() -> String {
-    let server = std::env::var("SPOKEN_TEST_DATABASE_URL")
-        .expect("SPOKEN_TEST_DATABASE_URL should name a PostgreSQL with pgvector");
+    let server = server().await;
     let name = format!("spoken_test_{}", uuid::Uuid::new_v4().simple());
     let mut conn = PgConnection::connect(&server).await.unwrap();
     sqlx::query(AssertSqlSafe(format!("CREATE DATABASE {name} ENCODING 'UTF8' TEMPLATE template0")))
         .execute(&mut conn)
         .await
         .unwrap();
+    conn.close().await.unwrap();
     let mut url: url::Url = server.parse().unwrap();
     url.set_path(&name);
     url.into()
@@ -638,20 +680,42 @@ async fn many_workers_may_meet_a_new_model_and_language_at_once() {
 }
 
 #[tokio::test]
-async fn a_broken_connection_is_mended() {
-    let store = store().await;
-    let item = item("a");
-    store.upsert(&item, "x").await.unwrap();
-    for _ in 0..3 {
-        sqlx::query(
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
-             WHERE datname = current_database() AND pid <> pg_backend_pid()",
-        )
-        .execute(store.pool())
-        .await
-        .unwrap();
-        store.upsert(&item, "x").await.unwrap();
-        let claimed = claim(&store, &item).await.claimed;
-        store.release(&claimed).await.unwrap();
+async fn broken_connections_are_mended() {
+    let url = database().await;
+    let store = Store::connect(&url, &StoreOptions::default()).await.unwrap();
+    store.migrate().await.unwrap();
+    let items: Vec<Item> = (0..20).map(|i| item(&format!("n{i}"))).collect();
+    store.upsert_many(&items, "x").await.unwrap();
+    // Every connection is cut again and again while twenty workers claim, save and are done.
+    let breaker = tokio::spawn(async move {
+        let mut conn = PgConnection::connect(&url).await.unwrap();
+        for _ in 0..8 {
+            sqlx::query(
+                "SELECT pg_terminate_backend(pid), pg_sleep(0.02) FROM pg_stat_activity
+                 WHERE datname = current_database() AND pid <> pg_backend_pid()",
+            )
+            .execute(&mut conn)
+            .await
+            .unwrap();
+        }
+    });
+    let runs: Vec<_> = items
+        .iter()
+        .cloned()
+        .map(|item| {
+            let store = store.clone();
+            tokio::spawn(async move {
+                let claimed = claim(&store, &item).await.claimed;
+                let words = (0..200).map(|i| segment(i, i + 1, "en", &format!("word {i}")));
+                save(&store, &claimed, words.collect()).await
+            })
+        })
+        .collect();
+    for run in runs {
+        run.await.unwrap().unwrap();
     }
+    breaker.await.unwrap();
+    assert_eq!(store.counts().await.unwrap().done, 20);
+    assert_eq!(count(&store, "segments").await, 20 * 200);
+    assert_eq!(count(&store, "embeddings_test_model_small_4").await, 20 * 100);
 }
