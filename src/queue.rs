@@ -26,6 +26,7 @@
 mod crash;
 mod identity;
 mod in_flight;
+mod last_words;
 mod worker;
 
 use std::path::PathBuf;
@@ -74,12 +75,12 @@ pub struct QueueOptions {
 }
 
 impl QueueOptions {
-    /// `concurrency` jobs at once, polled twice a second over at most eight connections.
+    /// `concurrency` jobs at once, polled four times a second over at most eight connections.
     pub fn new(workers_dir: impl Into<PathBuf>, concurrency: usize) -> Self {
         Self {
             workers_dir: workers_dir.into(),
             concurrency: concurrency.max(1),
-            poll_interval: Duration::from_millis(500),
+            poll_interval: Duration::from_millis(250),
             connections: u32::try_from(concurrency.clamp(2, 8)).unwrap_or(8),
         }
     }
@@ -260,6 +261,9 @@ impl Queue {
     /// `handler` is called once for an item in flight, however often its job is claimed meanwhile. It is not
     /// called for items that need nothing any more (done, failed, of an older generation, gone). A handler that
     /// panics counts as a crash of its item.
+    ///
+    /// Fatal signals of the whole process (SIGSEGV, SIGABRT, …) are noted in its identity before they take their
+    /// course, so that the next start knows that this one crashed.
     pub async fn run<H, F>(&self, handler: H, stop: CancellationToken)
     where
         H: Fn(MediaId, JobInfo) -> F + Send + Sync + 'static,

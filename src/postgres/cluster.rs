@@ -258,7 +258,7 @@ impl Cluster {
         .map(OsString::from)
         .collect();
         // Containers often have 64 MB of /dev/shm, which a parallel index build overflows.
-        let shm = statvfs("/dev/shm").map_or(0, |s| s.blocks() as u64 * s.fragment_size() as u64);
+        let shm = statvfs("/dev/shm").map_or(0, |s| s.blocks() * s.fragment_size());
         if shm < 1 << 30 {
             settings.push("dynamic_shared_memory_type=mmap".into());
         }

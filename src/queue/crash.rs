@@ -1,18 +1,19 @@
 //! Which item kills the process?
 //!
-//! When a process dies, all items it was working on are suspects, and all but one (or all: somebody used `kill -9`,
-//! the power went, another program ate the memory) are innocent. So an item is never given up for having been
-//! *near* deaths. It carries a score, `media.crashes`:
+//! When a process dies, all items it was working on are suspects, and all but one (or all: somebody used `kill -9`)
+//! are innocent. So an item is never given up for having been *near* deaths. It carries a score,
+//! `media.crashes`:
 //!
 //! * a death in company adds 1, up to [`SUSPECT`];
-//! * a death alone adds 1, a panic of the item's own handler adds [`PANIC`];
-//! * a process that had been asked to stop (Ctrl-C, then killed) adds nothing;
+//! * a death alone adds [`GUILTY`] when the process died from within (a fatal signal, the kernel's memory killer; see
+//!   `last_words.rs`), 1 when it was killed from outside; a panic of the item's own handler adds [`GUILTY`];
+//! * a process that had been asked to stop (Ctrl-C, then killed), or that went down with the machine, adds nothing;
 //! * from [`SUSPECT`] on the item runs alone: nothing else is in flight in its process, and it comes after the
 //!   others. Whoever dies then was the cause;
 //! * at [`LIMIT`] it is failed as `crashed`.
 //!
-//! So a killer is found after three deaths in company and three alone, while a program killed twenty times
-//! amid forty items gives up none of them.
+//! So an item that crashes the program is found after three deaths, or five if the first three were in company,
+//! while a program killed twenty times amid forty items gives up none of them.
 
 use sqlx::PgConnection;
 use sqlx::postgres::PgPool;
@@ -24,10 +25,30 @@ use crate::media::MediaId;
 
 /// From this score on an item runs alone.
 pub(super) const SUSPECT: i32 = 3;
-/// At this score it is given up.
-pub(super) const LIMIT: i32 = 6;
-/// What a panic of its own handler adds: three of them are the limit.
-pub(super) const PANIC: i32 = 2;
+/// What a crash adds that nobody else can have caused.
+const GUILTY: i32 = 3;
+/// At this score an item is given up.
+const LIMIT: i32 = 9;
+
+/// How a process came to its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum End {
+    /// It had been asked to stop, or the machine went down: no item is to blame.
+    Excused,
+    /// Somebody killed it, as far as can be told.
+    FromOutside,
+    /// It crashed, or took so much memory that the kernel ended it.
+    FromWithin,
+}
+
+/// What a death adds to the score of an item that was in hand.
+fn points(end: End, in_company: bool) -> i32 {
+    match (end, in_company) {
+        (End::Excused, _) => 0,
+        (End::FromWithin, false) => GUILTY,
+        (End::FromWithin, true) | (End::FromOutside, _) => 1,
+    }
+}
 
 /// Frees the jobs of a dead process and charges its items.
 pub(super) async fn recover(pool: &PgPool, dead: &Dead) -> Result<(), QueueError> {
@@ -36,14 +57,14 @@ pub(super) async fn recover(pool: &PgPool, dead: &Dead) -> Result<(), QueueError
     }
     let mut tx = pool.begin().await?;
     let items = items_of(&mut tx, &dead.workers).await?;
-    let points = if dead.was_leaving { 0 } else { 1 };
+    let in_company = items.len() > 1;
     for &(id, generation) in &items {
-        charge(&mut tx, id, generation, points, items.len() > 1).await?;
+        charge(&mut tx, id, generation, points(dead.end, in_company), in_company).await?;
     }
     unlock(&mut tx, &dead.workers).await?;
     tx.commit().await?;
     if !items.is_empty() {
-        tracing::info!(items = items.len(), "taking over from a process that ended without finishing");
+        tracing::info!(items = items.len(), how = ?dead.end, "taking over from a process that ended without finishing");
     }
     Ok(())
 }
@@ -64,7 +85,8 @@ pub(super) async fn charge_swept(pool: &PgPool, worker: &str, media_id: MediaId)
     let mut tx = pool.begin().await?;
     let items = items_of(&mut tx, &[worker.to_owned()]).await?;
     if let Some(&(id, generation)) = items.iter().find(|(id, _)| *id == media_id.0) {
-        charge(&mut tx, id, generation, 1, items.len() > 1).await?;
+        let in_company = items.len() > 1;
+        charge(&mut tx, id, generation, points(End::FromOutside, in_company), in_company).await?;
     }
     tx.commit().await?;
     Ok(())
@@ -77,7 +99,7 @@ pub(super) async fn charge_panic(
     generation: i32,
 ) -> Result<bool, QueueError> {
     let mut connection = pool.acquire().await?;
-    charge(&mut connection, media_id.0, generation, PANIC, false).await
+    charge(&mut connection, media_id.0, generation, GUILTY, false).await
 }
 
 /// The items that `workers` were working on: jobs that waited for their turn are not among them.

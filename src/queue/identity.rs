@@ -1,8 +1,9 @@
 //! Who is alive on this machine: one locked file a process.
 //!
 //! `workers_dir/<uuid>.lock` holds one line a fact: `worker <id>` for each worker of the job library that ran
-//! in the process (ids as they stand in `locked_by`), and `leaving` once it was asked to stop. The lock is
-//! the kernel's (`flock`), so it is gone with the process, however that ends.
+//! in the process (ids as they stand in `locked_by`), `boot <id>` and `memory-kills <count>` as they were at its
+//! start, `leaving` once it was asked to stop, `crashed` if it died of itself. The lock is the kernel's
+//! (`flock`), so it is gone with the process, however that ends.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Write};
@@ -13,6 +14,8 @@ use std::sync::Mutex;
 use uuid::Uuid;
 
 use super::QueueError;
+use super::crash::End;
+use super::last_words;
 
 fn failed(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> QueueError {
     let path = path.to_owned();
@@ -41,6 +44,8 @@ impl Identity {
             .open(&nameless)
             .map_err(failed("create", &nameless))?;
         file.lock().map_err(failed("lock", &nameless))?;
+        let facts = format!("boot {}\nmemory-kills {}\n", last_words::boot_id(), last_words::memory_kills());
+        (&file).write_all(facts.as_bytes()).map_err(failed("write", &nameless))?;
         fs::rename(&nameless, &path).map_err(failed("rename", &nameless))?;
         Ok(Self { id, path, file, workers: Mutex::new(Vec::new()) })
     }
@@ -50,6 +55,11 @@ impl Identity {
         self.note(&format!("worker {worker}\n")).map_err(failed("write", &self.path))?;
         self.lock_workers().push(worker.to_owned());
         Ok(())
+    }
+
+    /// From now on a crash of the process is noted.
+    pub(super) fn watch_for_crashes(&self) {
+        last_words::note_in(&self.file);
     }
 
     /// All workers of this process so far.
@@ -80,14 +90,20 @@ impl Identity {
     }
 }
 
+impl Drop for Identity {
+    fn drop(&mut self) {
+        last_words::forget(&self.file);
+    }
+}
+
 /// A process that is gone. Its file is locked by us until it is buried.
 #[derive(Debug)]
 pub(super) struct Dead {
     pub(super) id: Uuid,
     /// Its workers of the job library.
     pub(super) workers: Vec<String>,
-    /// Whether it had been asked to stop.
-    pub(super) was_leaving: bool,
+    /// How it ended.
+    pub(super) end: End,
     path: PathBuf,
     _file: File,
 }
@@ -132,7 +148,7 @@ pub(super) fn find_dead(dir: &Path) -> Result<Vec<Dead>, QueueError> {
         dead.push(Dead {
             id,
             workers: text.lines().filter_map(|l| l.strip_prefix("worker ")).map(str::to_owned).collect(),
-            was_leaving: text.lines().any(|l| l == "leaving"),
+            end: how_it_ended(&text, &last_words::boot_id(), last_words::memory_kills()),
             path,
             _file: file,
         });
@@ -140,9 +156,31 @@ pub(super) fn find_dead(dir: &Path) -> Result<Vec<Dead>, QueueError> {
     Ok(dead)
 }
 
+/// Reads a dead process's facts, with the boot and the count of memory kills as they are now.
+fn how_it_ended(text: &str, boot: &str, memory_kills: u64) -> End {
+    let fact = |name: &str| text.lines().find_map(|line| line.strip_prefix(name));
+    let noted = |line: &str| text.lines().any(|l| l == line);
+    if noted("leaving") || fact("boot ").is_some_and(|then| then != boot) {
+        return End::Excused;
+    }
+    let kills_then = fact("memory-kills ").and_then(|count| count.parse().ok()).unwrap_or(memory_kills);
+    if noted(last_words::LINE) || memory_kills > kills_then { End::FromWithin } else { End::FromOutside }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn ends_are_told_apart() {
+        let facts = "boot b\nmemory-kills 2\nworker w\n";
+        assert_eq!(how_it_ended(facts, "b", 2), End::FromOutside);
+        assert_eq!(how_it_ended(facts, "b", 3), End::FromWithin);
+        assert_eq!(how_it_ended(&format!("{facts}crashed\n"), "b", 2), End::FromWithin);
+        assert_eq!(how_it_ended(&format!("{facts}leaving\ncrashed\n"), "b", 2), End::Excused);
+        assert_eq!(how_it_ended(facts, "another", 0), End::Excused);
+        assert_eq!(how_it_ended("", "b", 7), End::FromOutside);
+    }
 
     #[test]
     fn a_living_process_is_not_dead_and_a_dead_one_is_found_once() {
@@ -157,7 +195,7 @@ mod tests {
         drop(gone);
         let found = find_dead(dir.path()).unwrap();
         assert_eq!(found.len(), 1);
-        assert_eq!((found[0].id, found[0].was_leaving), (id, false));
+        assert_eq!((found[0].id, found[0].end), (id, End::FromOutside));
         assert_eq!(found[0].workers, ["w1", "w2"]);
         assert!(find_dead(dir.path()).unwrap().is_empty(), "whoever found it holds it");
 
@@ -177,6 +215,6 @@ mod tests {
         let leaving = Identity::take(dir.path()).unwrap();
         leaving.note_leaving();
         drop(leaving);
-        assert!(find_dead(dir.path()).unwrap()[0].was_leaving);
+        assert_eq!(find_dead(dir.path()).unwrap()[0].end, End::Excused);
     }
 }

@@ -33,10 +33,6 @@ pub(super) struct InFlight(Mutex<HashMap<Key, Entry>>);
 
 impl InFlight {
     /// Attaches to `key`; where it is new, also returns the end through which its task must tell how it ended.
-    #[expect(
-        clippy::type_complexity,
-        reason = "two ends of one channel, the second only for the first caller"
-    )]
     pub(super) fn attach(
         &self,
         key: Key,

@@ -51,6 +51,7 @@ where
     H: Fn(MediaId, JobInfo) -> F + Send + Sync + 'static,
     F: Future<Output = Outcome> + Send + 'static,
 {
+    queue.identity.watch_for_crashes();
     let shared = Arc::new(Shared {
         pool: queue.pool.clone(),
         handler: Box::new(move |id, info| Box::pin(handler(id, info))),
