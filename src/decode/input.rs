@@ -24,9 +24,9 @@ use crate::media::{Failure, FailureClass};
 const DEMUXERS: &str = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,ogg,mp3,wav,w64,flac,aac,mpegts,mpeg,flv,asf,avi,\
                         caf,aiff,amr,ac3,eac3,au";
 
-/// Of these, the ones whose timestamps tell more than the number of samples before.
-const TIMESTAMPED: [&str; 7] =
-    ["mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "ogg", "mpegts", "mpeg", "flv", "asf"];
+/// Of these, the ones whose timestamps tell more than the number of samples before. Ogg's are such a number, and of the
+/// wrong unit after a change of the sample rate.
+const TIMESTAMPED: [&str; 6] = ["mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "mpegts", "mpeg", "flv", "asf"];
 
 /// Video decoders that may be opened while a file is examined: without them the first timestamps of a video, and so the
 /// start of the container's clock, stay unknown. The usual codecs only; the hundreds of rare ones are where the holes are.
@@ -154,10 +154,14 @@ impl Input {
     /// True where the container states its duration; false where it is the file's size divided by a bit rate, or the
     /// difference of two timestamps, which proves nothing about what should be there. ASF's own is wrong by the start
     /// offset in files that ffmpeg wrote; its stated size is checked instead.
+    /// An avi file that was written into a pipe states numbers of no meaning, and Ogg states nothing: its duration is
+    /// the last page's timestamp.
     pub fn duration_is_stated(&self) -> bool {
         // SAFETY: the context is open.
         let method = unsafe { (*self.context.as_ptr()).duration_estimation_method };
-        method == ffi::AVDurationEstimationMethod::AVFMT_DURATION_FROM_STREAM && self.demuxer() != "asf"
+        method == ffi::AVDurationEstimationMethod::AVFMT_DURATION_FROM_STREAM
+            && !matches!(self.demuxer(), "asf" | "ogg")
+            && (self.demuxer() != "avi" || self.stated_bytes.is_some())
     }
 
     /// Duration of one stream in milliseconds, where the container states one.

@@ -11,6 +11,9 @@
 //!   overlap is cut off;
 //! * earlier by more: the clock was reset (glued recordings); the audio goes on without a break.
 //!
+//! Corrections that are small and many come from a drift, and a drift of more than 1 % is no drift but a wrong clock (a glued
+//! recording of another sample rate counts with the first one's): it is not followed, or the audio would be chopped up.
+//!
 //! One wrong timestamp must not move all that follows, so a jump is believed only when the next frame agrees
 //! with it: the frame that jumps is held back until then.
 
@@ -21,6 +24,12 @@ pub(super) const TOLERANCE_NS: i64 = 100_000_000;
 
 /// Backward deviation that is cut off rather than taken for a new clock.
 pub(super) const OVERLAP_NS: i64 = 500_000_000;
+
+/// Drift that is followed: this share of the audio …
+const DRIFT: f64 = 0.01;
+
+/// … beyond this much.
+const DRIFT_NS: i64 = 500_000_000;
 
 /// Silence that may be inserted in all where no duration is stated: 10 minutes.
 const UNSTATED_ROOM_NS: i64 = 600_000_000_000;
@@ -60,14 +69,38 @@ pub(super) struct Timeline<F> {
     end_ns: Option<i64>,
     /// How much silence may still be inserted where `end_ns` is unknown.
     room_ns: i64,
+    /// Where the last frame ended by its own timestamp.
+    last_end_ns: Option<i64>,
+    /// Length of the frames written.
+    written_ns: i64,
+    /// What was corrected for drift.
+    corrected_ns: i64,
     /// A frame whose jump is not believed yet.
-    held: Option<Stamped<F>>,
+    held: Option<Held<F>>,
+}
+
+/// A frame that waits for the next one to confirm its jump.
+#[derive(Debug)]
+struct Held<F> {
+    frame: Stamped<F>,
+    /// Whether the jump happened at this frame, rather than adding up over many.
+    sudden: bool,
 }
 
 impl<F> Timeline<F> {
     /// A timeline of a stream whose stated end is `end_ns` (on the stream's clock), if it is stated.
     pub fn new(trust: bool, end_ns: Option<i64>) -> Self {
-        Self { trust, next_ns: 0, start_ns: None, end_ns, room_ns: UNSTATED_ROOM_NS, held: None }
+        Self {
+            trust,
+            next_ns: 0,
+            start_ns: None,
+            end_ns,
+            room_ns: UNSTATED_ROOM_NS,
+            last_end_ns: None,
+            written_ns: 0,
+            corrected_ns: 0,
+            held: None,
+        }
     }
 
     /// Timestamp of the first frame; `None` before there was one, and where it had none.
@@ -84,7 +117,12 @@ impl<F> Timeline<F> {
         if let Some(held) = self.held.take() {
             self.release(held, frame.pts_ns, act)?;
         }
-        let Some(pts) = frame.pts_ns else { return self.write(frame, act) };
+        let Some(pts) = frame.pts_ns else {
+            self.last_end_ns = None;
+            return self.write(frame, act);
+        };
+        let end = pts.saturating_add(frame.duration_ns);
+        let step = pts.saturating_sub(self.last_end_ns.replace(end).unwrap_or(pts));
         if self.start_ns.is_none() {
             self.start_ns = Some(pts);
             self.next_ns = pts;
@@ -92,7 +130,7 @@ impl<F> Timeline<F> {
         if !self.trust || pts.saturating_sub(self.next_ns).saturating_abs() <= TOLERANCE_NS {
             return self.write(frame, act);
         }
-        self.held = Some(frame);
+        self.held = Some(Held { frame, sudden: step.saturating_abs() > TOLERANCE_NS / 2 });
         Ok(())
     }
 
@@ -107,7 +145,7 @@ impl<F> Timeline<F> {
     /// Writes the frame that was held back, its jump believed or not.
     fn release<E>(
         &mut self,
-        held: Stamped<F>,
+        Held { frame: held, sudden }: Held<F>,
         following: Option<i64>,
         act: &mut impl FnMut(Action<F>) -> Result<(), E>,
     ) -> Result<(), E> {
@@ -118,7 +156,7 @@ impl<F> Timeline<F> {
             // Time only has to go on from here: in sparse streams every frame follows a gap.
             let believed = following.is_none_or(|f| f >= end.saturating_sub(TOLERANCE_NS));
             if believed {
-                if self.has_room(jump, end) {
+                if self.has_room(jump, end) && (sudden || self.follows_drift(jump)) {
                     self.room_ns = self.room_ns.saturating_sub(jump);
                     act(Action::Silence(jump))?;
                 }
@@ -127,7 +165,7 @@ impl<F> Timeline<F> {
         } else {
             let believed = following.is_some_and(|f| f.saturating_sub(end).saturating_abs() <= TOLERANCE_NS);
             if believed {
-                if jump >= -OVERLAP_NS {
+                if jump >= -OVERLAP_NS && self.follows_drift(-jump) {
                     act(Action::Cut(-jump))?;
                 }
                 self.next_ns = pts;
@@ -144,12 +182,23 @@ impl<F> Timeline<F> {
         }
     }
 
+    /// Whether another correction by `ns` is still a drift; counts it if so.
+    fn follows_drift(&mut self, ns: i64) -> bool {
+        let most = DRIFT_NS.saturating_add((self.written_ns as f64 * DRIFT) as i64);
+        let sum = self.corrected_ns.saturating_add(ns);
+        if sum <= most {
+            self.corrected_ns = sum;
+        }
+        sum <= most
+    }
+
     fn write<E>(
         &mut self,
         frame: Stamped<F>,
         act: &mut impl FnMut(Action<F>) -> Result<(), E>,
     ) -> Result<(), E> {
         self.next_ns = self.next_ns.saturating_add(frame.duration_ns);
+        self.written_ns = self.written_ns.saturating_add(frame.duration_ns);
         act(Action::Frame(frame.frame))
     }
 }
@@ -162,18 +211,34 @@ mod tests {
 
     /// Runs frames of 20 ms with the given timestamps (ms); returns what was done, with frames by index.
     fn run(end_ms: Option<i64>, trust: bool, pts_ms: &[Option<i64>]) -> Vec<Action<usize>> {
+        run_ns(end_ms, trust, pts_ms.iter().map(|pts| pts.map(|p| p * MS)))
+    }
+
+    fn run_ns(
+        end_ms: Option<i64>,
+        trust: bool,
+        pts_ns: impl Iterator<Item = Option<i64>>,
+    ) -> Vec<Action<usize>> {
         let mut timeline = Timeline::new(trust, end_ms.map(|e| e * MS));
         let mut done = Vec::new();
         let mut act = |a: Action<usize>| -> Result<(), ()> {
             done.push(a);
             Ok(())
         };
-        for (i, pts) in pts_ms.iter().enumerate() {
-            let frame = Stamped { pts_ns: pts.map(|p| p * MS), duration_ns: 20 * MS, frame: i };
-            timeline.push(frame, &mut act).unwrap();
+        for (i, pts_ns) in pts_ns.enumerate() {
+            timeline.push(Stamped { pts_ns, duration_ns: 20 * MS, frame: i }, &mut act).unwrap();
         }
         timeline.finish(&mut act).unwrap();
         done
+    }
+
+    /// Silence inserted and audio cut, in milliseconds.
+    fn corrections(done: &[Action<usize>]) -> (i64, i64) {
+        done.iter().fold((0, 0), |(silence, cut), a| match a {
+            Action::Silence(ns) => (silence + ns / MS, cut),
+            Action::Cut(ns) => (silence, cut + ns / MS),
+            Action::Frame(_) => (silence, cut),
+        })
     }
 
     fn frames(n: usize) -> Vec<Action<usize>> {
@@ -196,8 +261,7 @@ mod tests {
     #[test]
     fn every_gap_of_a_sparse_stream_is_filled() {
         let done = run(None, true, &[Some(0), Some(500), Some(1000), Some(1500)]);
-        let silence: i64 = done.iter().map(|a| if let Action::Silence(ns) = a { *ns } else { 0 }).sum();
-        assert_eq!(silence, (1500 - 3 * 20) * MS);
+        assert_eq!(corrections(&done), (1500 - 3 * 20, 0));
         assert_eq!(done.iter().filter(|a| matches!(a, Action::Frame(_))).count(), 4);
     }
 
@@ -208,17 +272,24 @@ mod tests {
     }
 
     #[test]
-    fn slow_drift_is_noticed_once_it_adds_up() {
-        // Timestamps advance by 21 ms for frames of 20 ms: after 101 frames more than 100 ms are missing.
-        let pts: Vec<_> = (0..250).map(|i| Some(i * 21)).collect();
-        let done = run(None, true, &pts);
-        let silence: i64 = done.iter().map(|a| if let Action::Silence(ns) = a { *ns } else { 0 }).sum();
-        assert!((150 * MS..=250 * MS).contains(&silence), "{silence}");
-        // And by 19 ms: what is too much is cut.
-        let pts: Vec<_> = (0..250).map(|i| Some(i * 19)).collect();
-        let done = run(None, true, &pts);
-        let cut: i64 = done.iter().map(|a| if let Action::Cut(ns) = a { *ns } else { 0 }).sum();
-        assert!((150 * MS..=250 * MS).contains(&cut), "{cut}");
+    fn slow_drift_is_followed_once_it_adds_up() {
+        // 60,000 frames of 20 ms, 0.5 % too few or too many for their timestamps: 6 s in 20 minutes.
+        for (step_us, late, early) in [(20_100, true, false), (19_900, false, true)] {
+            let done = run_ns(None, true, (0..60_000).map(|i| Some(i * step_us * 1000)));
+            let (silence, cut) = corrections(&done);
+            assert_eq!((5800..=6000).contains(&silence), late, "{silence}");
+            assert_eq!((5800..=6000).contains(&cut), early, "{cut}");
+        }
+    }
+
+    #[test]
+    fn a_clock_of_another_rate_is_not_followed() {
+        for step_us in [9_187, 43_537] {
+            let done = run_ns(None, true, (0..6000).map(|i| Some(i * step_us * 1000)));
+            let (silence, cut) = corrections(&done);
+            assert!(silence + cut < 2000, "{silence} {cut}");
+            assert_eq!(done.iter().filter(|a| matches!(a, Action::Frame(_))).count(), 6000);
+        }
     }
 
     #[test]
@@ -237,8 +308,7 @@ mod tests {
         assert_eq!(run(None, true, &hostile), frames(3));
         let many: Vec<_> = (0..100).map(|i| Some(i * 60_000)).collect();
         let done = run(None, true, &many);
-        let silence: i64 = done.iter().map(|a| if let Action::Silence(ns) = a { *ns } else { 0 }).sum();
-        assert!(silence <= UNSTATED_ROOM_NS);
+        assert!(corrections(&done).0 * MS <= UNSTATED_ROOM_NS);
     }
 
     #[test]

@@ -227,6 +227,48 @@ fn a_wav_written_into_a_pipe_has_no_length() {
 }
 
 #[test]
+fn containers_written_into_a_pipe_decode_whole() {
+    let bench = Bench::new();
+    for (muxer, codec) in [
+        ("webm", "libopus"),
+        ("matroska", "flac"),
+        ("flac", "flac"),
+        ("wav", "pcm_s16le"),
+        ("flv", "aac"),
+        ("mp3", "libmp3lame"),
+        ("avi", "libmp3lame"),
+        ("caf", "pcm_s16be"),
+        ("au", "pcm_s16be"),
+        ("asf", "wmav2"),
+        ("mpegts", "aac"),
+        ("adts", "aac"),
+        ("ogg", "libvorbis"),
+    ] {
+        let output = Command::new("ffmpeg")
+            .args([
+                "-loglevel",
+                "error",
+                "-nostdin",
+                "-f",
+                "lavfi",
+                "-i",
+                PATTERN,
+                "-c:a",
+                codec,
+                "-f",
+                muxer,
+                "pipe:1",
+            ])
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{muxer}");
+        fs::write(bench.path(muxer), output.stdout).unwrap();
+        let (audio, samples) = bench.decoded(muxer);
+        check_whole(muxer, &audio, &samples, 120);
+    }
+}
+
+#[test]
 fn damaged_packets_are_skipped_and_their_place_kept() {
     let bench = Bench::new();
     for (name, codec) in [("a.ts", "aac"), ("a.mkv", "libmp3lame"), ("a.mp4", "aac")] {

@@ -78,6 +78,22 @@ fn glued_recordings_go_on_after_the_clock_was_reset() {
 }
 
 #[test]
+fn chained_ogg_of_another_rate_loses_nothing() {
+    let bench = Bench::new();
+    // The second part's timestamps count at the first one's rate: nonsense, which must cost no audio.
+    for (rates, name) in [(["48000", "22050"], "down.ogg"), (["22050", "48000"], "up.ogg")] {
+        let mut glued = Vec::new();
+        for rate in rates {
+            glued.extend(fs::read(bench.make("part.ogg", &format!("-ar {rate} -c:a libvorbis"))).unwrap());
+        }
+        fs::write(bench.path(name), glued).unwrap();
+        let (audio, samples) = bench.decoded(name);
+        assert!((audio.duration_ms() - 12_000).abs() < 1200, "{name}: {}", audio.duration_ms());
+        check_pattern(name, &samples, 0.0, 0, SECONDS);
+    }
+}
+
+#[test]
 fn a_hostile_timestamp_fills_no_disk() {
     let bench = Bench::new();
     // The clock jumps by 100 hours in the middle of a file that states 6 s.
