@@ -21,6 +21,10 @@ const VECTOR_WEIGHT: f64 = 2.0;
 /// For the ranking made in Rust from the words' order.
 pub(super) const CLOSENESS_WEIGHT: f64 = 0.5;
 
+/// Segments that the words of the relaxed search may match together before common ones are left out; ranking so many
+/// takes some 50 ms.
+const RELAXED_ROWS: f64 = 20_000.0;
+
 /// What is fused: a passage, or a segment that belongs to none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) struct Unit {
@@ -109,7 +113,8 @@ pub(super) async fn fetch(
 }
 
 /// Reads the query in every language that occurs, and as plain words. A word that is a stop word in one of them is
-/// left out of the relaxed search: it would match half the library.
+/// left out of the relaxed search, and so are the commonest words (by the statistics that ANALYZE keeps) as soon as the
+/// rarer ones match enough: they would match half the library, cost the most, and tell the least.
 async fn ts_queries(pool: &PgPool, query: &Query) -> Result<TsQueries, sqlx::Error> {
     sqlx::query_as(
         "WITH configs AS (
@@ -127,9 +132,23 @@ async fn ts_queries(pool: &PgPool, query: &Query) -> Result<TsQueries, sqlx::Err
              SELECT word, fold,
                     phraseto_tsquery(config, CASE WHEN fold THEN spoken_fold(word) ELSE word END) AS q
              FROM readings, unnest($4::text[]) AS word
-         ), relaxed AS (
+         ), meaning AS (
              SELECT DISTINCT q FROM words
              WHERE numnode(q) > 0 AND NOT (fold AND word IN (SELECT word FROM words WHERE NOT fold AND numnode(q) = 0))
+         ), common AS (
+             SELECT quote_literal(elem) AS lexeme, freq * c.reltuples AS rows
+             FROM pg_stats s
+             JOIN pg_class c ON c.oid = 'segments'::regclass
+             JOIN pg_namespace n ON n.oid = c.relnamespace AND n.nspname = s.schemaname,
+             unnest(s.most_common_elems::text::text[], s.most_common_elem_freqs) AS e (elem, freq)
+             WHERE s.tablename = 'segments' AND s.attname = 'tsv' AND elem IS NOT NULL AND c.reltuples > 0
+         ), ranked AS (
+             SELECT q,
+                    sum(coalesce(rows, 0)) OVER (ORDER BY coalesce(rows, 0), q::text) AS expected,
+                    row_number() OVER (ORDER BY coalesce(rows, 0), q::text) AS place
+             FROM meaning LEFT JOIN common ON lexeme = q::text
+         ), relaxed AS (
+             SELECT q FROM ranked WHERE place <= 2 OR expected <= $5
          ), everything AS (
              SELECT string_agg('(' || q::text || ')', ' | ') AS q FROM wanted WHERE numnode(q) > 0
          ), nothing AS (
@@ -146,6 +165,7 @@ async fn ts_queries(pool: &PgPool, query: &Query) -> Result<TsQueries, sqlx::Err
     .bind(&query.wanted)
     .bind(&query.unwanted)
     .bind(&query.any)
+    .bind(RELAXED_ROWS)
     .fetch_one(pool)
     .await
 }
