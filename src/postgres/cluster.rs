@@ -298,9 +298,17 @@ impl Cluster {
     /// The postmaster that runs on this cluster, if one does.
     pub(super) fn postmaster(&self) -> Option<Postmaster> {
         let (file, data) = (self.pid_file()?, self.data());
-        // A postmaster's working directory is its cluster: a stale file names no such process.
-        let at = fs::read_link(format!("/proc/{}/cwd", file.pid)).ok()?;
-        (at == data && !is_gone(file.pid)).then(|| Postmaster {
+        // A postmaster's working directory is its cluster: a stale file names no such process. In containers root
+        // may not look at that (no CAP_SYS_PTRACE); the name will do there.
+        let runs = match fs::read_link(format!("/proc/{}/cwd", file.pid)) {
+            Ok(at) => at == data,
+            Err(e) if e.kind() == io::ErrorKind::PermissionDenied => {
+                fs::read_to_string(format!("/proc/{}/comm", file.pid))
+                    .is_ok_and(|name| name.trim() == "postgres")
+            }
+            Err(_) => false,
+        };
+        (runs && !is_gone(file.pid)).then(|| Postmaster {
             pid: file.pid,
             socket_dir: file.socket_dir.unwrap_or_else(|| self.root.clone()),
             child: None,

@@ -197,3 +197,24 @@ async fn a_server_that_cannot_start_says_why() {
     assert!(matches!(failed, ServerError::Start(_)));
     assert!(failed.to_string().contains("no_such_setting"), "{failed}");
 }
+
+/// Root in a container has few capabilities: above all, it may not look into other users' processes, nor read
+/// what it likes (`CAP_DAC_READ_SEARCH`). The life of a server once more, so.
+#[test]
+fn root_in_a_container_is_enough() {
+    if !nix::unistd::geteuid().is_root() {
+        println!("not root: nothing to give up");
+        return;
+    }
+    let output = std::process::Command::new("setpriv")
+        .arg("--bounding-set=-dac_read_search,-sys_ptrace,-sys_admin,-sys_resource,-net_admin")
+        .arg("--inh-caps=-all")
+        .arg(std::env::current_exe().unwrap())
+        .args(["--exact", "postgres::a_server_is_made_used_stopped_and_started_again"])
+        .args(["postgres::a_killed_server_recovers_and_a_left_one_is_adopted"])
+        .args(["postgres::the_last_user_stops_it_unless_it_was_started_to_stay"])
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && text.contains("3 passed"), "{text}");
+}
