@@ -336,7 +336,12 @@ async fn bring(shared: &Arc<Shared>, active: &mut Active) -> Result<Audio, Failu
     let (inner, input, output) = (shared.clone(), fetched.path.clone(), dir.join(spool::AUDIO));
     let audio = tokio::task::spawn_blocking(move || {
         let mut progress = inner.events.progress(media_id, Step::Decode);
-        decode::decode(&input, &output, &inner.steps.decode, expected, &mut progress, &inner.cancel)
+        let audio =
+            decode::decode(&input, &output, &inner.steps.decode, expected, &mut progress, &inner.cancel)?;
+        // Whatever the header said: this is all of it, and from here on the item waits for the next stage.
+        let ms = audio.duration_ms().unsigned_abs();
+        progress.set(ms, Some(ms));
+        Ok(audio)
     })
     .await
     .map_err(|e| Failure::new(FailureClass::Internal, format!("decoding stopped unexpectedly: {e}")))??;

@@ -25,20 +25,25 @@ pub struct Stopping {
 
 impl Stopping {
     /// Listens for signals from now on: Ctrl-C stops, a second one leaves at once (after `last`, which cleans the
-    /// screen); SIGTERM stops, and gives back what is not finished after 25 s. Abort the task when the run is over:
+    /// screen); SIGTERM and SIGHUP stop, and give back what is not finished after 25 s. Abort the task when the run is over:
     /// it holds on to `events`.
     ///
     /// # Errors
     /// Where the handlers cannot be installed.
     pub fn listen(&self, events: Events, last: impl Fn() + Send + 'static) -> std::io::Result<AbortHandle> {
-        let (mut interrupt, mut terminate) =
-            (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+        let (mut interrupt, mut terminate, mut hangup) = (
+            signal(SignalKind::interrupt())?,
+            signal(SignalKind::terminate())?,
+            signal(SignalKind::hangup())?,
+        );
         let Self { stop, cancel } = self.clone();
         let task = tokio::spawn(async move {
             loop {
                 let term = tokio::select! {
                     _ = interrupt.recv() => false,
                     _ = terminate.recv() => true,
+                    // The terminal was closed.
+                    _ = hangup.recv() => true,
                 };
                 if stop.is_cancelled() && !term {
                     // Everything on the way is recoverable, and somebody is waiting at the keyboard.
