@@ -76,9 +76,10 @@ pub struct Hit {
     pub title: String,
     /// Its address or path. Untrusted text.
     pub source: String,
-    /// Start of the first segment that `text` quotes.
+    /// Where `text` begins: a segment's start or, where a sentence was asked for that begins within a segment, an
+    /// estimate of that sentence's.
     pub start_ms: i64,
-    /// End of the last one.
+    /// End of the last segment that `text` quotes.
     pub end_ms: i64,
     /// What was said there.
     pub text: String,
@@ -258,35 +259,59 @@ async fn hits(store: &Store, query: &Query, found: Vec<Found>) -> Result<Vec<Hit
     for Found { unit, segments, place, score } in found {
         let media_id = MediaId(unit.media_id);
         let Some(heading) = headings.get(&media_id) else { continue };
-        let mut text = String::new();
-        let mut highlights = Vec::new();
-        let (start_ms, end_ms) =
-            (segments[place.segments.start].start_ms, segments[place.segments.end - 1].end_ms);
-        for (index, segment) in
-            segments.iter().enumerate().take(place.segments.end).skip(place.segments.start)
-        {
-            if !text.is_empty() {
-                text.push(' ');
-            }
-            let offset = text.len();
-            for (number, word) in words::words(&segment.text).iter().enumerate() {
-                if place.words.contains(&(index, number)) || stems.answers(&segment.language, &word.folded) {
-                    highlights.push(offset + word.bytes.start..offset + word.bytes.end);
-                }
-            }
-            text.push_str(&segment.text);
-        }
+        let quote = quote(&segments[place.segments.clone()], place.segments.start, &place, &stems);
         hits.push(Hit {
             media_id,
             title: heading.title.clone(),
             source: heading.address.clone(),
-            start_ms,
-            end_ms,
-            text,
-            link: link(&heading.address, &heading.locator, start_ms),
+            start_ms: quote.start_ms,
+            end_ms: quote.end_ms,
+            link: link(&heading.address, &heading.locator, quote.start_ms),
+            text: quote.text,
             score,
-            highlights,
+            highlights: quote.highlights,
         });
     }
     Ok(hits)
+}
+
+/// What a hit shows of its segments.
+struct Quote {
+    start_ms: i64,
+    end_ms: i64,
+    text: String,
+    highlights: Vec<Range<usize>>,
+}
+
+/// Joins segments (at least one; the first is number `first` of its passage). Where a whole sentence was asked for and
+/// begins within the first segment, what comes before it is left out, and its start is estimated from the share of
+/// the segment's text that comes before: people speak about as fast within one segment.
+fn quote(segments: &[lists::SegmentText], first: usize, place: &Place, stems: &lists::Stems) -> Quote {
+    let (from, to) = (&segments[0], &segments[segments.len() - 1]);
+    let mut quote =
+        Quote { start_ms: from.start_ms, end_ms: to.end_ms, text: String::new(), highlights: Vec::new() };
+    for (index, segment) in (first..).zip(segments) {
+        let words = words::words(&segment.text);
+        let skipped = if index == first
+            && let Some((_, word)) = place.words.iter().filter(|(segment, _)| *segment == first).min()
+        {
+            let skipped = place::sentence_start(&segment.text, words[*word].bytes.start);
+            let share = skipped as f64 / segment.text.len().max(1) as f64;
+            quote.start_ms += ((segment.end_ms - segment.start_ms) as f64 * share) as i64;
+            skipped
+        } else {
+            0
+        };
+        if !quote.text.is_empty() {
+            quote.text.push(' ');
+        }
+        let offset = quote.text.len();
+        for (number, word) in words.iter().enumerate().filter(|(_, word)| word.bytes.start >= skipped) {
+            if place.words.contains(&(index, number)) || stems.answers(&segment.language, &word.folded) {
+                quote.highlights.push(offset + word.bytes.start - skipped..offset + word.bytes.end - skipped);
+            }
+        }
+        quote.text.push_str(&segment.text[skipped..]);
+    }
+    quote
 }

@@ -171,6 +171,31 @@ fn align(query: &[Word], text: &[(usize, usize, &str)]) -> Aligned {
     Aligned { score, pairs }
 }
 
+/// Where the sentence begins that holds the byte `at`: after the last full stop, question or exclamation mark before
+/// it and the space that follows; 0 where there is none.
+pub(super) fn sentence_start(text: &str, at: usize) -> usize {
+    let mut start = 0;
+    let mut ended = false;
+    for (i, c) in text[..at].char_indices() {
+        match c {
+            '.' | '!' | '?' | '…' | '؟' | '।' => ended = true,
+            '。' | '！' | '？' => {
+                start = i + c.len_utf8();
+                ended = false;
+            }
+            c if c.is_whitespace() => {
+                if ended {
+                    start = i + c.len_utf8();
+                }
+            }
+            // Closing quotes and brackets belong to the sentence that ended.
+            '"' | '\'' | '”' | '’' | '»' | ')' if ended => {}
+            _ => ended = false,
+        }
+    }
+    start
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::words::words;
@@ -222,6 +247,19 @@ mod tests {
         assert_eq!(locate(&words("xyz"), &segments, None).segments, 0..1);
         assert_eq!(locate(&[], &segments, Some(7)).segments, 0..1);
         assert_eq!(locate(&words("xyz"), &[vec![]], None).segments, 0..1);
+    }
+
+    #[test]
+    fn a_sentence_begins_after_the_last_one_ended() {
+        fn start<'a>(text: &'a str, word: &str) -> &'a str {
+            &text[sentence_start(text, text.find(word).unwrap())..]
+        }
+        assert_eq!(start("One here. Two there.", "Two"), "Two there.");
+        assert_eq!(start("One here. Two there.", "there"), "Two there.");
+        assert_eq!(start("He said \"no.\" ¿Qué pasa?", "Qué"), "¿Qué pasa?");
+        assert_eq!(start("It costs 3.50 now", "now"), "It costs 3.50 now");
+        assert_eq!(start("これは。それは", "それ"), "それは");
+        assert_eq!(start("One", "One"), "One");
     }
 
     #[test]

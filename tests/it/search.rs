@@ -101,6 +101,20 @@ async fn a_sentence_is_found_though_it_was_misheard_or_cut_in_two() {
 }
 
 #[tokio::test]
+async fn a_sentence_within_a_segment_is_given_its_own_second() {
+    let store = store().await;
+    let text = "The weather is fine today. My uncle sold the wooden boat. And so on.";
+    put(&store, &item("a"), vec![segment(10_000, 16_800, "en", text)], 1, flat).await;
+    let hits = find(&store, "my uncle sold the wooden boat", Mode::Hybrid).await;
+    assert_eq!(hits[0].text, "My uncle sold the wooden boat. And so on.");
+    assert_eq!((hits[0].start_ms, hits[0].end_ms), (12_700, 16_800));
+    let marked: Vec<&str> = hits[0].highlights.iter().map(|range| &hits[0].text[range.clone()]).collect();
+    assert_eq!(marked, ["My", "uncle", "sold", "the", "wooden", "boat"]);
+    let hits = find(&store, "weather wooden", Mode::Hybrid).await;
+    assert_eq!((hits[0].text.as_str(), hits[0].start_ms), (text, 10_000));
+}
+
+#[tokio::test]
 async fn words_are_found_in_other_forms_and_without_accents_and_marked() {
     let store = store().await;
     put(&store, &item("es"), said("es", &["¿Qué hora es?", "Las canciones del Árbol están aquí."]), 1, flat)
