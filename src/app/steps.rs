@@ -44,12 +44,7 @@ pub fn plan(config: &Config) -> anyhow::Result<Plan> {
         transcribe::resolve(&transcribe.model, &transcribe.models_dir, &mut |_| {})?;
     }
     let embed = embed_options(config);
-    Embedder::check_runtime(&config.tools_dir)?;
-    if let ModelRef::Path(path) = &config.embedding_model
-        && !path.is_dir()
-    {
-        anyhow::bail!("the embedding model {} is no directory (EMBEDDING_MODEL)", path.display());
-    }
+    embed.check()?;
     let sizes = Sizes {
         io_workers: config.io_workers,
         // Finding speech runs at a thousand times real time: two keep any model fed, and more only take its cores.
