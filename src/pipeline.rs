@@ -341,7 +341,7 @@ async fn bring(shared: &Arc<Shared>, active: &mut Active) -> Result<Audio, Failu
         // Whatever the header said: this is all of it, and from here on the item waits for the next stage.
         let ms = audio.duration_ms().unsigned_abs();
         progress.set(ms, Some(ms));
-        Ok(audio)
+        Ok::<_, Failure>(audio)
     })
     .await
     .map_err(|e| Failure::new(FailureClass::Internal, format!("decoding stopped unexpectedly: {e}")))??;
