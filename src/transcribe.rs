@@ -155,7 +155,8 @@ impl Transcriber {
     ) -> Result<Self, TranscribeError> {
         let model = model::resolve(&options.model, &options.models_dir, download)?;
         let host = Host::survey(ct2::cuda_devices());
-        let mut plan = Plan::new(&options.wishes, &host, model.weights_bytes).map_err(TranscribeError::Device)?;
+        let mut plan =
+            Plan::new(&options.wishes, &host, model.weights_bytes).map_err(TranscribeError::Device)?;
         let started = Instant::now();
         let engine = ct2::Ct2Whisper::load(&model, &mut plan).map_err(TranscribeError::Load)?;
         tracing::info!(
@@ -209,7 +210,8 @@ impl Transcriber {
         };
         for i in 0..transcriber.plan.feeders {
             let feeder = Feeder::new(Arc::clone(&transcriber.shared), &transcriber.plan);
-            let thread = std::thread::Builder::new().name(format!("asr-feeder-{i}")).spawn(move || feeder.run())?;
+            let thread =
+                std::thread::Builder::new().name(format!("asr-feeder-{i}")).spawn(move || feeder.run())?;
             transcriber.threads.lock().unwrap_or_else(PoisonError::into_inner).push(thread);
         }
         Ok(transcriber)
@@ -242,8 +244,14 @@ impl Transcriber {
     ) {
         let file = self.files.fetch_add(1, Relaxed);
         let progress = events.progress(media_id, Step::Transcribe);
-        let job =
-            Arc::new(Job::new(file, audio.clone(), self.model().to_owned(), cancel.clone(), progress, on_done));
+        let job = Arc::new(Job::new(
+            file,
+            audio.clone(),
+            self.model().to_owned(),
+            cancel.clone(),
+            progress,
+            on_done,
+        ));
         let unfinished = Unfinished { shared: &self.shared, job: &job };
         let expected = self.shared.pool.expect();
         let cut = self.cut(&job);
@@ -292,7 +300,11 @@ impl Transcriber {
             let (queued, capacity) = self.shared.pool.fill();
             self.shared.meter.note_queue(queued, capacity);
             if pushed.is_err() || job.is_over() {
-                return Err(if job.cancel.is_cancelled() { Stopped::Failed(feed::stopped()) } else { Stopped::Over });
+                return Err(if job.cancel.is_cancelled() {
+                    Stopped::Failed(feed::stopped())
+                } else {
+                    Stopped::Over
+                });
             }
             busy = self.speech_meter.busy();
         }
@@ -342,3 +354,6 @@ impl Drop for Unfinished<'_> {
         });
     }
 }
+
+#[cfg(test)]
+mod tests;

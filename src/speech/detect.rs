@@ -37,7 +37,10 @@ pub(super) struct Detector {
 
 impl fmt::Debug for Detector {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Detector").field("position", &self.position).field("open", &self.open).finish_non_exhaustive()
+        f.debug_struct("Detector")
+            .field("position", &self.position)
+            .field("open", &self.open)
+            .finish_non_exhaustive()
     }
 }
 

@@ -35,7 +35,11 @@ pub(super) struct Params {
 impl Params {
     pub fn new(options: &SpeechOptions) -> Self {
         let chunk = samples_of(options.chunk).clamp(u64::from(SAMPLE_RATE), MAX_WINDOW as u64);
-        Self { chunk, pad: samples_of(options.pad).min(chunk / 8), min_silence: samples_of(options.min_silence) }
+        Self {
+            chunk,
+            pad: samples_of(options.pad).min(chunk / 8),
+            min_silence: samples_of(options.min_silence),
+        }
     }
 }
 
@@ -73,6 +77,12 @@ impl Packer {
 
     pub fn position(&self) -> u64 {
         self.base + self.samples.len() as u64
+    }
+
+    /// Samples in memory.
+    #[cfg(test)]
+    pub fn held(&self) -> usize {
+        self.samples.len()
     }
 
     pub fn push_samples(&mut self, block: &[i16]) {
@@ -118,7 +128,8 @@ impl Packer {
                 apart = true;
                 break;
             }
-            if span.end > limit {
+            // Speech that ends with the window sounds cut off, and its last sentence is easily lost.
+            if span.end + self.params.pad > limit {
                 break;
             }
             fitting = i + 1;
@@ -164,13 +175,11 @@ impl Packer {
     fn best_pause(&self, start: u64, fitting: usize, following: Option<u64>) -> usize {
         let chunk = self.params.chunk;
         for from in [start + chunk * 2 / 3, start + chunk / 3, 0] {
-            let best = (0..fitting)
-                .filter(|&i| self.spans[i].end >= from)
-                .max_by_key(|&i| {
-                    let next = self.spans.get(i + 1).map(|s| s.start).or(following);
-                    let pause = next.map_or(u64::MAX, |next| next - self.spans[i].end);
-                    (pause.min(LONG_PAUSE), i)
-                });
+            let best = (0..fitting).filter(|&i| self.spans[i].end >= from).max_by_key(|&i| {
+                let next = self.spans.get(i + 1).map(|s| s.start).or(following);
+                let pause = next.map_or(u64::MAX, |next| next - self.spans[i].end);
+                (pause.min(LONG_PAUSE), i)
+            });
             if let Some(best) = best {
                 return best + 1;
             }
@@ -203,7 +212,8 @@ impl Packer {
         let samples: Vec<i16> = self.samples.range(from..to).copied().collect();
         self.floor = end;
         self.forget_before(end);
-        let speech = speech.into_iter().map(|s| Span { start: s.start.max(start), end: s.end.min(end) }).collect();
+        let speech =
+            speech.into_iter().map(|s| Span { start: s.start.max(start), end: s.end.min(end) }).collect();
         Window { start_sample: start, samples, speech }
     }
 

@@ -8,8 +8,8 @@
 use std::fmt;
 
 use ct2rs::sys::{
-    ComputeType, Config, Device as Ct2Device, LogLevel, StorageView, Whisper, WhisperGenerationResult, WhisperOptions,
-    get_device_count, set_log_level,
+    ComputeType, Config, Device as Ct2Device, LogLevel, StorageView, Whisper, WhisperGenerationResult,
+    WhisperOptions, get_device_count, set_log_level,
 };
 use serde::Deserialize;
 
@@ -69,7 +69,8 @@ impl Ct2Whisper {
             .map_err(|e| format!("{}: {e}", config_path.display()))?;
         let whisper = load_weights(dir, plan)?;
         let multilingual = whisper.is_multilingual();
-        let languages = if multilingual { vocabulary.languages(&config.lang_ids) } else { vec!["en".to_owned()] };
+        let languages =
+            if multilingual { vocabulary.languages(&config.lang_ids) } else { vec!["en".to_owned()] };
         let n_mels = whisper.n_mels();
         Ok(Self { name: dir.name.clone(), whisper, vocabulary, languages, multilingual, n_mels })
     }
@@ -191,7 +192,11 @@ impl Engine for Ct2Whisper {
         &self.languages
     }
 
-    fn transcribe(&self, batch: &[MelWindow<'_>], options: &DecodeOptions) -> Result<Vec<WindowText>, EngineError> {
+    fn transcribe(
+        &self,
+        batch: &[MelWindow<'_>],
+        options: &DecodeOptions,
+    ) -> Result<Vec<WindowText>, EngineError> {
         if batch.is_empty() {
             return Ok(Vec::new());
         }
@@ -216,7 +221,9 @@ impl Engine for Ct2Whisper {
                     failed.push(i);
                 }
                 let slot = &mut best[i];
-                if acceptable || slot.as_ref().is_none_or(|b| attempt.measure.better_than(&b.measure, options)) {
+                if acceptable
+                    || slot.as_ref().is_none_or(|b| attempt.measure.better_than(&b.measure, options))
+                {
                     *slot = Some(attempt);
                 }
             }
@@ -249,7 +256,9 @@ fn load_weights(dir: &ModelDir, plan: &mut Plan) -> Result<Whisper, String> {
     let cuda = plan.device == Device::Cuda;
     let candidates: &[Compute] = match (plan.compute, cuda) {
         (Compute::Auto, false) => &[Compute::Int8, Compute::Float32],
-        (Compute::Auto, true) => &[Compute::Int8Float16, Compute::Int8Float32, Compute::Float16, Compute::Float32],
+        (Compute::Auto, true) => {
+            &[Compute::Int8Float16, Compute::Int8Float32, Compute::Float16, Compute::Float32]
+        }
         (chosen, _) => &[chosen],
     };
     let mut failure = String::new();
@@ -279,7 +288,10 @@ fn load_weights(dir: &ModelDir, plan: &mut Plan) -> Result<Whisper, String> {
         }
     }
     if failure.contains("compute type") {
-        return Err(format!("{} cannot compute in {}; WHISPER_COMPUTE=auto chooses what it can", plan.device, plan.compute));
+        return Err(format!(
+            "{} cannot compute in {}; WHISPER_COMPUTE=auto chooses what it can",
+            plan.device, plan.compute
+        ));
     }
     Err(format!("cannot load {}: {failure}", dir.path.display()))
 }

@@ -98,5 +98,9 @@ pub trait Engine: Send + Sync {
     ///
     /// # Errors
     /// Where the model fails as a whole. A window that is hard to understand is no error.
-    fn transcribe(&self, batch: &[MelWindow<'_>], options: &DecodeOptions) -> Result<Vec<WindowText>, EngineError>;
+    fn transcribe(
+        &self,
+        batch: &[MelWindow<'_>],
+        options: &DecodeOptions,
+    ) -> Result<Vec<WindowText>, EngineError>;
 }

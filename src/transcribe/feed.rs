@@ -129,7 +129,9 @@ impl Feeder {
             Err(error) => {
                 for ready in batch {
                     drop(self.shared.pool.remove(ready.job.file));
-                    ready.job.fail(Failure::new(FailureClass::Internal, format!("the model failed: {error}")));
+                    ready
+                        .job
+                        .fail(Failure::new(FailureClass::Internal, format!("the model failed: {error}")));
                 }
             }
         }

@@ -256,7 +256,11 @@ fn segments(pieces: &[Piece], offset_ms: i64) -> Vec<Segment> {
         let speech_end = millis(piece.speech_end) as i64;
         for timed in &text.segments {
             let start = (window_start + i64::from(timed.start_ms)).min(window_end).max(last_end);
-            let end = timed.end_ms.map_or(speech_end, |end| window_start + i64::from(end)).min(window_end).max(start);
+            let end = timed
+                .end_ms
+                .map_or(speech_end, |end| window_start + i64::from(end))
+                .min(window_end)
+                .max(start);
             last_end = end;
             segments.push(Segment {
                 start_ms: start + offset_ms,

@@ -111,7 +111,13 @@ impl LogMel {
             let count = TILE.min(active - first);
             for t in 0..count {
                 let at = (first + t) * HOP;
-                self.power(&scratch.padded[at..at + N_FFT], &mut scratch.frame, &mut scratch.spectrum, &mut scratch.fft, &mut scratch.power);
+                self.power(
+                    &scratch.padded[at..at + N_FFT],
+                    &mut scratch.frame,
+                    &mut scratch.spectrum,
+                    &mut scratch.fft,
+                    &mut scratch.power,
+                );
                 let column = &mut scratch.tile[t * n_mels..(t + 1) * n_mels];
                 for (value, band) in column.iter_mut().zip(&self.bands) {
                     let bins = &scratch.power[band.first..band.first + band.weights.len()];

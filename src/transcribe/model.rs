@@ -137,7 +137,8 @@ pub fn resolve(
         return hub::fetch(name, repository, models_dir, progress);
     }
     let slashes = model.matches('/').count();
-    let looks_local = path.exists() || slashes > 1 || model.starts_with(['/', '.', '~']) || model.ends_with('/');
+    let looks_local =
+        path.exists() || slashes > 1 || model.starts_with(['/', '.', '~']) || model.ends_with('/');
     if looks_local {
         return Err(ModelError::NotADirectory { path });
     }
@@ -173,7 +174,9 @@ fn other_format(path: &Path) -> Option<&'static str> {
             .any(|entry| entry.file_name().to_str().is_some_and(wanted))
     };
     if has(&|f| f.ends_with(".safetensors") || f == "pytorch_model.bin") {
-        Some("; this looks like a transformers checkpoint: convert it with ct2-transformers-converter --copy_files tokenizer.json preprocessor_config.json")
+        Some(
+            "; this looks like a transformers checkpoint: convert it with ct2-transformers-converter --copy_files tokenizer.json preprocessor_config.json",
+        )
     } else if has(&|f| f.starts_with("ggml") && f.ends_with(".bin")) {
         Some("; this looks like a whisper.cpp model, which is another format")
     } else {

@@ -60,11 +60,9 @@ impl fmt::Display for Compute {
 impl FromStr for Compute {
     type Err = String;
     fn from_str(s: &str) -> Result<Self, String> {
-        Self::ALL
-            .iter()
-            .find(|(_, name)| *name == s)
-            .map(|(c, _)| *c)
-            .ok_or_else(|| format!("unknown precision {s:?}; one of {}", Self::ALL.map(|(_, name)| name).join(", ")))
+        Self::ALL.iter().find(|(_, name)| *name == s).map(|(c, _)| *c).ok_or_else(|| {
+            format!("unknown precision {s:?}; one of {}", Self::ALL.map(|(_, name)| name).join(", "))
+        })
     }
 }
 
@@ -175,9 +173,11 @@ impl Plan {
         let mut reasons = Vec::new();
         let device = match wishes.device {
             Device::Cuda if host.cuda_devices == 0 => {
-                return Err("no CUDA device is usable (none is present, its driver is missing, or this binary was \
+                return Err(
+                    "no CUDA device is usable (none is present, its driver is missing, or this binary was \
                             built without CUDA); WHISPER_DEVICE=auto falls back to the CPU"
-                    .to_owned());
+                        .to_owned(),
+                );
             }
             Device::Cpu => Device::Cpu,
             _ if host.cuda_devices > 0 => Device::Cuda,
@@ -298,7 +298,8 @@ mod tests {
 
     #[test]
     fn wishes_are_kept_even_where_unwise() {
-        let wishes = Wishes { parallel_models: Some(4), threads: Some(2), batch_size: Some(7), ..Wishes::default() };
+        let wishes =
+            Wishes { parallel_models: Some(4), threads: Some(2), batch_size: Some(7), ..Wishes::default() };
         let plan = Plan::new(&wishes, &host(2, GB, 0), SMALL).unwrap();
         assert_eq!((plan.replicas, plan.threads, plan.batch_size), (4, 2, 7));
         assert!(plan.reasons.iter().any(|r| r.contains("slower")));

@@ -115,7 +115,8 @@ impl<T> Pool<T> {
                 break;
             }
         }
-        let share = if state.sources == 0 { state.waiting.len().div_ceil(self.feeders) } else { state.waiting.len() };
+        let share =
+            if state.sources == 0 { state.waiting.len().div_ceil(self.feeders) } else { state.waiting.len() };
         let mut taken = Vec::with_capacity(share.clamp(1, most));
         while taken.len() < share.clamp(1, most)
             && let Some((_, item)) = state.waiting.pop_first()
@@ -242,7 +243,7 @@ mod tests {
             let pool = Arc::clone(&pool);
             thread::spawn(move || pool.take(4, NOW))
         };
-        assert_eq!(pool.close(), []);
+        assert!(pool.close().is_empty());
         assert_eq!(taker.join().unwrap(), None);
         assert_eq!(pool.push((0, 0), 1, || false), Err(1));
     }

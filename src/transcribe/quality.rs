@@ -50,7 +50,8 @@ pub fn compression_ratio(text: &str) -> f32 {
     }
     let mut encoder = ZlibEncoder::new(Vec::new(), Compression::default());
     // Writing to a vector cannot fail.
-    let deflated = encoder.write_all(text.as_bytes()).and_then(|()| encoder.finish()).map_or(text.len(), |v| v.len());
+    let deflated =
+        encoder.write_all(text.as_bytes()).and_then(|()| encoder.finish()).map_or(text.len(), |v| v.len());
     text.len() as f32 / deflated.max(1) as f32
 }
 

@@ -86,7 +86,11 @@ fn cut(tokens: &[usize], timestamp_begin: usize) -> Vec<Piece> {
         }
         let time = u32::try_from(token - timestamp_begin).unwrap_or(u32::MAX).saturating_mul(TIMESTAMP_MS);
         if !text.is_empty() {
-            pieces.push(Piece { start_ms, end_ms: Some(time.max(start_ms)), tokens: std::mem::take(&mut text) });
+            pieces.push(Piece {
+                start_ms,
+                end_ms: Some(time.max(start_ms)),
+                tokens: std::mem::take(&mut text),
+            });
         }
         start_ms = time.max(start_ms);
     }

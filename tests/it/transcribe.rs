@@ -28,7 +28,9 @@ fn options() -> TranscribeOptions {
     }
 }
 
-fn start(options: TranscribeOptions) -> Result<(Transcriber, Arc<StageMeter>, Arc<StageMeter>), TranscribeError> {
+fn start(
+    options: TranscribeOptions,
+) -> Result<(Transcriber, Arc<StageMeter>, Arc<StageMeter>), TranscribeError> {
     let (speech, asr) = (StageMeter::new("speech", 1), StageMeter::new("asr", 1));
     let transcriber = Transcriber::start(options, Arc::clone(&speech), Arc::clone(&asr), &mut |_| {})?;
     Ok((transcriber, speech, asr))
@@ -82,7 +84,10 @@ fn truth(json: &Path) -> Vec<Sentence> {
         .as_array()
         .unwrap()
         .iter()
-        .map(|s| Sentence { start: s["start"].as_f64().unwrap(), text: s["text"].as_str().unwrap().to_owned() })
+        .map(|s| Sentence {
+            start: s["start"].as_f64().unwrap(),
+            text: s["text"].as_str().unwrap().to_owned(),
+        })
         .collect()
 }
 
@@ -115,7 +120,10 @@ fn start_errors(truth: &[Sentence], segments: &[Segment]) -> Vec<f64> {
     truth
         .iter()
         .map(|s| {
-            segments.iter().map(|x| (x.start_ms as f64 / 1000.0 - s.start).abs()).fold(f64::INFINITY, f64::min)
+            segments
+                .iter()
+                .map(|x| (x.start_ms as f64 / 1000.0 - s.start).abs())
+                .fold(f64::INFINITY, f64::min)
         })
         .collect()
 }
@@ -149,7 +157,12 @@ fn a_recording_is_written_down_with_its_times() {
     }
     let spoken: Vec<String> = sentences.iter().flat_map(|s| words(&s.text)).collect();
     let errors = word_errors(&spoken, &all_words(&transcript.segments));
-    assert!(errors * 10 <= spoken.len(), "{errors} of {} words wrong: {:?}", spoken.len(), transcript.segments);
+    assert!(
+        errors * 10 <= spoken.len(),
+        "{errors} of {} words wrong: {:?}",
+        spoken.len(),
+        transcript.segments
+    );
     let late = start_errors(&sentences, &transcript.segments).into_iter().filter(|e| *e > 0.5).count();
     assert!(late <= 1, "{late} of {} starts are off: {:?}", sentences.len(), transcript.segments);
     assert!(transcript.segments.windows(2).all(|w| w[0].end_ms <= w[1].start_ms));
@@ -184,11 +197,16 @@ fn silence_is_no_speech_and_noise_has_no_words() {
     let tone = raw(&tone, &dir.path().join("tone"));
     let missing = Audio { path: dir.path().join("missing"), samples: 16_000, offset_ms: 0 };
     let (transcriber, ..) = start(options()).unwrap();
-    let failures: Vec<Failure> =
-        transcribe(&transcriber, &[silent, empty, tone, missing]).into_iter().map(|r| r.unwrap_err()).collect();
+    let failures: Vec<Failure> = transcribe(&transcriber, &[silent, empty, tone, missing])
+        .into_iter()
+        .map(|r| r.unwrap_err())
+        .collect();
     assert_eq!(failures[0].class, FailureClass::NoSpeech);
     assert!(failures[0].message.contains("3.0 s"), "{}", failures[0]);
-    assert_eq!((failures[1].class, failures[1].message.as_str()), (FailureClass::NoSpeech, "the audio is empty"));
+    assert_eq!(
+        (failures[1].class, failures[1].message.as_str()),
+        (FailureClass::NoSpeech, "the audio is empty")
+    );
     assert_eq!(failures[2].class, FailureClass::NoSpeech);
     assert!(failures[2].message.contains("no words"), "{}", failures[2]);
     assert_eq!(failures[3].class, FailureClass::Internal);
@@ -208,7 +226,8 @@ fn weights_that_are_none_are_an_error() {
         std::fs::copy(fixtures().join("whisper-micro").join(file), dir.path().join(file)).unwrap();
     }
     std::fs::write(dir.path().join("model.bin"), "no weights").unwrap();
-    let error = start(TranscribeOptions { model: dir.path().display().to_string(), ..options() }).unwrap_err();
+    let error =
+        start(TranscribeOptions { model: dir.path().display().to_string(), ..options() }).unwrap_err();
     assert!(matches!(error, TranscribeError::Load(_)), "{error}");
     assert!(error.to_string().contains(dir.path().to_str().unwrap()));
 }
@@ -292,7 +311,15 @@ fn corpus() {
         );
         if var("VERBOSE").is_some() {
             for s in segments {
-                println!("    {:8.2} {:8.2} {:.2} {:.2} {} {}", s.start_ms as f64 / 1e3, s.end_ms as f64 / 1e3, s.avg_logprob, s.no_speech_prob, s.language, s.text);
+                println!(
+                    "    {:8.2} {:8.2} {:.2} {:.2} {} {}",
+                    s.start_ms as f64 / 1e3,
+                    s.end_ms as f64 / 1e3,
+                    s.avg_logprob,
+                    s.no_speech_prob,
+                    s.language,
+                    s.text
+                );
             }
         }
         errors += wrong;

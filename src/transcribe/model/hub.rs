@@ -65,7 +65,8 @@ pub(super) fn fetch(
         reason,
     };
     std::fs::create_dir_all(models_dir).map_err(|e| failed(format!("{}: {e}", models_dir.display())))?;
-    let token = std::env::var("HF_TOKEN").ok().filter(|t| !t.is_empty()).or_else(|| Cache::from_env().token());
+    let token =
+        std::env::var("HF_TOKEN").ok().filter(|t| !t.is_empty()).or_else(|| Cache::from_env().token());
     let api = ApiBuilder::from_cache(own.clone())
         .with_endpoint(endpoint.clone())
         .with_token(token)
@@ -98,7 +99,8 @@ pub(super) fn fetch(
     }
     // It has sent its last word.
     let _ = worker.join();
-    let dir = cached(&own, repository).ok_or_else(|| failed("the repository holds no ctranslate2 model".to_owned()))?;
+    let dir = cached(&own, repository)
+        .ok_or_else(|| failed("the repository holds no ctranslate2 model".to_owned()))?;
     complete(dir, name.to_owned())
 }
 
@@ -116,7 +118,9 @@ enum News {
 
 fn download_all(repo: &ApiRepo, news: &Sender<News>) -> Result<(), String> {
     let told = |e: ApiError| match e {
-        ApiError::RequestError(e) if e.to_string().contains("404") => "no such repository or file on the hub".to_owned(),
+        ApiError::RequestError(e) if e.to_string().contains("404") => {
+            "no such repository or file on the hub".to_owned()
+        }
         ApiError::RequestError(e) if e.to_string().contains("401") => {
             "the hub wants a token (HF_TOKEN), or there is no such repository".to_owned()
         }
