@@ -354,3 +354,6 @@ impl Drop for Unfinished<'_> {
         });
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -79,6 +79,12 @@ impl Packer {
         self.base + self.samples.len() as u64
     }
 
+    /// Samples in memory.
+    #[cfg(test)]
+    pub fn held(&self) -> usize {
+        self.samples.len()
+    }
+
     pub fn push_samples(&mut self, block: &[i16]) {
         self.samples.extend(block);
     }
@@ -122,7 +128,8 @@ impl Packer {
                 apart = true;
                 break;
             }
-            if span.end > limit {
+            // Speech that ends with the window sounds cut off, and its last sentence is easily lost.
+            if span.end + self.params.pad > limit {
                 break;
             }
             fitting = i + 1;
