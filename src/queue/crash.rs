@@ -116,7 +116,7 @@ async fn items_of(connection: &mut PgConnection, workers: &[String]) -> Result<V
 }
 
 /// Adds to the score of an item that was being worked on, and puts it back among the waiting: the next death is to
-/// find only those `active` that somebody had begun. At the limit the item is failed (`true`), and a worker that
+/// find only those `active` that somebody had begun. Its attempt is given back: the score counts it. At the limit the item is failed (`true`), and a worker that
 /// still has it finds its fence changed.
 async fn charge(
     connection: &mut PgConnection,
@@ -127,7 +127,7 @@ async fn charge(
 ) -> Result<bool, QueueError> {
     let score: Option<i32> = sqlx::query_scalar(
         "update media set crashes = case when $4 then greatest(crashes, least(crashes + $3, $5)) else crashes + $3 end, \
-                state = 'queued', updated_at = now() \
+                state = 'queued', attempts = greatest(attempts - 1, 0), updated_at = now() \
          where media_id = $1 and generation = $2 and state = 'active' returning crashes",
     )
     .bind(id)

@@ -122,9 +122,12 @@ impl Drop for Database {
     }
 }
 
-/// What a claim of the store does; `None` when the item is not to be had.
+/// What the store does; a claim (`active`) of a waiting item counts an attempt.
 async fn set_state(pool: &PgPool, item: MediaId, state: &'static str) {
-    sqlx::query("update media set state = $2, fence = fence + 1, updated_at = now() where media_id = $1")
+    sqlx::query(
+        "update media set state = $2, fence = fence + 1, updated_at = now(), \
+         attempts = attempts + case when $2 = 'active' and state = 'queued' then 1 else 0 end where media_id = $1",
+    )
         .bind(item.0)
         .bind(state)
         .execute(pool)
@@ -626,8 +629,10 @@ async fn a_program_killed_twenty_times_gives_up_nothing() {
     }
     assert!(child(&db).status().unwrap().success());
     assert_eq!(db.states().await, HashMap::from([("done".into(), 40)]));
-    let worst: i32 = sqlx::query_scalar("select max(crashes) from media").fetch_one(&db.pool).await.unwrap();
+    let (worst, attempts): (i32, i32) =
+        sqlx::query_as("select max(crashes), max(attempts) from media").fetch_one(&db.pool).await.unwrap();
     println!("worst score {worst}");
+    assert_eq!(attempts, 1, "a death costs no attempt");
     assert_eq!((db.jobs().await, identities(&db.workers_dir())), (0, 0));
 }
 
