@@ -104,7 +104,7 @@ impl Store {
     /// whatever the former worker still writes is refused.
     ///
     /// Whether the former worker *is* gone is the queue's to know; calling this for an item that is being worked
-    /// on takes it away. Taking over an active item counts a crash instead of an attempt.
+    /// on takes it away. Taking over an active item counts no new attempt; deaths are the queue's to count, too.
     ///
     /// # Errors
     /// [`StoreError::Database`].
@@ -117,7 +117,6 @@ impl Store {
             "UPDATE media SET
                  fence = fence + 1,
                  attempts = attempts + CASE WHEN state = 'active' THEN 0 ELSE 1 END,
-                 crashes = crashes + CASE WHEN state = 'active' THEN 1 ELSE 0 END,
                  state = 'active', worker = $2, retry_at = NULL, started_at = now(), updated_at = now()
              WHERE media_id = $1 AND state IN ('queued', 'active')
              RETURNING extractor, source_id, locator, source, title, duration_ms, fence, attempts, crashes",
