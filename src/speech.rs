@@ -4,11 +4,12 @@
 //! held in memory is one window and a little look-ahead (under 1.5 MB), whatever the length of the file.
 //!
 //! ```text
-//! samples ──► detector (one score per 16 ms) ──► spans ──► packer (cut at pauses) ──► windows ≤ 30 s
+//! samples ──► detector (one score per 16 ms) ──► timeline (long silences out) ──► packer (cut at pauses) ──► windows
 //! ```
 
 mod detect;
 mod pack;
+mod timeline;
 
 use std::{
     fs::File,
@@ -19,7 +20,8 @@ use std::{
 use crate::media::{Audio, SAMPLE_RATE};
 
 use detect::Detector;
-use pack::{Packer, Params};
+use pack::{Cut, Packer, Params};
+use timeline::Timeline;
 
 /// Samples in one window of the detector (16 ms), the finest step of every boundary found here.
 pub const FRAME: usize = 256;
@@ -29,6 +31,10 @@ pub const MAX_WINDOW: usize = 30 * SAMPLE_RATE as usize;
 
 /// Read at a time: 0.26 s of audio.
 const BLOCK: usize = 16 * FRAME;
+
+/// After so much silence a new window begins, room or not: what follows is another scene, perhaps another language. A
+/// window for every 30 s is no more than there would be without any detection.
+const NEW_SCENE: u64 = 30 * SAMPLE_RATE as u64;
 
 /// How speech is detected and windows are cut.
 #[derive(Clone, Debug, PartialEq)]
@@ -78,21 +84,26 @@ impl Span {
     }
 }
 
-/// A contiguous stretch of audio that holds speech; what the recogniser sees at once.
+/// Audio that holds speech, the longest silences taken out; what the recogniser sees at once.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Window {
-    /// Position of the first sample in the file.
-    pub start_sample: u64,
     /// 16 kHz mono, at most [`MAX_WINDOW`] samples.
     pub samples: Vec<i16>,
-    /// Where speech was detected, without padding, in order; never empty, never outside the window.
+    /// The stretches of the file that `samples` consists of, in order; their lengths add up to its length. Never empty.
+    pub pieces: Vec<Span>,
+    /// Where in the file speech was detected, without padding, in order; never empty, never outside the pieces.
     pub speech: Vec<Span>,
 }
 
 impl Window {
-    /// Position after the last sample in the file.
+    /// Position in the file of the first sample.
+    pub fn start_sample(&self) -> u64 {
+        self.pieces.first().map_or(0, |p| p.start)
+    }
+
+    /// Position in the file after the last sample.
     pub fn end_sample(&self) -> u64 {
-        self.start_sample + self.samples.len() as u64
+        self.pieces.last().map_or(0, |p| p.end)
     }
 
     /// Samples of detected speech.
@@ -114,9 +125,12 @@ pub fn windows(audio: &Audio, options: &SpeechOptions) -> io::Result<Windows<Fil
 pub struct Windows<R> {
     source: R,
     detector: Detector,
+    timeline: Timeline,
     packer: Packer,
     bytes: Vec<u8>,
     block: Vec<i16>,
+    /// Samples read.
+    position: u64,
     ended: bool,
 }
 
@@ -126,16 +140,18 @@ impl<R: Read> Windows<R> {
         Self {
             source,
             detector: Detector::new(options),
+            timeline: Timeline::default(),
             packer: Packer::new(Params::new(options)),
             bytes: vec![0; 2 * BLOCK],
             block: Vec::with_capacity(BLOCK),
+            position: 0,
             ended: false,
         }
     }
 
     /// Samples read so far.
     pub fn position(&self) -> u64 {
-        self.packer.position()
+        self.position
     }
 
     /// Reads one block into `self.block`; shorter than [`BLOCK`] only at the end.
@@ -155,13 +171,51 @@ impl<R: Read> Windows<R> {
     }
 }
 
+impl<R: Read> Windows<R> {
+    /// Takes the next frame: [`FRAME`] samples, or what is left at the end.
+    fn frame(&mut self, from: usize, to: usize) {
+        let samples = &self.block[from..to];
+        let decision = match samples.len() {
+            FRAME => self.detector.feed(samples),
+            short => {
+                let mut padded = [0; FRAME];
+                padded[..short].copy_from_slice(samples);
+                self.detector.feed(&padded)
+            }
+        };
+        let open = self.detector.open_since();
+        let packer = &mut self.packer;
+        // A span is only known to have ended some frames later; until then its frames count as speech.
+        let speaking = open.is_some() || decision.finished.is_some();
+        self.timeline.feed(self.position, samples, decision.voiced, speaking, |kept, voiced| {
+            packer.push_samples(kept);
+            packer.push_frame(voiced);
+        });
+        self.position += samples.len() as u64;
+        if let Some(span) = decision.finished {
+            packer.push_span(self.timeline.shorten(span));
+        }
+        packer.note_open(open.map(|start| self.timeline.shorten(Span { start, end: start }).start));
+        if self.timeline.quiet_for(self.position) == NEW_SCENE / FRAME as u64 * FRAME as u64 {
+            packer.flush();
+        }
+    }
+
+    /// What was cut, in terms of the file.
+    fn window(&self, cut: Cut) -> Window {
+        let pieces = self.timeline.real(cut.span);
+        let speech = cut.speech.into_iter().flat_map(|span| self.timeline.real(span)).collect();
+        Window { samples: cut.samples, pieces, speech }
+    }
+}
+
 impl<R: Read> Iterator for Windows<R> {
     type Item = io::Result<Window>;
 
     fn next(&mut self) -> Option<Self::Item> {
         loop {
-            if let Some(window) = self.packer.next_window() {
-                return Some(Ok(window));
+            if let Some(cut) = self.packer.next_window() {
+                return Some(Ok(self.window(cut)));
             }
             if self.ended {
                 return None;
@@ -170,35 +224,19 @@ impl<R: Read> Iterator for Windows<R> {
                 self.ended = true;
                 return Some(Err(e));
             }
-            let packer = &mut self.packer;
-            packer.push_samples(&self.block);
-            let mut frames = self.block.chunks_exact(FRAME);
-            for frame in &mut frames {
-                let decision = self.detector.feed(frame);
-                packer.push_frame(decision.voiced);
-                if let Some(span) = decision.finished {
-                    packer.push_span(span);
-                }
+            self.timeline.forget_before(self.packer.base());
+            let length = self.block.len();
+            for from in (0..length).step_by(FRAME) {
+                self.frame(from, length.min(from + FRAME));
             }
-            if self.block.len() < BLOCK {
-                let rest = frames.remainder();
-                if !rest.is_empty() {
-                    let mut last = [0i16; FRAME];
-                    last[..rest.len()].copy_from_slice(rest);
-                    let decision = self.detector.feed(&last);
-                    packer.push_frame(decision.voiced);
-                    if let Some(span) = decision.finished {
-                        packer.push_span(span);
-                    }
-                }
-                let end = packer.position();
-                if let Some(span) = self.detector.finish(end) {
-                    packer.push_span(span);
-                }
-                packer.end();
+            if length < BLOCK {
                 self.ended = true;
+                if let Some(span) = self.detector.finish(self.position) {
+                    self.packer.push_span(self.timeline.shorten(span));
+                }
+                self.packer.note_open(None);
+                self.packer.end();
             }
-            packer.note_open(self.detector.open_since());
         }
     }
 }

@@ -11,6 +11,7 @@
 //! a file puts its transcript together and calls back. This is the ASR stage as a whole, so it is the one step that
 //! uses another: [`crate::speech`], which says where to cut.
 
+mod clock;
 mod ct2;
 mod engine;
 mod feed;

@@ -76,14 +76,14 @@ impl Detector {
         if score >= self.onset {
             self.open.get_or_insert(start);
             self.pause = None;
-        } else if let Some(open) = self.open {
-            if score < self.offset {
-                let pause = *self.pause.get_or_insert(start);
-                if self.position - pause >= self.min_silence {
-                    self.open = None;
-                    self.pause = None;
-                    return (pause - open >= self.min_speech).then_some(Span { start: open, end: pause });
-                }
+        } else if let Some(open) = self.open
+            && score < self.offset
+        {
+            let pause = *self.pause.get_or_insert(start);
+            if self.position - pause >= self.min_silence {
+                self.open = None;
+                self.pause = None;
+                return (pause - open >= self.min_speech).then_some(Span { start: open, end: pause });
             }
         }
         None

@@ -8,15 +8,11 @@
 
 use std::collections::VecDeque;
 
-use super::{FRAME, MAX_WINDOW, Span, SpeechOptions, Window, samples_of};
+use super::{FRAME, MAX_WINDOW, Span, SpeechOptions, samples_of};
 use crate::media::SAMPLE_RATE;
 
 /// Longer pauses are no better a place to cut.
 const LONG_PAUSE: u64 = SAMPLE_RATE as u64;
-
-/// A pause that ends the window even where what follows would fit: so much silence in a window buys nothing, invites
-/// invented text, and delays the window.
-const MAX_GAP: u64 = 10 * SAMPLE_RATE as u64;
 
 /// Speech without a pause is cut within this much of the window's end.
 const FORCED_CUT_RANGE: u64 = 6 * SAMPLE_RATE as u64;
@@ -58,7 +54,19 @@ pub(super) struct Packer {
     open: Option<u64>,
     /// End of the last window: the next may not begin before it.
     floor: u64,
+    /// What is there goes out now, because nothing follows for long.
+    due: bool,
     ended: bool,
+}
+
+/// A window on the packer's own timeline.
+#[derive(Debug)]
+pub(super) struct Cut {
+    /// Where it lies; as long as `samples`.
+    pub span: Span,
+    pub samples: Vec<i16>,
+    /// Speech in it, never empty.
+    pub speech: Vec<Span>,
 }
 
 impl Packer {
@@ -71,6 +79,7 @@ impl Packer {
             spans: VecDeque::new(),
             open: None,
             floor: 0,
+            due: false,
             ended: false,
         }
     }
@@ -106,13 +115,25 @@ impl Packer {
         self.open = since.map(|s| s.max(self.floor));
     }
 
+    /// Lets out what is there without waiting for more.
+    pub fn flush(&mut self) {
+        self.due = true;
+    }
+
+    /// Says that nothing follows at all.
     pub fn end(&mut self) {
         self.ended = true;
     }
 
+    /// Where the oldest sample in memory lies.
+    pub fn base(&self) -> u64 {
+        self.base
+    }
+
     /// The next window, if its end can be decided with what was pushed so far.
-    pub fn next_window(&mut self) -> Option<Window> {
+    pub fn next_window(&mut self) -> Option<Cut> {
         let Some(first) = self.spans.front().map(|s| s.start).or(self.open) else {
+            self.due = false;
             self.forget_before(self.position().saturating_sub(self.params.pad + 4 * FRAME as u64));
             return None;
         };
@@ -120,28 +141,17 @@ impl Packer {
         self.forget_before(start);
         let limit = start + self.params.chunk;
 
-        // Spans that lie in the window as a whole, as far as no over-long silence parts them.
-        let mut fitting = 0;
-        let mut apart = false;
-        for (i, span) in self.spans.iter().enumerate() {
-            if i > 0 && span.start - self.spans[i - 1].end > MAX_GAP {
-                apart = true;
-                break;
-            }
-            // Speech that ends with the window sounds cut off, and its last sentence is easily lost.
-            if span.end + self.params.pad > limit {
-                break;
-            }
-            fitting = i + 1;
+        // Spans that lie in the window as a whole. Speech that ends with the window sounds cut off, and its last
+        // sentence is easily lost, so there must be room for its padding.
+        let mut fitting = self.spans.iter().take_while(|span| span.end + self.params.pad <= limit).count();
+        if fitting == 0 && self.spans.front().is_some_and(|span| span.end <= limit) {
+            fitting = 1;
         }
         let following = self.spans.get(fitting).map(|s| s.start).or(self.open);
         let decided = self.ended
-            || apart
+            || self.due
             // One more silence than the window: whatever began inside it has begun, whatever ended has ended.
-            || self.position() >= limit + self.params.min_silence + FRAME as u64
-            || (following.is_none()
-                && fitting > 0
-                && self.position() - self.spans[fitting - 1].end > MAX_GAP);
+            || self.position() >= limit + self.params.min_silence + FRAME as u64;
         if !decided {
             return None;
         }
@@ -159,7 +169,7 @@ impl Packer {
             return Some(self.emit(start, cut, vec![Span { start: first, end: cut }]));
         }
         // Where the next speech does not fit but begins inside, choose the pause to end at.
-        let crosses = !apart && following.is_some_and(|next| next < limit);
+        let crosses = following.is_some_and(|next| next < limit);
         let take = if crosses { self.best_pause(start, fitting, following) } else { fitting };
         let speech: Vec<Span> = self.spans.drain(..take).collect();
         let last = speech.last().map_or(first, |s| s.end);
@@ -206,7 +216,7 @@ impl Packer {
         best.min(limit)
     }
 
-    fn emit(&mut self, start: u64, end: u64, speech: Vec<Span>) -> Window {
+    fn emit(&mut self, start: u64, end: u64, speech: Vec<Span>) -> Cut {
         let from = (start - self.base) as usize;
         let to = ((end - self.base) as usize).min(self.samples.len());
         let samples: Vec<i16> = self.samples.range(from..to).copied().collect();
@@ -214,7 +224,7 @@ impl Packer {
         self.forget_before(end);
         let speech =
             speech.into_iter().map(|s| Span { start: s.start.max(start), end: s.end.min(end) }).collect();
-        Window { start_sample: start, samples, speech }
+        Cut { span: Span { start, end: start + samples.len() as u64 }, samples, speech }
     }
 
     /// Drops what lies before `position`, in whole frames.

@@ -37,15 +37,15 @@ fn cut(packer: &mut Packer, length: f64, spans: &[(f64, f64)], quiet: f64) -> Ve
         while let Some(window) = packer.next_window() {
             assert!(window.samples.len() <= MAX_WINDOW);
             for (k, sample) in window.samples.iter().enumerate() {
-                let position = window.start_sample + k as u64;
+                let position = window.span.start + k as u64;
                 assert_eq!(*sample, (position / FRAME as u64) as i16, "samples are those of the file");
             }
             for span in &window.speech {
                 assert!(
-                    span.start >= window.start_sample && span.end <= window.end_sample() && !span.is_empty()
+                    span.start >= window.span.start && span.end <= window.span.end && !span.is_empty()
                 );
             }
-            windows.push((seconds(window.start_sample), seconds(window.end_sample()), window.speech.len()));
+            windows.push((seconds(window.span.start), seconds(window.span.end), window.speech.len()));
         }
     }
     windows
@@ -86,9 +86,80 @@ fn speech_at_the_very_edge_goes_to_the_next_window() {
 }
 
 #[test]
-fn a_long_silence_parts_windows_and_is_in_none() {
-    let windows = cut(&mut packer(30), 60.0, &[(1.0, 3.0), (5.0, 6.0), (20.0, 22.0), (55.0, 57.0)], -1.0);
-    assert_eq!(windows, [(0.8, 6.2, 2), (19.8, 22.2, 1), (54.8, 57.2, 1)]);
+fn speech_that_just_fits_is_not_cut() {
+    assert_eq!(cut(&mut packer(30), 31.0, &[(0.1, 29.95)], 27.0), [(0.0, 30.0, 1)]);
+}
+
+/// What stays of a recording with speech at `spans` (seconds), 40 s long.
+fn shortened(spans: &[(u64, u64)]) -> (Timeline, Vec<u64>) {
+    let mut timeline = Timeline::default();
+    let mut kept = Vec::new();
+    for position in (0..40 * SECOND).step_by(FRAME) {
+        let speaking = spans.iter().any(|s| s.0 * SECOND <= position && position < s.1 * SECOND);
+        // Frames stay in order, also those that were held back.
+        timeline.feed(position, &[position as i16; FRAME], 0.0, speaking, |samples, _| kept.push(samples[0] as u64));
+    }
+    (timeline, kept)
+}
+
+#[test]
+fn long_silences_are_shortened_and_times_lead_back() {
+    let (timeline, kept) = shortened(&[(5, 8), (20, 21)]);
+    // Half a second before and after both.
+    let seconds = kept.len() as f64 * FRAME as f64 / SECOND as f64;
+    assert!((seconds - 6.0).abs() < 0.1, "{seconds}");
+    let speech = Span { start: 20 * SECOND, end: 21 * SECOND };
+    let short = timeline.shorten(speech);
+    assert!((short.start as f64 / SECOND as f64 - 4.5).abs() < 0.1, "{short:?}");
+    assert_eq!(timeline.real(short), [speech]);
+    let both = timeline.real(Span { start: 0, end: kept.len() as u64 * FRAME as u64 });
+    assert_eq!(both.len(), 2);
+    assert_eq!(both.iter().map(Span::len).sum::<u64>(), kept.len() as u64 * FRAME as u64);
+    assert!(both[0].start.abs_diff(4 * SECOND + SECOND / 2) <= FRAME as u64);
+    assert!(both[0].end.abs_diff(8 * SECOND + SECOND / 2) <= FRAME as u64);
+}
+
+#[test]
+fn short_pauses_stay_as_they_are() {
+    let (timeline, kept) = shortened(&[(5, 8), (9, 10)]);
+    assert_eq!(timeline.real(Span { start: 0, end: kept.len() as u64 * FRAME as u64 }).len(), 1);
+}
+
+#[test]
+fn windows_are_pieces_of_the_file() {
+    // The sample's speech three times, half a minute and a minute apart.
+    let speech = voice_memo();
+    let mut sound = speech.clone();
+    for pause in [20, 60] {
+        sound.resize(sound.len() + 2 * pause * SAMPLE_RATE as usize, 0);
+        sound.extend(&speech[..2 * 6 * SAMPLE_RATE as usize]);
+    }
+    let windows: Vec<Window> =
+        Windows::new(&sound[..], &SpeechOptions::default()).collect::<io::Result<_>>().unwrap();
+    let mut reached = 0;
+    for window in &windows {
+        let mut samples = Vec::new();
+        for piece in &window.pieces {
+            assert!(piece.start >= reached && !piece.is_empty());
+            reached = piece.end;
+            let bytes = &sound[2 * piece.start as usize..2 * piece.end as usize];
+            samples.extend(bytes.chunks_exact(2).map(|b| i16::from_le_bytes([b[0], b[1]])));
+        }
+        assert_eq!(samples, window.samples);
+        for span in &window.speech {
+            assert!(window.pieces.iter().any(|p| p.start <= span.start && span.end <= p.end));
+        }
+    }
+    // After the minute a new scene begins.
+    let last = windows.last().unwrap();
+    assert!(last.start_sample() > sound.len() as u64 / 2 - 7 * SECOND, "{:?}", last.pieces);
+}
+
+fn voice_memo() -> Vec<u8> {
+    let fixtures = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
+    let wav = std::fs::read(fixtures.join("media/voice-memo.wav")).unwrap();
+    let data = wav.windows(4).position(|w| w == b"data").unwrap() + 8;
+    wav[data..].to_vec()
 }
 
 #[test]
@@ -122,15 +193,13 @@ fn digital_silence_and_dither_are_no_speech() {
 #[test]
 fn made_speech_is_found_where_it_is() {
     let fixtures = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
-    let wav = std::fs::read(fixtures.join("media/voice-memo.wav")).unwrap();
-    let data = wav.windows(4).position(|w| w == b"data").unwrap() + 8;
     let truth = std::fs::read(fixtures.join("media-truth/voice-memo.wav.json")).unwrap();
     let truth: serde_json::Value = serde_json::from_slice(&truth).unwrap();
     let windows: Vec<Window> =
-        Windows::new(&wav[data..], &SpeechOptions::default()).collect::<io::Result<_>>().unwrap();
+        Windows::new(&voice_memo()[..], &SpeechOptions::default()).collect::<io::Result<_>>().unwrap();
     for sentence in truth["sentences"].as_array().unwrap() {
         let at = |key: &str| (sentence[key].as_f64().unwrap() * SECOND as f64) as u64;
-        let whole = windows.iter().any(|w| w.start_sample <= at("start") && at("end") <= w.end_sample());
+        let whole = windows.iter().any(|w| w.start_sample() <= at("start") && at("end") <= w.end_sample());
         assert!(whole, "{sentence} is in no window as a whole");
     }
 }

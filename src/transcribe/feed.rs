@@ -34,8 +34,8 @@ pub(super) struct Task {
 pub(super) enum Input {
     /// A spectrogram, in the configured language or one to be detected.
     Mel(Vec<f32>),
-    /// A stretch of the file, again, in this language.
-    Again { span: Span, language: String },
+    /// These stretches of the file, again, in this language.
+    Again { pieces: Vec<Span>, language: String },
 }
 
 /// The failure of a file that was not finished because the program stops.
@@ -93,7 +93,7 @@ impl Feeder {
                 let language = self.shared.language.clone();
                 Some(Ready { job, index, mel, language })
             }
-            Input::Again { span, language } => match read(&job.audio, span) {
+            Input::Again { pieces, language } => match read(&job.audio, &pieces) {
                 Ok(samples) => {
                     let mut mel = Vec::new();
                     self.mel.compute(&samples, &mut self.scratch, &mut mel);
@@ -174,7 +174,7 @@ impl Shared {
             return;
         }
         for window in again {
-            let input = Input::Again { span: window.span, language: window.language };
+            let input = Input::Again { pieces: window.pieces, language: window.language };
             let task = Task { job: Arc::clone(job), index: window.index, input };
             if self.pool.push_back((job.file, window.index), task).is_err() {
                 job.fail(stopped());
@@ -183,11 +183,13 @@ impl Shared {
     }
 }
 
-/// Reads a stretch of decoded audio.
-fn read(audio: &Audio, span: Span) -> io::Result<Vec<i16>> {
+/// Reads stretches of decoded audio.
+fn read(audio: &Audio, pieces: &[Span]) -> io::Result<Vec<i16>> {
     let mut file = File::open(&audio.path)?;
-    file.seek(SeekFrom::Start(2 * span.start))?;
     let mut bytes = Vec::new();
-    file.take(2 * span.len()).read_to_end(&mut bytes)?;
+    for piece in pieces {
+        file.seek(SeekFrom::Start(2 * piece.start))?;
+        (&mut file).take(2 * piece.len()).read_to_end(&mut bytes)?;
+    }
     Ok(bytes.chunks_exact(2).map(|b| i16::from_le_bytes([b[0], b[1]])).collect())
 }

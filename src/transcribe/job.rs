@@ -8,7 +8,10 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tokio_util::sync::CancellationToken;
 
-use super::engine::WindowText;
+use super::{
+    clock::{Clock, millis},
+    engine::WindowText,
+};
 use crate::event::Progress;
 use crate::media::{Audio, Failure, FailureClass, SAMPLE_RATE, Segment, Transcript};
 use crate::speech::{Span, Window};
@@ -58,11 +61,8 @@ struct State {
 /// A window without its samples.
 #[derive(Debug)]
 struct Piece {
-    span: Span,
-    /// Where detected speech ends.
-    speech_end: u64,
-    speech: u64,
-    /// What this window adds to the progress: its own length and the silence before it.
+    clock: Clock,
+    /// What this window adds to the progress: the time from the end of the window before to its own.
     covers: u64,
     text: Option<WindowText>,
 }
@@ -71,7 +71,8 @@ struct Piece {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Again {
     pub index: usize,
-    pub span: Span,
+    /// The stretches of the file that it consists of.
+    pub pieces: Vec<Span>,
     pub language: String,
 }
 
@@ -109,16 +110,10 @@ impl Job {
     /// Notes a window that is about to go out; its index.
     pub fn add(&self, window: &Window) -> usize {
         let mut state = self.lock();
-        let span = Span { start: window.start_sample, end: window.end_sample() };
-        let covers = span.end.saturating_sub(state.covered);
-        state.covered = span.end;
-        state.pieces.push(Piece {
-            span,
-            speech_end: window.speech.last().map_or(span.end, |s| s.end),
-            speech: window.speech_samples(),
-            covers,
-            text: None,
-        });
+        let end = window.end_sample();
+        let covers = end.saturating_sub(state.covered);
+        state.covered = end;
+        state.pieces.push(Piece { clock: Clock::new(window), covers, text: None });
         state.out += 1;
         state.pieces.len() - 1
     }
@@ -167,8 +162,8 @@ impl Job {
             .pieces
             .iter()
             .enumerate()
-            .filter(|(_, p)| p.text.as_ref().is_some_and(|t| !sure(t, p.speech) && t.language != language))
-            .map(|(index, p)| Again { index, span: p.span, language: language.clone() })
+            .filter(|(_, p)| p.text.as_ref().is_some_and(|t| !sure(t, p.clock.speech_samples()) && t.language != language))
+            .map(|(index, p)| Again { index, pieces: p.clock.pieces.clone(), language: language.clone() })
             .collect();
         state.out += again.len();
         again
@@ -206,7 +201,7 @@ impl Job {
             return Err(Failure::new(FailureClass::NoSpeech, message));
         }
         let segments = segments(pieces, self.audio.offset_ms);
-        let speech_ms = millis(pieces.iter().map(|p| p.speech).sum()) as i64;
+        let speech_ms = millis(pieces.iter().map(|p| p.clock.speech_samples()).sum()) as i64;
         if segments.is_empty() {
             return Err(Failure::new(
                 FailureClass::NoSpeech,
@@ -239,8 +234,8 @@ fn majority(pieces: &[Piece], only_sure: bool) -> Option<String> {
     let mut guesses: BTreeMap<&str, f64> = BTreeMap::new();
     for piece in pieces {
         let Some(text) = piece.text.as_ref().filter(|t| !t.segments.is_empty()) else { continue };
-        let votes = if only_sure && !sure(text, piece.speech) { &mut guesses } else { &mut votes };
-        *votes.entry(&text.language).or_default() += piece.speech as f64 * f64::from(text.language_prob);
+        let votes = if only_sure && !sure(text, piece.clock.speech_samples()) { &mut guesses } else { &mut votes };
+        *votes.entry(&text.language).or_default() += piece.clock.speech_samples() as f64 * f64::from(text.language_prob);
     }
     let votes = if votes.is_empty() { guesses } else { votes };
     votes.into_iter().max_by(|a, b| a.1.total_cmp(&b.1)).map(|(language, _)| language.to_owned())
@@ -252,15 +247,9 @@ fn segments(pieces: &[Piece], offset_ms: i64) -> Vec<Segment> {
     let mut last_end = 0;
     for piece in pieces {
         let Some(text) = &piece.text else { continue };
-        let (window_start, window_end) = (millis(piece.span.start) as i64, millis(piece.span.end) as i64);
-        let speech_end = millis(piece.speech_end) as i64;
         for timed in &text.segments {
-            let start = (window_start + i64::from(timed.start_ms)).min(window_end).max(last_end);
-            let end = timed
-                .end_ms
-                .map_or(speech_end, |end| window_start + i64::from(end))
-                .min(window_end)
-                .max(start);
+            let start = piece.clock.start(timed.start_ms).max(last_end);
+            let end = timed.end_ms.map_or_else(|| piece.clock.speech_end(), |end| piece.clock.end(end)).max(start);
             last_end = end;
             segments.push(Segment {
                 start_ms: start + offset_ms,
@@ -273,11 +262,6 @@ fn segments(pieces: &[Piece], offset_ms: i64) -> Vec<Segment> {
         }
     }
     segments
-}
-
-/// Samples in milliseconds.
-fn millis(samples: u64) -> u64 {
-    samples * 1000 / u64::from(SAMPLE_RATE)
 }
 
 /// `1:02:03`, `4:05`, or `0.8 s` where it is short.

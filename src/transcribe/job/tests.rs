@@ -25,7 +25,7 @@ fn text(language: &str, prob: f32, said: &[(u32, Option<u32>, &str)]) -> WindowT
 
 fn window(from: u64, to: u64, speech: &[(u64, u64)]) -> Window {
     Window {
-        start_sample: from * SECOND,
+        pieces: vec![Span { start: from * SECOND, end: to * SECOND }],
         samples: vec![0; ((to - from) * SECOND) as usize],
         speech: speech.iter().map(|&(a, b)| Span { start: a * SECOND, end: b * SECOND }).collect(),
     }
@@ -98,7 +98,7 @@ fn a_doubtful_language_gives_way_to_that_of_the_file() {
     assert!(job.returned(3, Some(text("gl", 0.8, &[(0, None, "too short to be sure")]))));
     let again = job.revise(&|l| l == "en" || l == "es");
     let wanted: Vec<_> =
-        again.iter().map(|a| (a.index, a.language.as_str(), a.span.start / SECOND)).collect();
+        again.iter().map(|a| (a.index, a.language.as_str(), a.pieces[0].start / SECOND)).collect();
     assert_eq!(wanted, [(2, "en", 50), (3, "en", 75)]);
     assert!(!job.returned(2, Some(text("en", 1.0, &[(0, None, "in english")]))));
     assert!(job.returned(3, None), "a window that cannot be read again keeps its text");
