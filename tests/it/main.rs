@@ -1,7 +1,11 @@
 //! Tests against the real parts: the embedded Postgres, yt-dlp, ffmpeg, the models, and the binary itself. One program, because
 //! linking takes longer than testing.
 
+mod bad_input;
+mod cli;
 mod config;
+mod ingest;
+mod kill;
 mod postgres;
 mod queue;
 mod search;
