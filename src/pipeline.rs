@@ -16,22 +16,30 @@
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use async_channel::{Receiver, Sender};
+use async_channel::Sender;
 use tokio::sync::{Semaphore, oneshot};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::decode::{self, DecodeOptions};
-use crate::embed::{self, Embedder, PassageOptions};
-use crate::event::{Event, Events, Step};
+use crate::decode::DecodeOptions;
+use crate::embed::{Embedder, PassageOptions};
+use crate::event::Events;
 use crate::fetch::Fetcher;
-use crate::media::{Audio, Failure, FailureClass, MediaId, Metadata, Transcript};
+use crate::media::{Audio, Failure, MediaId, Metadata, Transcript};
 use crate::queue::Outcome;
 use crate::stage::{StageMeter, StageSummary};
-use crate::store::{Attempt, Claim, EmbeddingModel, SaveError, Store, Work};
+use crate::store::{Store, Work};
 use crate::transcribe::Transcriber;
 
+mod asr;
+mod db;
+mod ending;
+mod io;
 pub mod spool;
+
+use asr::asr_worker;
+use db::db_worker;
+use io::io_worker;
 use spool::Spool;
 
 /// What each step needs, ready to work.
@@ -256,254 +264,4 @@ impl Pipeline {
     pub fn spool(&self) -> &Spool {
         &self.shared.steps.spool
     }
-}
-
-/// Claims, fetches, decodes.
-async fn io_worker(shared: Arc<Shared>, meter: Arc<StageMeter>, jobs: Receiver<Job>, next: Sender<Heard>) {
-    while let Some(Job { media_id, reply }) = meter.recv(&jobs).await {
-        if !shared.steps.spool.room(&shared.events, &shared.stop).await {
-            // Told to stop before the item was touched: the queue keeps the job for the next run.
-            let _ = reply.send(given_back());
-            continue;
-        }
-        let busy = meter.busy();
-        let work = match claim(&shared, media_id).await {
-            Ok(work) => work,
-            Err(outcome) => {
-                let _ = reply.send(outcome);
-                continue;
-            }
-        };
-        let mut active = Active {
-            title: work.item.title.clone(),
-            metadata: Metadata::default(),
-            started: Instant::now(),
-            work,
-            reply,
-        };
-        shared.events.send(Event::ItemStarted { media_id, title: active.title.clone() });
-        let brought = bring(&shared, &mut active).await;
-        drop(busy);
-        match brought {
-            Ok(audio) => {
-                meter.finished();
-                if let Some(heard) = hand_on(&meter, &next, Heard { active, audio }).await {
-                    give_back(&shared, heard.active).await;
-                }
-            }
-            Err(failure) => settle(&shared, active, failure).await,
-        }
-    }
-}
-
-/// Sends to the next stage; gives the value back where that stage is gone.
-async fn hand_on<T>(meter: &StageMeter, next: &Sender<T>, value: T) -> Option<T> {
-    let start = Instant::now();
-    let sent = next.send(value).await;
-    meter.waited_out(start.elapsed());
-    sent.err().map(|e| e.0)
-}
-
-/// Makes the item this worker's, or says what to answer instead.
-async fn claim(shared: &Shared, media_id: MediaId) -> Result<Box<Work>, Outcome> {
-    match shared.steps.store.claim(media_id, &shared.worker).await {
-        Ok(Claim::Work(work)) => Ok(work),
-        // Done by a worker that died before it could delete the job, given up, or removed: nothing is left to do.
-        Ok(Claim::AlreadyDone | Claim::GivenUp | Claim::Gone) => Err(Outcome::Done),
-        Err(error) => {
-            tracing::warn!(%media_id, %error, "failed to claim an item; trying again");
-            Err(Outcome::Retry { after: Duration::from_secs(5), message: error.to_string() })
-        }
-    }
-}
-
-/// Fetches and decodes one item into its spool directory.
-async fn bring(shared: &Arc<Shared>, active: &mut Active) -> Result<Audio, Failure> {
-    let item = &active.work.item;
-    let media_id = item.media_id;
-    let dir = shared.steps.spool.dir(media_id)?;
-    let fetched = tokio::select! {
-        biased;
-        () = shared.cancel.cancelled() => return Err(stopped()),
-        fetched = shared.steps.fetcher.fetch(item, &dir, &shared.events, &shared.cancel) => fetched?,
-    };
-    active.metadata = fetched.metadata;
-    if let Some(title) = &active.metadata.title {
-        active.title.clone_from(title);
-    }
-    let expected = active.metadata.duration_ms.or(item.duration_ms);
-    let Ok(_permit) = shared.decoders.acquire().await else { return Err(stopped()) };
-    let (inner, input, output) = (shared.clone(), fetched.path.clone(), dir.join(spool::AUDIO));
-    let audio = tokio::task::spawn_blocking(move || {
-        let mut progress = inner.events.progress(media_id, Step::Decode);
-        let audio =
-            decode::decode(&input, &output, &inner.steps.decode, expected, &mut progress, &inner.cancel)?;
-        // Whatever the header said: this is all of it, and from here on the item waits for the next stage.
-        let ms = audio.duration_ms().unsigned_abs();
-        progress.set(ms, Some(ms));
-        Ok::<_, Failure>(audio)
-    })
-    .await
-    .map_err(|e| Failure::new(FailureClass::Internal, format!("decoding stopped unexpectedly: {e}")))??;
-    // The download has served; the samples are what the next stage reads.
-    shared.steps.spool.forget_download(media_id, &fetched.path);
-    shared.steps.spool.note(media_id, audio.samples * 2);
-    Ok(audio)
-}
-
-/// Cuts speech into windows for the model's pool; the transcript leaves from the model's own thread.
-fn asr_worker(shared: &Arc<Shared>, meter: &Arc<StageMeter>, from: &Receiver<Heard>, to: &Sender<Said>) {
-    while let Some(Heard { active, audio }) = meter.recv_blocking(from) {
-        let media_id = active.work.item.media_id;
-        let (to, inner) = (to.clone(), shared.clone());
-        let done = Box::new(move |transcript: Result<Transcript, Failure>| {
-            if let Err(lost) = to.send_blocking(Said { active, transcript }) {
-                inner.runtime.clone().spawn(async move { give_back(&inner, lost.0.active).await });
-            }
-        });
-        shared.steps.transcriber.submit(media_id, &audio, &shared.events, &shared.cancel, done);
-    }
-}
-
-/// Embeds and writes.
-async fn db_worker(shared: Arc<Shared>, meter: Arc<StageMeter>, from: Receiver<Said>) {
-    while let Some(Said { active, transcript }) = meter.recv(&from).await {
-        let busy = meter.busy();
-        let stored = match transcript {
-            Ok(transcript) => write(&shared, &active, &transcript).await.map(|w| (w, transcript)),
-            Err(failure) => Err(failure),
-        };
-        let media_id = active.work.item.media_id;
-        match stored {
-            Ok((Written::Stored, transcript)) => {
-                shared.steps.spool.remove(media_id);
-                meter.finished();
-                shared.events.send(Event::ItemFinished {
-                    media_id,
-                    title: active.title,
-                    audio_ms: transcript.duration_ms,
-                    segments: transcript.segments.len(),
-                    took_ms: active.started.elapsed().as_millis() as u64,
-                });
-                let _ = active.reply.send(Outcome::Done);
-            }
-            Ok((Written::LeaseLost, _)) => lease_lost(&shared, active),
-            Err(failure) => settle(&shared, active, failure).await,
-        }
-        drop(busy);
-    }
-}
-
-/// What became of a write.
-enum Written {
-    Stored,
-    LeaseLost,
-}
-
-/// Passages, vectors, one transaction. A database that is away is waited for: what was transcribed is too dear to
-/// throw away.
-async fn write(shared: &Shared, active: &Active, transcript: &Transcript) -> Result<Written, Failure> {
-    let Steps { embedder, store, passages, .. } = &shared.steps;
-    let media_id = active.work.item.media_id;
-    let passages = embed::passages(&transcript.segments, passages);
-    let mut progress = shared.events.progress(media_id, Step::Embed);
-    let total = passages.len() as u64;
-    progress.set(0, Some(total));
-    let vectors = embedder.embed_passages(passages.iter().map(|p| p.text.clone()).collect()).await?;
-    progress.set(total, Some(total));
-    shared.events.send(Event::StepStarted { media_id, step: Step::Store });
-    let model = EmbeddingModel { model_id: embedder.model_id().to_owned(), dimension: embedder.dimension() };
-    let mut pause = Duration::from_secs(1);
-    loop {
-        let saved =
-            store.complete(&active.work.claimed, &active.metadata, transcript, &passages, &vectors, &model);
-        match saved.await {
-            Ok(()) => return Ok(Written::Stored),
-            Err(SaveError::LeaseLost) => return Ok(Written::LeaseLost),
-            Err(error) if error.is_transient() && !shared.cancel.is_cancelled() => {
-                tracing::warn!(%media_id, %error, retry_in_s = pause.as_secs(), "failed to store an item");
-                tokio::select! {
-                    () = shared.cancel.cancelled() => return Err(stopped()),
-                    () = tokio::time::sleep(pause) => pause = (pause * 2).min(Duration::from_secs(30)),
-                }
-            }
-            Err(error) => return Err(Failure::new(FailureClass::Internal, error.to_string())),
-        }
-    }
-}
-
-/// The failure of an item that was in hand when everything had to stop; never stored.
-fn stopped() -> Failure {
-    Failure::new(FailureClass::Internal, "stopped before it was finished")
-}
-
-/// Writes a failure: final, or another attempt later.
-async fn settle(shared: &Shared, active: Active, failure: Failure) {
-    let media_id = active.work.item.media_id;
-    if shared.cancel.is_cancelled() {
-        return give_back(shared, active).await;
-    }
-    let store = &shared.steps.store;
-    let last = !failure.class.is_transient() || active.work.attempt >= shared.sizes.max_attempts;
-    let title = active.title.clone();
-    if last {
-        shared.steps.spool.remove(media_id);
-        match store.fail(&active.work.claimed, &failure).await {
-            Ok(()) => {}
-            Err(SaveError::LeaseLost) => return lease_lost(shared, active),
-            Err(error) => {
-                tracing::warn!(%media_id, %error, "failed to note a failure; the item will be tried again");
-                let message = error.to_string();
-                let _ = active.reply.send(Outcome::Retry { after: Duration::from_secs(5), message });
-                return;
-            }
-        }
-        let Failure { class, message, remedy } = failure;
-        let source = active.work.item.source.clone();
-        shared.events.send(Event::ItemFailed { media_id, title, source, class, message, remedy });
-        let _ = active.reply.send(Outcome::Done);
-        return;
-    }
-    let after = backoff(active.work.attempt, failure.class);
-    match store.delay(&active.work.claimed, &failure, after, Attempt::Counts).await {
-        Ok(_) => {}
-        Err(SaveError::LeaseLost) => return lease_lost(shared, active),
-        Err(error) => tracing::warn!(%media_id, %error, "failed to note a failed attempt"),
-    }
-    let retry_in_ms = after.as_millis() as u64;
-    shared.events.send(Event::ItemDelayed { media_id, title, message: failure.message.clone(), retry_in_ms });
-    let _ = active.reply.send(Outcome::Retry { after, message: failure.message });
-}
-
-/// 2, 8, 32, 128 s …, at most ten minutes: in one run a short trouble is outlived, a long one is left to the next. A
-/// site that asked to slow down is left alone for ten minutes at once.
-fn backoff(attempt: u32, class: FailureClass) -> Duration {
-    const LONGEST: Duration = Duration::from_secs(600);
-    let exponent = 2 * (attempt.max(1) - 1).min(5) + 1;
-    if class == FailureClass::RateLimited { LONGEST } else { Duration::from_secs(1 << exponent).min(LONGEST) }
-}
-
-/// Another worker has the item now: what this one made is thrown away.
-fn lease_lost(shared: &Shared, active: Active) {
-    let media_id = active.work.item.media_id;
-    shared.steps.spool.remove(media_id);
-    shared.events.send(Event::ItemSkipped {
-        media_id,
-        title: active.title,
-        reason: "another worker took it over".into(),
-    });
-    let _ = active.reply.send(Outcome::LeaseLost);
-}
-
-/// The answer for an item that was not finished because everything stops: the job stays, ready for the next run.
-fn given_back() -> Outcome {
-    Outcome::Retry { after: Duration::ZERO, message: "stopped before it was finished".into() }
-}
-
-/// Gives an unfinished item back to the queue, its attempt not counted.
-async fn give_back(shared: &Shared, active: Active) {
-    if let Err(error) = shared.steps.store.release(&active.work.claimed).await {
-        tracing::warn!(media_id = %active.work.item.media_id, %error, "failed to release an item; the next start will");
-    }
-    let _ = active.reply.send(given_back());
 }

@@ -41,9 +41,7 @@ fn cut(packer: &mut Packer, length: f64, spans: &[(f64, f64)], quiet: f64) -> Ve
                 assert_eq!(*sample, (position / FRAME as u64) as i16, "samples are those of the file");
             }
             for span in &window.speech {
-                assert!(
-                    span.start >= window.span.start && span.end <= window.span.end && !span.is_empty()
-                );
+                assert!(span.start >= window.span.start && span.end <= window.span.end && !span.is_empty());
             }
             windows.push((seconds(window.span.start), seconds(window.span.end), window.speech.len()));
         }
@@ -97,7 +95,9 @@ fn shortened(spans: &[(u64, u64)]) -> (Timeline, Vec<u64>) {
     for position in (0..40 * SECOND).step_by(FRAME) {
         let speaking = spans.iter().any(|s| s.0 * SECOND <= position && position < s.1 * SECOND);
         // Frames stay in order, also those that were held back.
-        timeline.feed(position, &[position as i16; FRAME], 0.0, speaking, |samples, _| kept.push(samples[0] as u64));
+        timeline.feed(position, &[position as i16; FRAME], 0.0, speaking, |samples, _| {
+            kept.push(samples[0] as u64)
+        });
     }
     (timeline, kept)
 }

@@ -107,7 +107,8 @@ impl Timeline {
             let run_end = self.runs.get(i + 1).map_or(self.length, |next| next.short);
             let (start, end) = (span.start.max(run.short), span.end.min(run_end));
             if start < end {
-                pieces.push(Span { start: run.real + (start - run.short), end: run.real + (end - run.short) });
+                pieces
+                    .push(Span { start: run.real + (start - run.short), end: run.real + (end - run.short) });
             }
         }
         pieces

@@ -162,7 +162,9 @@ impl Job {
             .pieces
             .iter()
             .enumerate()
-            .filter(|(_, p)| p.text.as_ref().is_some_and(|t| !sure(t, p.clock.speech_samples()) && t.language != language))
+            .filter(|(_, p)| {
+                p.text.as_ref().is_some_and(|t| !sure(t, p.clock.speech_samples()) && t.language != language)
+            })
             .map(|(index, p)| Again { index, pieces: p.clock.pieces.clone(), language: language.clone() })
             .collect();
         state.out += again.len();
@@ -234,8 +236,10 @@ fn majority(pieces: &[Piece], only_sure: bool) -> Option<String> {
     let mut guesses: BTreeMap<&str, f64> = BTreeMap::new();
     for piece in pieces {
         let Some(text) = piece.text.as_ref().filter(|t| !t.segments.is_empty()) else { continue };
-        let votes = if only_sure && !sure(text, piece.clock.speech_samples()) { &mut guesses } else { &mut votes };
-        *votes.entry(&text.language).or_default() += piece.clock.speech_samples() as f64 * f64::from(text.language_prob);
+        let votes =
+            if only_sure && !sure(text, piece.clock.speech_samples()) { &mut guesses } else { &mut votes };
+        *votes.entry(&text.language).or_default() +=
+            piece.clock.speech_samples() as f64 * f64::from(text.language_prob);
     }
     let votes = if votes.is_empty() { guesses } else { votes };
     votes.into_iter().max_by(|a, b| a.1.total_cmp(&b.1)).map(|(language, _)| language.to_owned())
@@ -249,7 +253,8 @@ fn segments(pieces: &[Piece], offset_ms: i64) -> Vec<Segment> {
         let Some(text) = &piece.text else { continue };
         for timed in &text.segments {
             let start = piece.clock.start(timed.start_ms).max(last_end);
-            let end = timed.end_ms.map_or_else(|| piece.clock.speech_end(), |end| piece.clock.end(end)).max(start);
+            let end =
+                timed.end_ms.map_or_else(|| piece.clock.speech_end(), |end| piece.clock.end(end)).max(start);
             last_end = end;
             segments.push(Segment {
                 start_ms: start + offset_ms,

@@ -119,7 +119,7 @@ fn bad_files(dir: &Path, talk: &Path, canary: &Path) -> Vec<Bad> {
     ];
     if !nix::unistd::geteuid().is_root() {
         fs::copy(talk, at("locked.wav")).unwrap();
-        fs::set_permissions(at("locked.wav"), fs::Permissions::from_mode(0)).unwrap();
+        fs::set_permissions(at("locked.wav"), fs::Permissions::from_mode(0o0)).unwrap();
         rows.push(("locked.wav", "unreadable", "Permission denied"));
     }
     rows.into_iter()

@@ -1,0 +1,29 @@
+//! The ASR stage: hands decoded files to the model's pool.
+
+use std::sync::Arc;
+
+use async_channel::{Receiver, Sender};
+
+use super::ending::give_back;
+use super::{Heard, Said, Shared};
+use crate::media::{Failure, Transcript};
+use crate::stage::StageMeter;
+
+/// Cuts speech into windows for the model's pool; the transcript leaves from the model's own thread.
+pub(super) fn asr_worker(
+    shared: &Arc<Shared>,
+    meter: &Arc<StageMeter>,
+    from: &Receiver<Heard>,
+    to: &Sender<Said>,
+) {
+    while let Some(Heard { active, audio }) = meter.recv_blocking(from) {
+        let media_id = active.work.item.media_id;
+        let (to, inner) = (to.clone(), shared.clone());
+        let done = Box::new(move |transcript: Result<Transcript, Failure>| {
+            if let Err(lost) = to.send_blocking(Said { active, transcript }) {
+                inner.runtime.clone().spawn(async move { give_back(&inner, lost.0.active).await });
+            }
+        });
+        shared.steps.transcriber.submit(media_id, &audio, &shared.events, &shared.cancel, done);
+    }
+}

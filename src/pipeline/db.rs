@@ -1,0 +1,82 @@
+//! The DB stage: forms passages, embeds them, and writes all of an item in one transaction.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_channel::Receiver;
+
+use super::ending::{lease_lost, settle, stopped};
+use super::{Active, Said, Shared, Steps};
+use crate::embed;
+use crate::event::{Event, Step};
+use crate::media::{Failure, FailureClass, Transcript};
+use crate::queue::Outcome;
+use crate::stage::StageMeter;
+use crate::store::{EmbeddingModel, SaveError};
+
+/// Embeds and writes.
+pub(super) async fn db_worker(shared: Arc<Shared>, meter: Arc<StageMeter>, from: Receiver<Said>) {
+    while let Some(Said { active, transcript }) = meter.recv(&from).await {
+        let busy = meter.busy();
+        let stored = match transcript {
+            Ok(transcript) => write(&shared, &active, &transcript).await.map(|w| (w, transcript)),
+            Err(failure) => Err(failure),
+        };
+        let media_id = active.work.item.media_id;
+        match stored {
+            Ok((Written::Stored, transcript)) => {
+                shared.steps.spool.remove(media_id);
+                meter.finished();
+                shared.events.send(Event::ItemFinished {
+                    media_id,
+                    title: active.title,
+                    audio_ms: transcript.duration_ms,
+                    segments: transcript.segments.len(),
+                    took_ms: active.started.elapsed().as_millis() as u64,
+                });
+                let _ = active.reply.send(Outcome::Done);
+            }
+            Ok((Written::LeaseLost, _)) => lease_lost(&shared, active),
+            Err(failure) => settle(&shared, active, failure).await,
+        }
+        drop(busy);
+    }
+}
+
+/// What became of a write.
+enum Written {
+    Stored,
+    LeaseLost,
+}
+
+/// Passages, vectors, one transaction. A database that is away is waited for: what was transcribed is too dear to
+/// throw away.
+async fn write(shared: &Shared, active: &Active, transcript: &Transcript) -> Result<Written, Failure> {
+    let Steps { embedder, store, passages, .. } = &shared.steps;
+    let media_id = active.work.item.media_id;
+    let passages = embed::passages(&transcript.segments, passages);
+    let mut progress = shared.events.progress(media_id, Step::Embed);
+    let total = passages.len() as u64;
+    progress.set(0, Some(total));
+    let vectors = embedder.embed_passages(passages.iter().map(|p| p.text.clone()).collect()).await?;
+    progress.set(total, Some(total));
+    shared.events.send(Event::StepStarted { media_id, step: Step::Store });
+    let model = EmbeddingModel { model_id: embedder.model_id().to_owned(), dimension: embedder.dimension() };
+    let mut pause = Duration::from_secs(1);
+    loop {
+        let saved =
+            store.complete(&active.work.claimed, &active.metadata, transcript, &passages, &vectors, &model);
+        match saved.await {
+            Ok(()) => return Ok(Written::Stored),
+            Err(SaveError::LeaseLost) => return Ok(Written::LeaseLost),
+            Err(error) if error.is_transient() && !shared.cancel.is_cancelled() => {
+                tracing::warn!(%media_id, %error, retry_in_s = pause.as_secs(), "failed to store an item");
+                tokio::select! {
+                    () = shared.cancel.cancelled() => return Err(stopped()),
+                    () = tokio::time::sleep(pause) => pause = (pause * 2).min(Duration::from_secs(30)),
+                }
+            }
+            Err(error) => return Err(Failure::new(FailureClass::Internal, error.to_string())),
+        }
+    }
+}
