@@ -49,11 +49,20 @@ pub fn main() -> ExitCode {
             {
                 return ExitCode::SUCCESS;
             }
-            let text = format!("{error:#}");
+            let text = whole_story(&error);
             eprintln!("error: {}", text.lines().map(telemetry::sanitize).collect::<Vec<_>>().join("\n"));
             ExitCode::from(EXIT_USAGE)
         }
     }
+}
+
+/// An error and its causes in one line; a cause that its error quotes already is not said again.
+fn whole_story(error: &anyhow::Error) -> String {
+    error.chain().map(ToString::to_string).fold(String::new(), |told, cause| match () {
+        () if told.is_empty() => cause,
+        () if told.contains(&cause) => told,
+        () => format!("{told}: {cause}"),
+    })
 }
 
 fn start(cli: &Cli) -> anyhow::Result<u8> {
@@ -293,5 +302,19 @@ async fn database_facts(config: &config::Config) -> doctor::Database {
             doctor::Database::Reached { postgres, pgvector: installed.or(available) }
         }
         Err(error) => doctor::Database::Failed(format!("{error:#}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::Context;
+
+    #[test]
+    fn a_cause_is_told_once() {
+        let cause = std::io::Error::other("connection refused");
+        let quoting = anyhow::anyhow!(cause).context("cannot connect: connection refused");
+        assert_eq!(super::whole_story(&quoting), "cannot connect: connection refused");
+        let plain = Err::<(), _>(std::io::Error::other("no such file")).context("failed to read list.txt").unwrap_err();
+        assert_eq!(super::whole_story(&plain), "failed to read list.txt: no such file");
     }
 }

@@ -101,10 +101,11 @@ impl Listing {
     async fn source(&self, source: &str, stdin: Option<&str>, work: &mpsc::Sender<()>) -> anyhow::Result<()> {
         // Little room: hashing and asking go no further ahead than what is noted.
         let (out, found) = async_channel::bounded(BATCH);
+        let shown = without_credentials(source);
         let noting = async {
             let (mut items, mut new) = (0, 0);
             while let Some(batch) = next_batch(&found).await {
-                let (more_items, more_new) = self.note(source, batch, work).await?;
+                let (more_items, more_new) = self.note(&shown, batch, work).await?;
                 items += more_items;
                 new += more_new;
             }
@@ -116,7 +117,7 @@ impl Listing {
         };
         let ((), noted) = tokio::join!(listing, noting);
         let (items, new) = noted?;
-        self.events.send(Event::SourceListed { source: source.to_owned(), items, new });
+        self.events.send(Event::SourceListed { source: shown, items, new });
         Ok(())
     }
 
@@ -251,6 +252,19 @@ impl Listing {
 fn worth_another_try(class: FailureClass) -> bool {
     class.is_transient()
         || matches!(class, FailureClass::Setup | FailureClass::Unreadable | FailureClass::NotYet)
+}
+
+/// A source as it may be shown and stored: an address may hold a password.
+fn without_credentials(source: &str) -> String {
+    match url::Url::parse(source) {
+        Ok(mut url) if !url.username().is_empty() || url.password().is_some() => {
+            // Both succeed wherever there was something to remove.
+            let _ = url.set_username("");
+            let _ = url.set_password(None);
+            url.into()
+        }
+        _ => source.to_owned(),
+    }
 }
 
 /// Waits for one, then takes what is there.
