@@ -19,7 +19,7 @@ use crate::decode;
 use crate::event::{Event, Events};
 use crate::media::{Failure, FailureClass, Item, MediaId, State};
 use crate::queue::Queue;
-use crate::source::{FileStamp, Found, KnownFiles, Lister, SourceOptions};
+use crate::source::{FileStamp, Found, KnownFiles, Lister, SourceOptions, without_credentials};
 use crate::store::{ItemFilter, Selection, Store, Upserted};
 
 /// Items noted in one statement.
@@ -99,12 +99,14 @@ impl Listing {
     }
 
     async fn source(&self, source: &str, stdin: Option<&str>, work: &mpsc::Sender<()>) -> anyhow::Result<()> {
+        // What is told and stored of it. The lister sees, and refuses, credentials.
+        let shown = without_credentials(source);
         // Little room: hashing and asking go no further ahead than what is noted.
         let (out, found) = async_channel::bounded(BATCH);
         let noting = async {
             let (mut items, mut new) = (0, 0);
             while let Some(batch) = next_batch(&found).await {
-                let (more_items, more_new) = self.note(source, batch, work).await?;
+                let (more_items, more_new) = self.note(&shown, batch, work).await?;
                 items += more_items;
                 new += more_new;
             }
@@ -116,7 +118,7 @@ impl Listing {
         };
         let ((), noted) = tokio::join!(listing, noting);
         let (items, new) = noted?;
-        self.events.send(Event::SourceListed { source: source.to_owned(), items, new });
+        self.events.send(Event::SourceListed { source: shown.into_owned(), items, new });
         Ok(())
     }
 
