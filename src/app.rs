@@ -49,11 +49,20 @@ pub fn main() -> ExitCode {
             {
                 return ExitCode::SUCCESS;
             }
-            let text = format!("{error:#}");
+            let text = in_full(&error);
             eprintln!("error: {}", text.lines().map(telemetry::sanitize).collect::<Vec<_>>().join("\n"));
             ExitCode::from(EXIT_USAGE)
         }
     }
+}
+
+/// An error and what it came from, each said once: many errors repeat their cause in their own text.
+fn in_full(error: &anyhow::Error) -> String {
+    error.chain().map(ToString::to_string).fold(String::new(), |said, cause| match said.as_str() {
+        "" => cause,
+        _ if said.contains(&cause) => said,
+        _ => format!("{said}: {cause}"),
+    })
 }
 
 fn start(cli: &Cli) -> anyhow::Result<u8> {
@@ -293,5 +302,21 @@ async fn database_facts(config: &config::Config) -> doctor::Database {
             doctor::Database::Reached { postgres, pgvector: installed.or(available) }
         }
         Err(error) => doctor::Database::Failed(format!("{error:#}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cause_is_said_once() {
+        let refused = || std::io::Error::new(std::io::ErrorKind::ConnectionRefused, "refused");
+        assert_eq!(
+            in_full(&anyhow::Error::from(refused()).context("failed to ask")),
+            "failed to ask: refused"
+        );
+        let repeated = anyhow::Error::from(refused()).context("failed to ask: refused; ask later");
+        assert_eq!(in_full(&repeated), "failed to ask: refused; ask later");
     }
 }

@@ -50,6 +50,14 @@ pub fn plan(config: &Config) -> anyhow::Result<Plan> {
     {
         anyhow::bail!("the embedding model {} is no directory (EMBEDDING_MODEL)", path.display());
     }
+    if let Some(path) = &config.cookies_file
+        && !path.is_file()
+    {
+        anyhow::bail!(
+            "there is no file {} (COOKIES_FILE); export the cookies again, or unset it",
+            path.display()
+        );
+    }
     let sizes = Sizes {
         io_workers: config.io_workers,
         // Finding speech runs at a thousand times real time: two keep any model fed, and more only take its cores.

@@ -417,7 +417,7 @@ async fn a_wrong_set_up_is_refused_with_advice() {
             &["embedding-without-tokenizer", "tokenizer.json"],
         )
         .with("EMBEDDING_MODEL", path(&mute)),
-        Wrong::new("a line of .env that is none", &[".env:2", "KEY=value"])
+        Wrong::new("a line of .env that is none", &[".env:2", "NAME=value"])
             .dotenv("IO_WORKERS=3\nwhat is this\n"),
         Wrong::new("an open quotation mark in .env", &[".env:1"]).dotenv("COOKIES_FILE=\"cookies.txt\n"),
         Wrong::new("a typing error in .env", &[".env:1", "WHISPER_MODLE", "WHISPER_MODEL"])

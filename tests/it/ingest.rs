@@ -200,7 +200,7 @@ async fn a_limit_takes_a_few_each_run_and_twins_are_one() {
     );
     assert!(ran.stderr.contains("no such file or folder") && ran.stderr.contains("first copy.wav"), "{ran}");
     let listed = library.cwd().join("list.txt");
-    fs::write(&listed, list.replace("first copy.wav", "#")).unwrap();
+    fs::write(&listed, list.replace("\nfirst copy.wav", "\n#")).unwrap();
     let ran = library.ok(&["ingest", "--json", "--from", "list.txt"]);
     assert_eq!(outcome(&ran.json()), [0, 0, 2], "{ran}");
     library.assert_in_order();
