@@ -49,19 +49,19 @@ pub fn main() -> ExitCode {
             {
                 return ExitCode::SUCCESS;
             }
-            let text = whole_story(&error);
+            let text = in_full(&error);
             eprintln!("error: {}", text.lines().map(telemetry::sanitize).collect::<Vec<_>>().join("\n"));
             ExitCode::from(EXIT_USAGE)
         }
     }
 }
 
-/// An error and its causes in one line; a cause that its error quotes already is not said again.
-fn whole_story(error: &anyhow::Error) -> String {
-    error.chain().map(ToString::to_string).fold(String::new(), |told, cause| match () {
-        () if told.is_empty() => cause,
-        () if told.contains(&cause) => told,
-        () => format!("{told}: {cause}"),
+/// An error and what it came from, each said once: many errors repeat their cause in their own text.
+fn in_full(error: &anyhow::Error) -> String {
+    error.chain().map(ToString::to_string).fold(String::new(), |said, cause| match said.as_str() {
+        "" => cause,
+        _ if said.contains(&cause) => said,
+        _ => format!("{said}: {cause}"),
     })
 }
 
@@ -307,14 +307,16 @@ async fn database_facts(config: &config::Config) -> doctor::Database {
 
 #[cfg(test)]
 mod tests {
-    use anyhow::Context;
+    use super::*;
 
     #[test]
-    fn a_cause_is_told_once() {
-        let cause = std::io::Error::other("connection refused");
-        let quoting = anyhow::anyhow!(cause).context("cannot connect: connection refused");
-        assert_eq!(super::whole_story(&quoting), "cannot connect: connection refused");
-        let plain = Err::<(), _>(std::io::Error::other("no such file")).context("failed to read list.txt").unwrap_err();
-        assert_eq!(super::whole_story(&plain), "failed to read list.txt: no such file");
+    fn a_cause_is_said_once() {
+        let refused = || std::io::Error::new(std::io::ErrorKind::ConnectionRefused, "refused");
+        assert_eq!(
+            in_full(&anyhow::Error::from(refused()).context("failed to ask")),
+            "failed to ask: refused"
+        );
+        let repeated = anyhow::Error::from(refused()).context("failed to ask: refused; ask later");
+        assert_eq!(in_full(&repeated), "failed to ask: refused; ask later");
     }
 }

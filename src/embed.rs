@@ -90,7 +90,7 @@ impl EmbedOptions {
 pub enum EmbedError {
     /// ONNX Runtime is missing, no library, or too old.
     #[error(
-        "ONNX Runtime cannot be loaded from {path}: {why}; run the set-up script, or let ORT_DYLIB_PATH name a libonnxruntime.so of version 1.24 or later"
+        "ONNX Runtime cannot be loaded from {path}: {why}; run ./scripts/setup, or let ORT_DYLIB_PATH name a libonnxruntime.so of version 1.24 or later"
     )]
     Runtime {
         /// Where it was looked for.

@@ -15,6 +15,7 @@ mod order;
 mod pages;
 
 use std::{
+    borrow::Cow,
     fmt,
     path::{Path, PathBuf},
     sync::Arc,
@@ -300,7 +301,20 @@ fn refused(source: &str, failure: Failure) -> Found {
             let _ = url.set_password(None);
             failed_url(&url, failure)
         }
-        _ => failed_path(Path::new(source), failure),
+        _ => failed_path(Path::new(&*without_credentials(source)), failure),
+    }
+}
+
+/// A source as it may be shown and stored: an address loses its user name and password, everything else stays.
+pub fn without_credentials(source: &str) -> Cow<'_, str> {
+    let source = source.trim();
+    let Some((scheme, rest)) = source.split_once("://").filter(|_| looks_like_address(source)) else {
+        return source.into();
+    };
+    let (authority, path) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
+    match authority.rsplit_once('@') {
+        Some((_, host)) => format!("{scheme}://{host}{path}").into(),
+        None => source.into(),
     }
 }
 
@@ -376,5 +390,18 @@ mod tests {
         let text = "https://anna:geheim@example.org/x";
         let found = refused(text, web::parse_url(text).unwrap_err());
         assert!(!format!("{found:?}").contains("geheim"), "{found:?}");
+        // No URL at all, and yet somebody's password.
+        let text = "https://anna:geheim@exa mple.org/x";
+        let found = refused(text, web::parse_url(text).unwrap_err());
+        assert!(!format!("{found:?}").contains("geheim"), "{found:?}");
+        for (text, shown) in [
+            ("https://anna:geheim@example.org/x@y?a=b@c", "https://example.org/x@y?a=b@c"),
+            ("ftp://anna@example.org", "ftp://example.org"),
+            ("https://example.org/@channel/videos", "https://example.org/@channel/videos"),
+            ("talks/me@home.mp4", "talks/me@home.mp4"),
+            ("-", "-"),
+        ] {
+            assert_eq!(without_credentials(text), shown);
+        }
     }
 }

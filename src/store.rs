@@ -62,7 +62,10 @@ pub enum StoreError {
         reason: String,
     },
     /// Nobody answers, or the server refuses us.
-    #[error("cannot connect to the database at {place}: {source}")]
+    #[error(
+        "cannot connect to the database at {place}: {source}; check DATABASE_URL and that the server runs, or \
+         unset DATABASE_URL to use the embedded server"
+    )]
     Connect {
         /// `host:port/database`.
         place: String,

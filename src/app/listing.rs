@@ -19,7 +19,7 @@ use crate::decode;
 use crate::event::{Event, Events};
 use crate::media::{Failure, FailureClass, Item, MediaId, State};
 use crate::queue::Queue;
-use crate::source::{FileStamp, Found, KnownFiles, Lister, SourceOptions};
+use crate::source::{FileStamp, Found, KnownFiles, Lister, SourceOptions, without_credentials};
 use crate::store::{ItemFilter, Selection, Store, Upserted};
 
 /// Items noted in one statement.
@@ -99,9 +99,10 @@ impl Listing {
     }
 
     async fn source(&self, source: &str, stdin: Option<&str>, work: &mpsc::Sender<()>) -> anyhow::Result<()> {
+        // What is told and stored of it. The lister sees, and refuses, credentials.
+        let shown = without_credentials(source);
         // Little room: hashing and asking go no further ahead than what is noted.
         let (out, found) = async_channel::bounded(BATCH);
-        let shown = without_credentials(source);
         let noting = async {
             let (mut items, mut new) = (0, 0);
             while let Some(batch) = next_batch(&found).await {
@@ -117,7 +118,7 @@ impl Listing {
         };
         let ((), noted) = tokio::join!(listing, noting);
         let (items, new) = noted?;
-        self.events.send(Event::SourceListed { source: shown, items, new });
+        self.events.send(Event::SourceListed { source: shown.into_owned(), items, new });
         Ok(())
     }
 
@@ -252,19 +253,6 @@ impl Listing {
 fn worth_another_try(class: FailureClass) -> bool {
     class.is_transient()
         || matches!(class, FailureClass::Setup | FailureClass::Unreadable | FailureClass::NotYet)
-}
-
-/// A source as it may be shown and stored: an address may hold a password.
-fn without_credentials(source: &str) -> String {
-    match url::Url::parse(source) {
-        Ok(mut url) if !url.username().is_empty() || url.password().is_some() => {
-            // Both succeed wherever there was something to remove.
-            let _ = url.set_username("");
-            let _ = url.set_password(None);
-            url.into()
-        }
-        _ => source.to_owned(),
-    }
 }
 
 /// Waits for one, then takes what is there.

@@ -45,6 +45,14 @@ pub fn plan(config: &Config) -> anyhow::Result<Plan> {
     }
     let embed = embed_options(config);
     embed.check()?;
+    if let Some(path) = &config.cookies_file
+        && !path.is_file()
+    {
+        anyhow::bail!(
+            "there is no file {} (COOKIES_FILE); export the cookies again, or unset it",
+            path.display()
+        );
+    }
     let sizes = Sizes {
         io_workers: config.io_workers,
         // Finding speech runs at a thousand times real time: two keep any model fed, and more only take its cores.

@@ -37,6 +37,13 @@ const RULES: &[Rule] = &[
         ],
         remedy: Some("see `spoken doctor` for what is missing"),
     },
+    // A page or playlist that points at this machine's own files, or at what nobody speaks any more: no later attempt
+    // changes that.
+    Rule {
+        class: FailureClass::Refused,
+        phrases: &["file:// urls are disabled", "unsupported url scheme"],
+        remedy: Some("the page leads to an address that is not read, only http and https are"),
+    },
     // A piece of a stream failed: `fragment 3 not found, unable to continue`.
     Rule { class: FailureClass::Network, phrases: &["unable to continue"], remedy: None },
     // The site doubts that we are human: before everything that asks to sign in.
@@ -344,6 +351,8 @@ mod tests {
             ("ERROR: [generic] x: Unable to download webpage: HTTP Error 429: Too Many Requests".into(), RateLimited),
             ("ERROR: [generic] x: Got HTTP Error 403 caused by Cloudflare anti-bot challenge; try again with  --extractor-args \"generic:impersonate\"".into(), RateLimited),
             ("ERROR: Unsupported URL: http://127.0.0.1/none.html".into(), NotMedia),
+            ("ERROR: file:// URLs are disabled by default in yt-dlp for security reasons. Use --enable-file-urls to enable at your own risk".into(), Refused),
+            ("ERROR: Unable to download video: Unsupported url scheme: \"rtmp\" (requests, urllib)".into(), Refused),
             ("ERROR: fragment 3 not found, unable to continue".into(), Network),
             ("ERROR: [generic] x: Unable to download webpage: HTTP Error 403: Forbidden (caused by <HTTPError 403: Forbidden>)".into(), Private),
             ("ERROR: ffmpeg not found. Please install or provide the path using --ffmpeg-location".into(), Setup),

@@ -228,19 +228,21 @@ impl Library {
         left_in(&self.data().join("spool"))
     }
 
-    /// Processes that were started for this library, by what their environment says, without those that the private
-    /// server consists of.
+    /// Processes that work for this library, told by its folder in their arguments or environment, without those that
+    /// the private server consists of.
     pub fn processes(&self) -> Vec<(i32, String)> {
-        let mark = format!("SPOKEN_DATA_DIR={}\0", self.data().display());
+        let mark = self.dir.path().to_str().unwrap().as_bytes();
         let mut found = Vec::new();
         for entry in fs::read_dir("/proc").unwrap().flatten() {
             let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else {
                 continue;
             };
-            let environment = fs::read(entry.path().join("environ")).unwrap_or_default();
-            let name = fs::read_to_string(entry.path().join("comm")).unwrap_or_default().trim().to_owned();
-            let dead = fs::read_to_string(entry.path().join("stat")).is_ok_and(|stat| stat.contains(") Z"));
-            let ours = environment.windows(mark.len()).any(|window| window == mark.as_bytes());
+            let read = |name: &str| fs::read(entry.path().join(name)).unwrap_or_default();
+            let ours = ["cmdline", "environ"]
+                .iter()
+                .any(|name| read(name).windows(mark.len()).any(|window| window == mark));
+            let name = String::from_utf8_lossy(&read("comm")).trim().to_owned();
+            let dead = String::from_utf8_lossy(&read("stat")).contains(") Z");
             if ours && !dead && name != "postgres" {
                 found.push((pid, name));
             }
