@@ -43,13 +43,23 @@ pub(super) fn fetch(
     models_dir: &Path,
     progress: &mut dyn FnMut(Download),
 ) -> Result<ModelDir, ModelError> {
+    let endpoint = std::env::var("HF_ENDPOINT").unwrap_or_else(|_| "https://huggingface.co".to_owned());
+    fetch_from(endpoint, name, repository, models_dir, progress)
+}
+
+fn fetch_from(
+    endpoint: String,
+    name: &str,
+    repository: &str,
+    models_dir: &Path,
+    progress: &mut dyn FnMut(Download),
+) -> Result<ModelDir, ModelError> {
     let own = Cache::new(models_dir.to_path_buf());
     for cache in [own.clone(), Cache::from_env()] {
         if let Some(dir) = cached(&cache, repository) {
             return complete(dir, name.to_owned());
         }
     }
-    let endpoint = std::env::var("HF_ENDPOINT").unwrap_or_else(|_| "https://huggingface.co".to_owned());
     if let Err(reason) = reachable(&endpoint) {
         return Err(ModelError::Offline {
             name: name.to_owned(),
@@ -219,4 +229,115 @@ fn connect(host: &str, port: u16) -> Result<(), String> {
         }
     }
     Err(reason)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{BufRead, BufReader, Write};
+    use std::net::TcpListener;
+
+    use super::*;
+
+    const WEIGHTS: usize = 3 << 20;
+
+    /// A hub with one repository; answers until the test process ends. Its address.
+    fn hub(files: &'static [&'static str]) -> String {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = format!("http://{}", listener.local_addr().unwrap());
+        thread::spawn(move || {
+            for stream in listener.incoming() {
+                let mut stream = stream.unwrap();
+                let mut lines = BufReader::new(stream.try_clone().unwrap()).lines().map_while(Result::ok);
+                let Some(request) = lines.next() else { continue };
+                let range = lines
+                    .by_ref()
+                    .take_while(|l| !l.is_empty())
+                    .find_map(|l| l.to_lowercase().strip_prefix("range: bytes=").map(str::to_owned));
+                let path = request.split(' ').nth(1).unwrap();
+                let file = path.rsplit('/').next().unwrap();
+                let (status, headers, body) = if path.starts_with("/api/models/maker/model") {
+                    let siblings: Vec<_> =
+                        files.iter().map(|f| serde_json::json!({ "rfilename": f })).collect();
+                    let info = serde_json::json!({ "siblings": siblings, "sha": "c0ffee" });
+                    ("200 OK", String::new(), info.to_string().into_bytes())
+                } else if path.starts_with("/maker/model/resolve/main/") && files.contains(&file) {
+                    let whole = vec![b'x'; if file == "model.bin" { WEIGHTS } else { 10 }];
+                    let range = range.unwrap();
+                    let (from, to) = range.split_once('-').unwrap();
+                    let from: usize = from.parse().unwrap();
+                    let to = to.parse().map_or(whole.len(), |to: usize| to + 1);
+                    let headers = format!(
+                        "etag: \"{file}-tag\"\r\nx-repo-commit: c0ffee\r\ncontent-range: bytes {from}-{}/{}\r\n",
+                        to - 1,
+                        whole.len()
+                    );
+                    ("206 Partial Content", headers, whole[from..to].to_vec())
+                } else {
+                    ("404 Not Found", String::new(), Vec::new())
+                };
+                let head = format!(
+                    "HTTP/1.1 {status}\r\n{headers}content-length: {}\r\nconnection: close\r\n\r\n",
+                    body.len()
+                );
+                let _ = stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(&body));
+            }
+        });
+        address
+    }
+
+    #[test]
+    fn a_model_is_fetched_once_and_its_download_told() {
+        let models = tempfile::tempdir().unwrap();
+        let endpoint = hub(&[
+            "README.md",
+            "config.json",
+            "model.bin",
+            "preprocessor_config.json",
+            "tokenizer.json",
+            "vocabulary.txt",
+        ]);
+        let mut told = Vec::new();
+        let model =
+            fetch_from(endpoint, "maker/model", "maker/model", models.path(), &mut |d| told.push(d)).unwrap();
+        assert_eq!(model.weights_bytes, WEIGHTS as u64);
+        assert!(
+            model.path.join("preprocessor_config.json").is_file() && !model.path.join("README.md").exists()
+        );
+        let last = told.last().unwrap();
+        assert_eq!(
+            (last.file.as_str(), last.done, last.total),
+            ("model.bin", WEIGHTS as u64, WEIGHTS as u64)
+        );
+        assert!(told.iter().filter(|d| d.file == "model.bin").count() > 3, "{told:?}");
+
+        // Nobody listens on port 9 of this machine; nobody is asked.
+        let nowhere = "http://127.0.0.1:9".to_owned();
+        let again = fetch_from(nowhere, "maker/model", "maker/model", models.path(), &mut |_| {}).unwrap();
+        assert_eq!(again, model);
+    }
+
+    #[test]
+    fn a_repository_without_a_model_or_none_at_all_is_told() {
+        let models = tempfile::tempdir().unwrap();
+        let endpoint = hub(&["config.json", "model.safetensors", "tokenizer.json"]);
+        let fetch = |name: &str| {
+            fetch_from(endpoint.clone(), name, name, models.path(), &mut |_| {}).unwrap_err().to_string()
+        };
+        assert!(
+            fetch("maker/model").contains("no ctranslate2 model (no model.bin)"),
+            "{}",
+            fetch("maker/model")
+        );
+        assert!(fetch("maker/other").contains("no such repository"), "{}", fetch("maker/other"));
+    }
+
+    #[test]
+    fn without_a_network_the_error_says_what_would_do() {
+        let models = tempfile::tempdir().unwrap();
+        for endpoint in ["http://127.0.0.1:9", "http://hub.invalid"] {
+            let error = fetch_from(endpoint.to_owned(), "small", "maker/small", models.path(), &mut |_| {});
+            let error = error.unwrap_err().to_string();
+            assert!(error.contains("WHISPER_MODEL=/path/to/dir") && error.contains(endpoint), "{error}");
+        }
+    }
 }
