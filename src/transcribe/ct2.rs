@@ -1,9 +1,9 @@
 //! Whisper on CTranslate2.
 //!
-//! A batch is encoded once; languages are detected and text is generated from the encoder's output. Windows whose text
-//! fails the guards are decoded again at the next temperature: from the same output if the whole batch failed,
-//! else from a second pass over the failed windows alone (the binding cannot take single windows out of a batch's
-//! output, and a pass costs less than decoding good windows again).
+//! A batch is encoded once; languages are detected and text is generated from the encoder's output. A window whose text
+//! fails the guards is decoded again by itself at rising temperatures, from an encoder pass of its own (the binding
+//! cannot take single windows out of a batch's output). By itself, because each of the samples drawn at a temperature
+//! holds its own copy of the attention over the 30 s: a whole batch of them would need several times a batch's memory.
 
 use std::fmt;
 
@@ -156,6 +156,29 @@ impl Ct2Whisper {
         Ok(results.iter().map(|result| self.attempt(result, temperature)).collect())
     }
 
+    /// Decodes one window at each of `temperatures` until its text is acceptable; `best` is the best text so far.
+    fn retry(
+        &self,
+        encoded: &StorageView<'_>,
+        language: &str,
+        best: &mut Attempt,
+        temperatures: &[f32],
+        options: &DecodeOptions,
+    ) -> Result<(), EngineError> {
+        for &temperature in temperatures {
+            for attempt in self.generate(encoded, &[language], temperature, options)? {
+                let acceptable = attempt.measure.acceptable(options);
+                if acceptable || attempt.measure.better_than(&best.measure, options) {
+                    *best = attempt;
+                }
+                if acceptable {
+                    return Ok(());
+                }
+            }
+        }
+        Ok(())
+    }
+
     fn attempt(&self, result: &WhisperGenerationResult, temperature: f32) -> Attempt {
         let tokens = result.sequences_ids.first().map_or(&[][..], Vec::as_slice);
         // The score is the sum of log-probabilities by the number of tokens (length penalty 1); OpenAI counts the end
@@ -200,42 +223,26 @@ impl Engine for Ct2Whisper {
         if batch.is_empty() {
             return Ok(Vec::new());
         }
-        let mut encoded = self.encode(batch)?;
+        let Some((&first, higher)) = options.temperatures.split_first() else {
+            return Err(EngineError("no temperature to decode at".to_owned()));
+        };
+        let encoded = self.encode(batch)?;
         let languages = self.languages(batch, &encoded)?;
-        let mut best: Vec<Option<Attempt>> = batch.iter().map(|_| None).collect();
-        // Windows without an acceptable text, and those that `encoded` holds, in the same order.
-        let mut pending: Vec<usize> = (0..batch.len()).collect();
-        let mut held = pending.len();
-        for &temperature in &options.temperatures {
-            if pending.len() < held {
-                let windows: Vec<_> = pending.iter().map(|&i| batch[i]).collect();
-                encoded = self.encode(&windows)?;
-                held = pending.len();
-            }
-            let prompts: Vec<&str> = pending.iter().map(|&i| languages[i].0.as_str()).collect();
-            let attempts = self.generate(&encoded, &prompts, temperature, options)?;
-            let mut failed = Vec::new();
-            for (&i, attempt) in pending.iter().zip(attempts) {
-                let acceptable = attempt.measure.acceptable(options);
-                if !acceptable {
-                    failed.push(i);
-                }
-                let slot = &mut best[i];
-                if acceptable
-                    || slot.as_ref().is_none_or(|b| attempt.measure.better_than(&b.measure, options))
-                {
-                    *slot = Some(attempt);
-                }
-            }
-            pending = failed;
-            if pending.is_empty() {
-                break;
+        let prompts: Vec<&str> = languages.iter().map(|(language, _)| language.as_str()).collect();
+        let mut best = self.generate(&encoded, &prompts, first, options)?;
+        let alone = (batch.len() == 1).then_some(encoded);
+        for ((attempt, window), language) in best.iter_mut().zip(batch).zip(&prompts) {
+            if !attempt.measure.acceptable(options) && !higher.is_empty() {
+                let own = match &alone {
+                    Some(encoded) => encoded,
+                    None => &self.encode(std::slice::from_ref(window))?,
+                };
+                self.retry(own, language, attempt, higher, options)?;
             }
         }
         best.into_iter()
             .zip(languages)
             .map(|(attempt, (language, language_prob))| {
-                let attempt = attempt.ok_or_else(|| EngineError("no temperature to decode at".to_owned()))?;
                 let silent = attempt.measure.silent(options);
                 Ok(WindowText {
                     language,
