@@ -12,7 +12,8 @@
 //!
 //! * **The nouns**: [`media`] (items, audio, segments, failures), [`stage`] (how busy a stage is),
 //!   [`event`] (what happened). They import no other module of the crate.
-//! * **The steps**, each knowing only the nouns, never another step: [`source`] finds items,
+//! * **The steps**, each knowing only the nouns, never another step (but [`transcribe`], which asks
+//!   [`speech`] where to cut, since the two are one stage): [`source`] finds items,
 //!   [`fetch`] brings their bytes, [`decode`] turns them into 16 kHz mono, [`speech`] finds who
 //!   talks when and cuts windows, [`transcribe`] runs Whisper over the windows of all files at once,
 //!   [`embed`] forms passages and vectors, [`store`] writes and reads the database.
