@@ -179,8 +179,8 @@ pub fn decode(
         }
         run.check_complete(&outcome, input)?;
         let offset_ms = run.offset_ms(&outcome);
-        let samples = sink.finish().map_err(|e| cannot_write(&e))?;
-        return Ok(Audio { path: output.to_owned(), samples, offset_ms });
+        let (samples, hash) = sink.finish().map_err(|e| cannot_write(&e))?;
+        return Ok(Audio { path: output.to_owned(), samples, offset_ms, hash });
     }
     Err(match empty {
         Some(outcome) => outcome.without_audio(opened.duration_ms()),

@@ -102,6 +102,8 @@ pub struct Audio {
     pub samples: u64,
     /// What to add to a time in this file to get the time a player shows: the stream's start offset.
     pub offset_ms: i64,
+    /// BLAKE3 of the file's bytes: what is known about a recording is kept under it.
+    pub hash: [u8; 32],
 }
 
 /// Samples per second of all decoded audio: Whisper's rate.
@@ -129,6 +131,126 @@ pub struct Segment {
     pub avg_logprob: f32,
     /// Probability that the window holds no speech.
     pub no_speech_prob: f32,
+    /// The words of `text` with their times, in order; empty where no word times were asked for or found.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub words: Vec<Word>,
+}
+
+/// One word and when it was said. Punctuation belongs to the word it touches.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Word {
+    /// Start on the player's clock, within its segment.
+    pub start_ms: i64,
+    /// End on the player's clock, never before `start_ms` nor after the next word's start.
+    pub end_ms: i64,
+    /// The word, trimmed. Scripts without spaces: the smallest piece whose time is known.
+    pub text: String,
+    /// Mean probability of its tokens.
+    pub prob: f32,
+}
+
+/// Why text that the model wrote was not believed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DropReason {
+    /// The same words over and over.
+    RepeatedPhrase,
+    /// The same character over and over.
+    RepeatedCharacters,
+    /// Many words, few different ones.
+    FewUniqueWords,
+    /// Hardly any letter or digit.
+    NoLetters,
+    /// More words than anybody can say in that time.
+    TooFast,
+    /// Written in a script that its language does not use.
+    WrongScript,
+    /// A sentence that models are known to write where nobody speaks.
+    Phantom,
+    /// The prompt, said back.
+    PromptEcho,
+    /// The model itself says that nobody speaks.
+    Silence,
+}
+
+impl DropReason {
+    /// The name used in the database and in JSON.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::RepeatedPhrase => "repeated_phrase",
+            Self::RepeatedCharacters => "repeated_characters",
+            Self::FewUniqueWords => "few_unique_words",
+            Self::NoLetters => "no_letters",
+            Self::TooFast => "too_fast",
+            Self::WrongScript => "wrong_script",
+            Self::Phantom => "phantom",
+            Self::PromptEcho => "prompt_echo",
+            Self::Silence => "silence",
+        }
+    }
+}
+
+/// Text that was not believed; kept so that nothing goes silently.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Dropped {
+    /// Start on the player's clock.
+    pub start_ms: i64,
+    /// End on the player's clock.
+    pub end_ms: i64,
+    /// What the model wrote.
+    pub text: String,
+    /// Language code of its window.
+    pub language: String,
+    /// Why it was not believed.
+    pub reason: DropReason,
+}
+
+/// Detected speech that has no text in the end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Gap {
+    /// Start on the player's clock.
+    pub start_ms: i64,
+    /// End on the player's clock.
+    pub end_ms: i64,
+}
+
+/// What looks wrong with a whole transcript.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Flag {
+    /// Much of the detected speech has no text.
+    LowCoverage,
+    /// Fewer words than speech of this length holds.
+    FewWords,
+    /// More words than speech of this length holds.
+    ManyWords,
+    /// Much of what the model wrote was not believed.
+    MuchDropped,
+}
+
+impl Flag {
+    /// The name used in the database and in JSON.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::LowCoverage => "low_coverage",
+            Self::FewWords => "few_words",
+            Self::ManyWords => "many_words",
+            Self::MuchDropped => "much_dropped",
+        }
+    }
+}
+
+/// Speech heard against speech written down.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Coverage {
+    /// Detected speech that has text, milliseconds.
+    pub transcribed_ms: i64,
+    /// Words (characters, in scripts without spaces).
+    pub words: u32,
+    /// Detected speech that has no text, even after another try; in order.
+    pub gaps: Vec<Gap>,
+    /// What looks wrong with the whole.
+    pub flags: Vec<Flag>,
 }
 
 /// All that was said in one item.
@@ -144,6 +266,10 @@ pub struct Transcript {
     pub speech_ms: i64,
     /// Name of the model that wrote it.
     pub model: String,
+    /// What the model wrote and nobody should believe, in order of `start_ms`.
+    pub dropped: Vec<Dropped>,
+    /// How much of the speech has text.
+    pub coverage: Coverage,
 }
 
 /// Consecutive segments that read as one: what is embedded and found.

@@ -11,22 +11,27 @@
 //! a file puts its transcript together and calls back. This is the ASR stage as a whole, so it is the one step that
 //! uses another: [`crate::speech`], which says where to cut.
 
+mod assemble;
+mod checkpoint;
 mod clock;
+mod coverage;
 mod ct2;
 mod engine;
 mod feed;
 mod job;
 mod mel;
+mod memory;
 mod model;
 mod plan;
 mod pool;
 mod quality;
+mod shape;
 mod tokens;
 
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::{
-    Arc, Mutex, PoisonError,
+    Arc, Mutex, PoisonError, RwLock,
     atomic::{AtomicU64, Ordering::Relaxed},
 };
 use std::thread::JoinHandle;
@@ -40,14 +45,21 @@ use crate::media::{Audio, Failure, FailureClass, MediaId};
 use crate::speech::{self, SpeechOptions};
 use crate::stage::StageMeter;
 
-pub use engine::{DecodeOptions, Engine, EngineError, MelWindow, TimedText, WindowText};
+pub use checkpoint::CheckpointOptions;
+pub use engine::{
+    DecodeOptions, Engine, EngineError, Fallback, Input, InputKind, LoadEngine, Loaded, Sound, Task,
+    TimedText, TimedWord, WindowText,
+};
 pub use job::OnDone;
 pub use mel::{FRAMES, LogMel, Scratch};
 pub use model::{Download, ModelDir, ModelError, known_names, resolve};
-pub use plan::{Compute, Device, Host, Plan, Wishes};
+pub use plan::{Compute, Device, Host, OnOutOfMemory, Plan, Wishes};
 
-use feed::{Feeder, Input, Task};
+use assemble::Rules;
+use checkpoint::Checkpoints;
+use feed::{Feeder, Hearing, Source};
 use job::Job;
+use memory::BatchLimit;
 use pool::Pool;
 
 /// Batches that may wait in the pool for each feeder: one to take now, one to be complete when that is done. A window
@@ -69,6 +81,8 @@ pub struct TranscribeOptions {
     pub decode: DecodeOptions,
     /// Speech detection and windows.
     pub speech: SpeechOptions,
+    /// Where finished windows are kept; `None` keeps none.
+    pub checkpoints: Option<CheckpointOptions>,
 }
 
 impl Default for TranscribeOptions {
@@ -80,6 +94,7 @@ impl Default for TranscribeOptions {
             language: None,
             decode: DecodeOptions::default(),
             speech: SpeechOptions::default(),
+            checkpoints: None,
         }
     }
 }
@@ -106,6 +121,24 @@ pub enum TranscribeError {
         /// Codes it knows.
         known: Vec<String>,
     },
+    /// The model knows none of the languages that are allowed.
+    #[error("model {model} knows none of the allowed languages ({}); it knows {}", allowed.join(", "), known.join(", "))]
+    Languages {
+        /// As configured.
+        allowed: Vec<String>,
+        /// The model.
+        model: String,
+        /// Codes it knows.
+        known: Vec<String>,
+    },
+    /// Finished windows cannot be kept where they should.
+    #[error("cannot keep finished windows in {}: {error}", dir.display())]
+    Checkpoints {
+        /// The directory.
+        dir: PathBuf,
+        /// What went wrong.
+        error: std::io::Error,
+    },
     /// No thread could be started.
     #[error("cannot start a thread: {0}")]
     Thread(#[from] std::io::Error),
@@ -114,30 +147,47 @@ pub enum TranscribeError {
 /// A loaded model with its pool and feeders. Dropping it is [`Transcriber::shutdown`].
 pub struct Transcriber {
     shared: Arc<Shared>,
-    mel: LogMel,
     speech: SpeechOptions,
     speech_meter: Arc<StageMeter>,
     plan: Plan,
     files: AtomicU64,
+    checkpoints: Option<Checkpoints>,
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
 /// What feeders and submitters share.
 struct Shared {
-    engine: Box<dyn Engine>,
-    pool: Pool<Task>,
-    language: Option<String>,
+    /// Read while it works, written where it works alone or is replaced.
+    engine: RwLock<Box<dyn Engine>>,
+    /// What may replace it.
+    fallbacks: Mutex<Vec<Fallback>>,
+    name: String,
+    input: InputKind,
+    pool: Pool<feed::Task>,
+    limit: BatchLimit,
     decode: DecodeOptions,
+    rules: Rules,
     meter: Arc<StageMeter>,
+    windows: AtomicU64,
+    known: AtomicU64,
 }
 
 impl fmt::Debug for Transcriber {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Transcriber")
-            .field("model", &self.shared.engine.name())
+            .field("model", &self.shared.name)
             .field("plan", &self.plan)
             .finish_non_exhaustive()
     }
+}
+
+/// Windows that a [`Transcriber`] has dealt with.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct WindowCounts {
+    /// Of all finished files.
+    pub windows: u64,
+    /// Of these, finished by an earlier run and not done again.
+    pub known: u64,
 }
 
 impl Transcriber {
@@ -154,58 +204,73 @@ impl Transcriber {
         asr_meter: Arc<StageMeter>,
         download: &mut dyn FnMut(Download),
     ) -> Result<Self, TranscribeError> {
-        let model = model::resolve(&options.model, &options.models_dir, download)?;
-        let host = Host::survey(ct2::cuda_devices());
-        let mut plan =
-            Plan::new(&options.wishes, &host, model.weights_bytes).map_err(TranscribeError::Device)?;
-        let started = Instant::now();
-        let engine = ct2::Ct2Whisper::load(&model, &mut plan).map_err(TranscribeError::Load)?;
+        let loaded = ct2::open(&options, download)?;
         tracing::info!(
-            model = model.name,
-            path = %model.path.display(),
-            load_ms = started.elapsed().as_millis() as u64,
-            "model loaded: {plan}"
+            model = loaded.engine.name(),
+            load_ms = loaded.plan.load_ms,
+            "model loaded: {}",
+            loaded.plan
         );
-        for reason in &plan.reasons {
+        for reason in &loaded.plan.reasons {
             tracing::info!("{reason}");
         }
-        Self::with_engine(Box::new(engine), plan, &options, speech_meter, asr_meter)
+        Self::with_engine(loaded, &options, speech_meter, asr_meter)
     }
 
-    /// As [`Self::start`] with a loaded engine; of `options` only the language, decoding and speech count.
+    /// As [`Self::start`] with a loaded engine; of `options` only the language, decoding, speech and checkpoints count.
     ///
     /// # Errors
-    /// Where the engine does not know the language, or no thread can be started.
+    /// Where the engine does not know the language, no thread can be started, or finished windows cannot be kept.
     pub fn with_engine(
-        engine: Box<dyn Engine>,
-        plan: Plan,
+        loaded: Loaded,
         options: &TranscribeOptions,
         speech_meter: Arc<StageMeter>,
         asr_meter: Arc<StageMeter>,
     ) -> Result<Self, TranscribeError> {
-        if let Some(language) = options.language.as_ref().filter(|l| !engine.languages().contains(l)) {
-            return Err(TranscribeError::Language {
-                language: language.clone(),
-                model: engine.name().to_owned(),
-                known: engine.languages().to_vec(),
-            });
+        let Loaded { engine, plan, identity, fallbacks } = loaded;
+        let (name, known) = (engine.name().to_owned(), engine.languages().to_vec());
+        if let Some(language) = options.language.clone().filter(|l| !known.contains(l)) {
+            return Err(TranscribeError::Language { language, model: name, known });
         }
+        let mut decode = options.decode.clone();
+        if decode.temperatures.is_empty() {
+            decode.temperatures.push(0.0);
+        }
+        let allowed = std::mem::take(&mut decode.languages);
+        decode.languages = allowed.iter().filter(|l| known.contains(l)).cloned().collect();
+        if decode.languages.is_empty() && !allowed.is_empty() {
+            return Err(TranscribeError::Languages { allowed, model: name, known });
+        }
+        let checkpoints = match &options.checkpoints {
+            Some(checkpoints) => Some(open_checkpoints(checkpoints, &identity, &decode)?),
+            None => None,
+        };
+        let rules = Rules {
+            language: options.language.clone(),
+            languages: if decode.languages.is_empty() { known } else { decode.languages.clone() },
+            decode: decode.clone(),
+        };
         asr_meter.set_workers(plan.feeders);
-        let mel = LogMel::new(engine.n_mels());
         let capacity = BATCHES_AHEAD * plan.batch_size * plan.feeders;
         let shared = Arc::new(Shared {
-            engine,
+            name,
+            input: engine.input(),
+            engine: RwLock::new(engine),
+            fallbacks: Mutex::new(fallbacks),
             pool: Pool::new(capacity, plan.feeders),
-            language: options.language.clone(),
-            decode: options.decode.clone(),
+            limit: BatchLimit::new(plan.batch_size),
+            decode,
+            rules,
             meter: asr_meter,
+            windows: AtomicU64::new(0),
+            known: AtomicU64::new(0),
         });
         let transcriber = Self {
             shared,
-            mel,
             speech: options.speech.clone(),
             speech_meter,
             files: AtomicU64::new(0),
+            checkpoints,
             threads: Mutex::new(Vec::new()),
             plan,
         };
@@ -220,12 +285,22 @@ impl Transcriber {
 
     /// The model's name.
     pub fn model(&self) -> &str {
-        self.shared.engine.name()
+        &self.shared.name
     }
 
     /// How the model is run, and why.
     pub fn plan(&self) -> &Plan {
         &self.plan
+    }
+
+    /// Windows of the files that are finished.
+    pub fn window_counts(&self) -> WindowCounts {
+        WindowCounts { windows: self.shared.windows.load(Relaxed), known: self.shared.known.load(Relaxed) }
+    }
+
+    /// The most windows that the model is given at once now: less than planned after memory ran out.
+    pub fn batch_limit(&self) -> usize {
+        self.shared.limit.now()
     }
 
     /// Transcribes one file. Cuts its windows on the calling thread and returns when all are in the pool, which holds
@@ -249,6 +324,7 @@ impl Transcriber {
             file,
             audio.clone(),
             self.model().to_owned(),
+            self.checkpoints.as_ref().map(|c| c.recording(&audio.hash)),
             cancel.clone(),
             progress,
             on_done,
@@ -279,33 +355,55 @@ impl Transcriber {
                 format!("cannot read decoded audio {}: {e}", job.audio.path.display()),
             ))
         };
+        let shared = &self.shared;
+        let language = shared.rules.language.as_deref();
+        let over = || {
+            let cancelled = job.cancel.is_cancelled();
+            if cancelled { Stopped::Failed(feed::stopped()) } else { Stopped::Over }
+        };
         let mut busy = self.speech_meter.busy();
-        let mut scratch = self.mel.scratch();
+        let mut hearing = Hearing::new(shared.input);
         let mut windows = speech::windows(&job.audio, &self.speech).map_err(unreadable)?;
         loop {
             if job.cancel.is_cancelled() {
-                return Err(Stopped::Failed(feed::stopped()));
+                return Err(over());
             }
             let Some(window) = windows.next() else { return Ok(()) };
             let window = window.map_err(unreadable)?;
-            let mut mel = Vec::new();
-            self.mel.compute(&window.samples, &mut scratch, &mut mel);
-            let index = job.add(&window);
-            drop(window);
+            let previous = if shared.decode.carry_over {
+                // A window must know what was said before it, so a file has one window out at a time.
+                drop(busy);
+                let waiting = Instant::now();
+                let text = job.text_before();
+                self.speech_meter.waited_out(waiting.elapsed());
+                busy = self.speech_meter.busy();
+                text.ok_or_else(over)?
+            } else {
+                String::new()
+            };
+            let Some(index) = job.add(&window, language, &previous) else { continue };
+            let duration_ms = clock::millis(window.samples.len() as u64) as u32;
+            let sound = hearing.sound(window.samples);
             drop(busy);
-            let task = Task { job: Arc::clone(job), index, input: Input::Mel(mel) };
+            let task = feed::Task {
+                job: Arc::clone(job),
+                index,
+                source: Source::Ready(sound),
+                duration_ms,
+                language: shared.rules.language.clone(),
+                previous,
+                prompted: shared.has_prompt(),
+                attempt: 0,
+                best: None,
+            };
             let waiting = Instant::now();
             let pushed =
-                self.shared.pool.push((job.file, index), task, || job.cancel.is_cancelled() || job.is_over());
+                shared.pool.push((job.file, index), task, || job.cancel.is_cancelled() || job.is_over());
             self.speech_meter.waited_out(waiting.elapsed());
-            let (queued, capacity) = self.shared.pool.fill();
-            self.shared.meter.note_queue(queued, capacity);
+            let (queued, capacity) = shared.pool.fill();
+            shared.meter.note_queue(queued, capacity);
             if pushed.is_err() || job.is_over() {
-                return Err(if job.cancel.is_cancelled() {
-                    Stopped::Failed(feed::stopped())
-                } else {
-                    Stopped::Over
-                });
+                return Err(over());
             }
             busy = self.speech_meter.busy();
         }
@@ -323,6 +421,31 @@ impl Transcriber {
             let _ = thread.join();
         }
     }
+}
+
+impl Shared {
+    fn has_prompt(&self) -> bool {
+        !self.decode.initial_prompt.trim().is_empty() || !self.decode.hotwords.trim().is_empty()
+    }
+
+    /// Whether `text` is only the prompt, said back.
+    fn echoes(&self, text: &WindowText) -> bool {
+        let said = text.segments.iter().map(|s| s.text.as_str()).collect::<Vec<_>>().join(" ");
+        [&self.decode.initial_prompt, &self.decode.hotwords].iter().any(|p| quality::echoes(&said, p))
+    }
+}
+
+/// Opens the kept windows of this model and these ways to decode. What does not change a window's text (how long a
+/// segment may be, when a language counts as sure) is not part of it.
+fn open_checkpoints(
+    options: &CheckpointOptions,
+    identity: &str,
+    decode: &DecodeOptions,
+) -> Result<Checkpoints, TranscribeError> {
+    let decode = DecodeOptions { language_threshold: 0.0, ..decode.clone() };
+    let settings = format!("{identity}\n{decode:?}");
+    Checkpoints::open(options, settings.as_bytes())
+        .map_err(|error| TranscribeError::Checkpoints { dir: options.dir.clone(), error })
 }
 
 impl Drop for Transcriber {

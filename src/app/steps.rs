@@ -13,12 +13,17 @@ use crate::fetch::{FetchOptions, Fetcher};
 use crate::pipeline::spool::Spool;
 use crate::pipeline::{Meters, Pipeline, Sizes, Steps};
 use crate::speech::SpeechOptions;
-use crate::transcribe::{self, Compute, Device, Download, TranscribeOptions, Transcriber, Wishes};
+use crate::transcribe::{
+    self, CheckpointOptions, Compute, Device, Download, TranscribeOptions, Transcriber, Wishes,
+};
 use crate::ytdlp::{YtDlp, YtDlpOptions};
 
 /// Channels and sample rates beyond these are no recordings of speech.
 const MAX_CHANNELS: u32 = 64;
 const MAX_SAMPLE_RATE: u32 = 768_000;
+
+/// Finished windows kept of all recordings: some 500 hours of speech.
+const CHECKPOINT_BYTES: u64 = 256 << 20;
 
 /// What is known before anything is loaded.
 pub struct Plan {
@@ -154,6 +159,7 @@ fn transcribe_options(config: &Config) -> TranscribeOptions {
             parallel_models: config.whisper_parallel_models.set(),
             threads: config.whisper_threads.set(),
             batch_size: config.whisper_batch_size.set(),
+            ..Wishes::default()
         },
         language: config.language.as_deref().map(str::to_owned),
         decode: transcribe::DecodeOptions {
@@ -167,6 +173,10 @@ fn transcribe_options(config: &Config) -> TranscribeOptions {
             pad: ms(config.vad_pad_ms),
             chunk: Duration::from_secs(config.chunk_length.into()),
         },
+        checkpoints: Some(CheckpointOptions {
+            dir: config.data_dir.join("windows"),
+            max_bytes: CHECKPOINT_BYTES,
+        }),
     }
 }
 

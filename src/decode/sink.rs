@@ -20,6 +20,7 @@ pub(super) struct Sink {
     /// Samples still to be dropped from what comes.
     skip: u64,
     bytes: Vec<u8>,
+    hasher: blake3::Hasher,
 }
 
 impl Sink {
@@ -29,7 +30,15 @@ impl Sink {
         name.push(".part");
         let temporary = PathBuf::from(name);
         let file = BufWriter::with_capacity(256 << 10, File::create(&temporary)?);
-        Ok(Self { file, temporary, output: output.to_owned(), samples: 0, skip: 0, bytes: Vec::new() })
+        Ok(Self {
+            file,
+            temporary,
+            output: output.to_owned(),
+            samples: 0,
+            skip: 0,
+            bytes: Vec::new(),
+            hasher: blake3::Hasher::new(),
+        })
     }
 
     /// Samples so far.
@@ -44,6 +53,7 @@ impl Sink {
         let samples = &samples[drop as usize..];
         self.bytes.clear();
         self.bytes.extend(samples.iter().flat_map(|s| s.to_le_bytes()));
+        self.hasher.update(&self.bytes);
         self.file.write_all(&self.bytes)?;
         self.samples += samples.len() as u64;
         Ok(())
@@ -55,15 +65,19 @@ impl Sink {
         self.skip -= drop;
         let mut left = samples - drop;
         self.samples += left;
-        if left >= HOLE_SAMPLES {
-            self.file.seek(SeekFrom::Start(self.samples * 2))?;
-            return Ok(());
-        }
-        const ZEROS: [u8; 4096] = [0; 4096];
+        let hole = left >= HOLE_SAMPLES;
+        const ZEROS: [u8; 1 << 15] = [0; 1 << 15];
         while left > 0 {
             let n = left.min(ZEROS.len() as u64 / 2);
-            self.file.write_all(&ZEROS[..n as usize * 2])?;
+            let zeros = &ZEROS[..n as usize * 2];
+            self.hasher.update(zeros);
+            if !hole {
+                self.file.write_all(zeros)?;
+            }
             left -= n;
+        }
+        if hole {
+            self.file.seek(SeekFrom::Start(self.samples * 2))?;
         }
         Ok(())
     }
@@ -78,17 +92,18 @@ impl Sink {
         self.file.seek(SeekFrom::Start(0))?;
         self.file.get_ref().set_len(0)?;
         (self.samples, self.skip) = (0, 0);
+        self.hasher.reset();
         Ok(())
     }
 
-    /// Gives the file its name; returns the number of samples in it.
-    pub fn finish(mut self) -> io::Result<u64> {
+    /// Gives the file its name; returns the number of samples in it and the BLAKE3 of their bytes.
+    pub fn finish(mut self) -> io::Result<(u64, [u8; 32])> {
         self.file.flush()?;
         // A hole at the very end does not count until the length says so.
         self.file.get_ref().set_len(self.samples * 2)?;
         fs::rename(&self.temporary, &self.output)?;
         self.temporary.clear();
-        Ok(self.samples)
+        Ok((self.samples, *self.hasher.finalize().as_bytes()))
     }
 }
 
@@ -119,7 +134,7 @@ mod tests {
         sink.write(&[5]).unwrap();
         sink.silence(2 * HOLE_SAMPLES).unwrap();
         assert!(!path.exists());
-        let samples = sink.finish().unwrap();
+        let (samples, _) = sink.finish().unwrap();
         let bytes = fs::read(&path).unwrap();
         assert_eq!(samples, 6 + 3 * HOLE_SAMPLES + 1);
         assert_eq!(bytes.len() as u64, samples * 2);

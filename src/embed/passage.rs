@@ -161,6 +161,7 @@ mod tests {
             language: "en".to_owned(),
             avg_logprob: -0.2,
             no_speech_prob: 0.0,
+            words: Vec::new(),
         }
     }
 

@@ -20,6 +20,7 @@ fn segment(start_ms: i64, end_ms: i64, text: &str) -> Segment {
         language: "en".into(),
         avg_logprob: -0.2,
         no_speech_prob: 0.0,
+        words: Vec::new(),
     }
 }
 

@@ -263,6 +263,7 @@ impl Store {
         .bind(media_id.0)
         .fetch(&self.pool)
         .map_ok(|(start_ms, end_ms, text, language, avg_logprob, no_speech_prob)| Segment {
+            words: Vec::new(),
             start_ms,
             end_ms,
             text,

@@ -1,29 +1,29 @@
 //! Whisper on CTranslate2.
 //!
-//! A batch is encoded once; languages are detected and text is generated from the encoder's output. A window whose text
-//! fails the guards is decoded again by itself at rising temperatures, from an encoder pass of its own (the binding
-//! cannot take single windows out of a batch's output). By itself, because each of the samples drawn at a temperature
-//! holds its own copy of the attention over the 30 s: a whole batch of them would need several times a batch's memory.
+//! A batch is encoded once; languages are detected, text is generated and words are aligned from the encoder's output.
+
+mod load;
 
 use std::fmt;
 
 use ct2rs::sys::{
-    ComputeType, Config, Device as Ct2Device, LogLevel, StorageView, Whisper, WhisperGenerationResult,
-    WhisperOptions, get_device_count, set_log_level,
+    Device as Ct2Device, StorageView, Whisper, WhisperGenerationResult, WhisperOptions, get_device_count,
 };
-use serde::Deserialize;
 
 use super::{
-    engine::{DecodeOptions, Engine, EngineError, MelWindow, TimedText, WindowText},
+    engine::{DecodeOptions, Engine, EngineError, Input, InputKind, Sound, Task, WindowText},
     mel::FRAMES,
-    model::ModelDir,
-    plan::{Compute, Device, Plan},
-    quality::{Measure, compression_ratio},
+    quality::compression_ratio,
     tokens::{Vocabulary, language_code},
 };
 
+pub use load::open;
+
 /// Most tokens of a window's text and prompt, from the model's 448 text positions. The runtime generates at most half.
 const MAX_LENGTH: usize = 448;
+
+/// Most tokens of what stands before a window's text: half of the text positions, less the token that begins it.
+const MAX_PREVIOUS: usize = MAX_LENGTH / 2 - 1;
 
 /// A Whisper model loaded by CTranslate2.
 pub struct Ct2Whisper {
@@ -41,65 +41,57 @@ impl fmt::Debug for Ct2Whisper {
     }
 }
 
-/// What is read of the model's `config.json`.
-#[derive(Deserialize)]
-struct ModelConfig {
-    #[serde(default)]
-    lang_ids: Vec<u32>,
-}
-
 /// CUDA devices that the linked CTranslate2 can use.
 pub fn cuda_devices() -> usize {
     usize::try_from(get_device_count(Ct2Device::CUDA)).unwrap_or(0)
 }
 
-impl Ct2Whisper {
-    /// Loads the model in `dir` as `plan` says, and notes in `plan` the precision that was taken in the end.
-    ///
-    /// # Errors
-    /// A message that names the directory, or the precision that the device cannot do.
-    pub fn load(dir: &ModelDir, plan: &mut Plan) -> Result<Self, String> {
-        // Errors come back as errors; the runtime's own words on stderr would break progress bars.
-        set_log_level(LogLevel::Critical);
-        let vocabulary = Vocabulary::load(&dir.path)?;
-        let config_path = dir.path.join("config.json");
-        let config: ModelConfig = std::fs::read(&config_path)
-            .map_err(|e| e.to_string())
-            .and_then(|bytes| serde_json::from_slice(&bytes).map_err(|e| e.to_string()))
-            .map_err(|e| format!("{}: {e}", config_path.display()))?;
-        let whisper = load_weights(dir, plan)?;
-        let multilingual = whisper.is_multilingual();
-        let languages =
-            if multilingual { vocabulary.languages(&config.lang_ids) } else { vec!["en".to_owned()] };
-        let n_mels = whisper.n_mels();
-        Ok(Self { name: dir.name.clone(), whisper, vocabulary, languages, multilingual, n_mels })
+/// The runtime tells only in words that memory ran out: its CUDA allocator, cuBLAS, or the host's `std::bad_alloc`.
+fn failed(message: impl fmt::Display) -> EngineError {
+    let message = message.to_string();
+    let memory =
+        ["out of memory", "ALLOC_FAILED", "bad_alloc", "Cannot allocate memory", "failed to allocate"];
+    if memory.iter().any(|sign| message.contains(sign)) {
+        EngineError::OutOfMemory(message)
+    } else {
+        EngineError::Failed(message)
     }
+}
 
-    fn encode(&self, windows: &[MelWindow<'_>]) -> Result<StorageView<'static>, EngineError> {
+/// One decoded text, before its tokens are cut into segments.
+struct Decoded {
+    tokens: Vec<usize>,
+    avg_logprob: f32,
+    no_speech_prob: f32,
+}
+
+impl Ct2Whisper {
+    fn encode(&self, windows: &[Input<'_>]) -> Result<StorageView<'static>, EngineError> {
         let size = self.n_mels * FRAMES;
         let mut features = Vec::with_capacity(windows.len() * size);
         for window in windows {
-            if window.mel.len() != size {
-                return Err(EngineError(format!("a window of {} values, not {size}", window.mel.len())));
+            match window.sound {
+                Sound::LogMel(mel) if mel.len() == size => features.extend_from_slice(mel),
+                _ => return Err(EngineError::Failed(format!("a window is no spectrogram of {size} values"))),
             }
-            features.extend_from_slice(window.mel);
         }
         let view = StorageView::new(&[windows.len(), self.n_mels, FRAMES], &mut features, Ct2Device::CPU)
-            .map_err(|e| EngineError(e.to_string()))?;
-        self.whisper.encode(&view, false).map_err(|e| EngineError(format!("cannot encode: {e}")))
+            .map_err(failed)?;
+        self.whisper.encode(&view, false).map_err(failed)
     }
 
     /// Language code and probability for each window.
-    fn languages(
+    fn detect(
         &self,
-        batch: &[MelWindow<'_>],
+        batch: &[Input<'_>],
         encoded: &StorageView<'_>,
+        allowed: &[String],
     ) -> Result<Vec<(String, f32)>, EngineError> {
         if !self.multilingual {
             return Ok(vec![("en".to_owned(), 1.0); batch.len()]);
         }
         let detected = if batch.iter().any(|w| w.language.is_none()) {
-            self.whisper.detect_language(encoded).map_err(|e| EngineError(e.to_string()))?
+            self.whisper.detect_language(encoded).map_err(failed)?
         } else {
             Vec::new()
         };
@@ -110,34 +102,47 @@ impl Ct2Whisper {
                 Some(language) => Ok((language.to_owned(), 1.0)),
                 None => detected
                     .get(i)
-                    .and_then(|ranked| ranked.first())
-                    .and_then(|best| Some((language_code(&best.language)?.to_owned(), best.probability)))
-                    .ok_or_else(|| EngineError("no language was detected".to_owned())),
+                    .and_then(|ranked| {
+                        let codes =
+                            ranked.iter().filter_map(|d| Some((language_code(&d.language)?, d.probability)));
+                        among(codes, allowed)
+                    })
+                    .ok_or_else(|| EngineError::Failed("no language was detected".to_owned())),
             })
             .collect()
+    }
+
+    /// The tokens before a window's text: what was said before, what to expect, and what to do.
+    fn prompt(&self, window: &Input<'_>, language: &str, options: &DecodeOptions) -> Vec<String> {
+        let mut prompt = self.vocabulary.previous(window, options, MAX_PREVIOUS);
+        prompt.push("<|startoftranscript|>".to_owned());
+        if self.multilingual {
+            prompt.push(format!("<|{language}|>"));
+            prompt.push(
+                match options.task {
+                    Task::Transcribe => "<|transcribe|>",
+                    Task::Translate => "<|translate|>",
+                }
+                .to_owned(),
+            );
+        }
+        prompt
     }
 
     fn generate(
         &self,
         encoded: &StorageView<'_>,
-        languages: &[&str],
+        prompts: &[Vec<String>],
         temperature: f32,
         options: &DecodeOptions,
-    ) -> Result<Vec<Attempt>, EngineError> {
-        let prompts: Vec<Vec<String>> = languages
-            .iter()
-            .map(|language| {
-                let mut prompt = vec!["<|startoftranscript|>".to_owned()];
-                if self.multilingual {
-                    prompt.push(format!("<|{language}|>"));
-                    prompt.push("<|transcribe|>".to_owned());
-                }
-                prompt
-            })
-            .collect();
+    ) -> Result<Vec<Decoded>, EngineError> {
         let sampling = temperature > 0.0;
         let generation = WhisperOptions {
             beam_size: if sampling { 1 } else { options.beam_size.max(1) },
+            patience: options.patience,
+            length_penalty: options.length_penalty,
+            repetition_penalty: options.repetition_penalty,
+            no_repeat_ngram_size: options.no_repeat_ngram_size,
             num_hypotheses: if sampling { options.best_of.max(1) } else { 1 },
             // Drawn from the whole distribution, or the best.
             sampling_topk: usize::from(!sampling),
@@ -148,58 +153,41 @@ impl Ct2Whisper {
             max_initial_timestamp_index: options.max_initial_timestamp,
             ..WhisperOptions::default()
         };
-        let results =
-            self.whisper.generate(encoded, &prompts, &generation).map_err(|e| EngineError(e.to_string()))?;
-        if results.len() != languages.len() {
-            return Err(EngineError(format!("{} texts for {} windows", results.len(), languages.len())));
+        let results = self.whisper.generate(encoded, prompts, &generation).map_err(failed)?;
+        if results.len() != prompts.len() {
+            return Err(EngineError::Failed(format!(
+                "{} texts for {} windows",
+                results.len(),
+                prompts.len()
+            )));
         }
-        Ok(results.iter().map(|result| self.attempt(result, temperature)).collect())
-    }
-
-    /// Decodes one window at each of `temperatures` until its text is acceptable; `best` is the best text so far.
-    fn retry(
-        &self,
-        encoded: &StorageView<'_>,
-        language: &str,
-        best: &mut Attempt,
-        temperatures: &[f32],
-        options: &DecodeOptions,
-    ) -> Result<(), EngineError> {
-        for &temperature in temperatures {
-            for attempt in self.generate(encoded, &[language], temperature, options)? {
-                let acceptable = attempt.measure.acceptable(options);
-                if acceptable || attempt.measure.better_than(&best.measure, options) {
-                    *best = attempt;
-                }
-                if acceptable {
-                    return Ok(());
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn attempt(&self, result: &WhisperGenerationResult, temperature: f32) -> Attempt {
-        let tokens = result.sequences_ids.first().map_or(&[][..], Vec::as_slice);
-        // The score is the sum of log-probabilities by the number of tokens (length penalty 1); OpenAI counts the end
-        // of text as one more.
-        let score = result.scores.first().copied().unwrap_or(0.0);
-        let avg_logprob = score * tokens.len() as f32 / (tokens.len() + 1) as f32;
-        let segments = self.vocabulary.segments(tokens);
-        let text = segments.iter().map(|s| s.text.as_str()).collect::<Vec<_>>().join(" ");
-        let measure = Measure {
-            avg_logprob,
-            no_speech_prob: result.no_speech_prob,
-            compression_ratio: compression_ratio(&text),
-        };
-        Attempt { segments, measure, temperature }
+        Ok(results.into_iter().map(|result| decoded(result, options.length_penalty)).collect())
     }
 }
 
-struct Attempt {
-    segments: Vec<TimedText>,
-    measure: Measure,
-    temperature: f32,
+fn decoded(result: WhisperGenerationResult, length_penalty: f32) -> Decoded {
+    let tokens = result.sequences_ids.into_iter().next().unwrap_or_default();
+    // The score is the sum of log-probabilities by the number of tokens to the power of the penalty; OpenAI divides by
+    // the number, the end of text counted as one more.
+    let score = result.scores.first().copied().unwrap_or(0.0);
+    let sum = score * (tokens.len() as f32).powf(length_penalty);
+    let avg_logprob = sum / (tokens.len() + 1) as f32;
+    Decoded { tokens, avg_logprob, no_speech_prob: result.no_speech_prob }
+}
+
+/// The most probable language of `ranked`, and its probability among those that are `allowed` (all where that is empty).
+fn among<'a>(ranked: impl Iterator<Item = (&'a str, f32)>, allowed: &[String]) -> Option<(String, f32)> {
+    let mut total = 0.0;
+    let mut best: Option<(&str, f32)> = None;
+    for (code, probability) in
+        ranked.filter(|(code, _)| allowed.is_empty() || allowed.iter().any(|a| a == code))
+    {
+        total += probability;
+        if best.is_none_or(|(_, most)| probability > most) {
+            best = Some((code, probability));
+        }
+    }
+    best.map(|(code, probability)| (code.to_owned(), probability / total.max(f32::MIN_POSITIVE)))
 }
 
 impl Engine for Ct2Whisper {
@@ -207,8 +195,8 @@ impl Engine for Ct2Whisper {
         &self.name
     }
 
-    fn n_mels(&self) -> usize {
-        self.n_mels
+    fn input(&self) -> InputKind {
+        InputKind::LogMel { bands: self.n_mels }
     }
 
     fn languages(&self) -> &[String] {
@@ -217,101 +205,67 @@ impl Engine for Ct2Whisper {
 
     fn transcribe(
         &self,
-        batch: &[MelWindow<'_>],
+        batch: &[Input<'_>],
+        temperature: f32,
         options: &DecodeOptions,
     ) -> Result<Vec<WindowText>, EngineError> {
-        if batch.is_empty() {
-            return Ok(Vec::new());
+        let Some(first) = batch.first() else { return Ok(Vec::new()) };
+        // The runtime wants the text to begin at the same place in the whole batch, and the binding cannot take single
+        // windows out of what was encoded. Only carried-over text makes prompts of different lengths.
+        if batch.iter().any(|w| (w.prompted, w.previous) != (first.prompted, first.previous)) {
+            let alone = batch.iter().map(|w| self.transcribe(std::slice::from_ref(w), temperature, options));
+            return Ok(alone.collect::<Result<Vec<_>, _>>()?.into_iter().flatten().collect());
         }
-        let Some((&first, higher)) = options.temperatures.split_first() else {
-            return Err(EngineError("no temperature to decode at".to_owned()));
-        };
         let encoded = self.encode(batch)?;
-        let languages = self.languages(batch, &encoded)?;
-        let prompts: Vec<&str> = languages.iter().map(|(language, _)| language.as_str()).collect();
-        let mut best = self.generate(&encoded, &prompts, first, options)?;
-        let alone = (batch.len() == 1).then_some(encoded);
-        for ((attempt, window), language) in best.iter_mut().zip(batch).zip(&prompts) {
-            if !attempt.measure.acceptable(options) && !higher.is_empty() {
-                let own = match &alone {
-                    Some(encoded) => encoded,
-                    None => &self.encode(std::slice::from_ref(window))?,
-                };
-                self.retry(own, language, attempt, higher, options)?;
-            }
-        }
-        best.into_iter()
+        let languages = self.detect(batch, &encoded, &options.languages)?;
+        let prompts: Vec<Vec<String>> = batch
+            .iter()
+            .zip(&languages)
+            .map(|(w, (language, _))| self.prompt(w, language, options))
+            .collect();
+        let texts = self.generate(&encoded, &prompts, temperature, options)?;
+        Ok(texts
+            .into_iter()
             .zip(languages)
-            .map(|(attempt, (language, language_prob))| {
-                let silent = attempt.measure.silent(options);
-                Ok(WindowText {
+            .map(|(decoded, (language, language_prob))| {
+                let segments = self.vocabulary.segments(&decoded.tokens);
+                let text = segments.iter().map(|s| s.text.as_str()).collect::<Vec<_>>().join(" ");
+                WindowText {
                     language,
                     language_prob,
-                    segments: if silent { Vec::new() } else { attempt.segments },
-                    avg_logprob: attempt.measure.avg_logprob,
-                    no_speech_prob: attempt.measure.no_speech_prob,
-                    compression_ratio: attempt.measure.compression_ratio,
-                    temperature: attempt.temperature,
-                })
+                    segments,
+                    avg_logprob: decoded.avg_logprob,
+                    no_speech_prob: decoded.no_speech_prob,
+                    compression_ratio: compression_ratio(&text),
+                    temperature,
+                }
             })
-            .collect()
+            .collect())
     }
 }
 
-/// Loads the weights, in the first precision that the device can do where that is left to us.
-fn load_weights(dir: &ModelDir, plan: &mut Plan) -> Result<Whisper, String> {
-    let cuda = plan.device == Device::Cuda;
-    let candidates: &[Compute] = match (plan.compute, cuda) {
-        (Compute::Auto, false) => &[Compute::Int8, Compute::Float32],
-        (Compute::Auto, true) => {
-            &[Compute::Int8Float16, Compute::Int8Float32, Compute::Float16, Compute::Float32]
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_is_told_from_other_trouble() {
+        for text in ["CUDA failed with error out of memory", "std::bad_alloc", "CUBLAS_STATUS_ALLOC_FAILED"] {
+            assert!(matches!(failed(text), EngineError::OutOfMemory(_)), "{text}");
         }
-        (chosen, _) => &[chosen],
-    };
-    let mut failure = String::new();
-    for &compute in candidates {
-        let config = Config {
-            device: if cuda { Ct2Device::CUDA } else { Ct2Device::CPU },
-            compute_type: compute_type(compute),
-            // The same index N times: N replicas on one device that share one copy of the weights.
-            device_indices: vec![0; plan.replicas],
-            num_threads_per_replica: plan.threads,
-            ..Config::default()
-        };
-        match Whisper::new(&dir.path, config) {
-            Ok(whisper) => {
-                if plan.compute == Compute::Auto && compute != candidates[0] {
-                    plan.reasons.push(format!("{compute} because this device cannot do {}", candidates[0]));
-                }
-                plan.compute = compute;
-                return Ok(whisper);
-            }
-            Err(e) => {
-                failure = e.to_string();
-                if !failure.contains("compute type") {
-                    break;
-                }
-            }
-        }
-    }
-    if failure.contains("compute type") {
-        return Err(format!(
-            "{} cannot compute in {}; WHISPER_COMPUTE=auto chooses what it can",
-            plan.device, plan.compute
+        assert!(matches!(
+            failed("CUDA failed with error unspecified launch failure"),
+            EngineError::Failed(_)
         ));
     }
-    Err(format!("cannot load {}: {failure}", dir.path.display()))
-}
 
-fn compute_type(compute: Compute) -> ComputeType {
-    match compute {
-        Compute::Auto => ComputeType::AUTO,
-        Compute::Int8 => ComputeType::INT8,
-        Compute::Int8Float32 => ComputeType::INT8_FLOAT32,
-        Compute::Int8Float16 => ComputeType::INT8_FLOAT16,
-        Compute::Int8Bfloat16 => ComputeType::INT8_BFLOAT16,
-        Compute::Float16 => ComputeType::FLOAT16,
-        Compute::Bfloat16 => ComputeType::BFLOAT16,
-        Compute::Float32 => ComputeType::FLOAT32,
+    #[test]
+    fn detection_keeps_to_the_allowed_languages() {
+        let ranked = [("cy", 0.5), ("en", 0.3), ("es", 0.1)];
+        assert_eq!(among(ranked.into_iter(), &[]).unwrap().0, "cy");
+        let (code, probability) = among(ranked.into_iter(), &["es".to_owned(), "en".to_owned()]).unwrap();
+        assert_eq!(code, "en");
+        assert!((probability - 0.75).abs() < 1e-6);
+        assert_eq!(among(ranked.into_iter(), &["ja".to_owned()]), None);
     }
 }

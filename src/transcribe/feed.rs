@@ -3,15 +3,17 @@
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, atomic::Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use super::{
     Shared,
-    engine::{EngineError, MelWindow, WindowText},
-    job::Job,
+    engine::{Engine, EngineError, Input, InputKind, Sound, WindowText},
+    job::{Job, Next},
     mel::{LogMel, Scratch},
     plan::{Device, Plan},
+    pool::{Most, Waiting},
+    quality::Measure,
 };
 use crate::media::{Audio, Failure, FailureClass};
 use crate::speech::Span;
@@ -26,16 +28,37 @@ const LINGER_GPU: Duration = Duration::from_millis(25);
 pub(super) struct Task {
     pub job: Arc<Job>,
     pub index: usize,
-    pub input: Input,
+    pub source: Source,
+    /// Length of the recording in it, milliseconds.
+    pub duration_ms: u32,
+    /// Where it is given and not to be detected.
+    pub language: Option<String>,
+    /// What was said before, where text is carried over.
+    pub previous: String,
+    /// The prompt is given; see [`Input::prompted`].
+    pub prompted: bool,
+    /// Which of the temperatures comes next.
+    pub attempt: usize,
+    /// The best text so far, none of which was acceptable.
+    pub best: Option<WindowText>,
 }
 
-/// What the model is to see.
+/// Where a window's sound comes from.
 #[derive(Debug)]
-pub(super) enum Input {
-    /// A spectrogram, in the configured language or one to be detected.
-    Mel(Vec<f32>),
-    /// These stretches of the file, again, in this language.
-    Again { pieces: Vec<Span>, language: String },
+pub(super) enum Source {
+    Ready(Sound),
+    /// These stretches of the file.
+    File(Vec<Span>),
+}
+
+impl Waiting for Task {
+    fn round(&self) -> usize {
+        self.attempt
+    }
+
+    fn work(&self) -> u64 {
+        self.duration_ms.into()
+    }
 }
 
 /// The failure of a file that was not finished because the program stops.
@@ -43,141 +66,284 @@ pub(super) fn stopped() -> Failure {
     Failure::new(FailureClass::Internal, "stopped")
 }
 
-pub(super) struct Feeder {
-    shared: Arc<Shared>,
-    mel: LogMel,
-    scratch: Scratch,
-    batch_size: usize,
-    linger: Duration,
+/// Makes of samples what the engine wants to be given.
+pub(super) struct Hearing {
+    mel: Option<(LogMel, Scratch)>,
 }
 
-/// A task whose spectrogram is there.
-struct Ready {
-    job: Arc<Job>,
-    index: usize,
-    mel: Vec<f32>,
-    language: Option<String>,
+impl Hearing {
+    pub fn new(kind: InputKind) -> Self {
+        let mel = match kind {
+            InputKind::LogMel { bands } => {
+                let mel = LogMel::new(bands);
+                let scratch = mel.scratch();
+                Some((mel, scratch))
+            }
+            InputKind::Samples => None,
+        };
+        Self { mel }
+    }
+
+    pub fn sound(&mut self, samples: Vec<i16>) -> Sound {
+        match &mut self.mel {
+            Some((mel, scratch)) => {
+                let mut values = Vec::new();
+                mel.compute(&samples, scratch, &mut values);
+                Sound::LogMel(values)
+            }
+            None => Sound::Samples(samples),
+        }
+    }
+}
+
+pub(super) struct Feeder {
+    shared: Arc<Shared>,
+    hearing: Hearing,
+    linger: Duration,
 }
 
 impl Feeder {
     pub fn new(shared: Arc<Shared>, plan: &Plan) -> Self {
-        let mel = LogMel::new(shared.engine.n_mels());
+        let hearing = Hearing::new(shared.input);
         let linger = if plan.device == Device::Cuda { LINGER_GPU } else { LINGER_CPU };
-        Self { scratch: mel.scratch(), mel, shared, batch_size: plan.batch_size, linger }
+        Self { hearing, shared, linger }
     }
 
     /// Works until the pool is closed.
     pub fn run(mut self) {
         loop {
             let waiting = Instant::now();
-            let Some(tasks) = self.shared.pool.take(self.batch_size, self.linger) else { return };
+            let fresh = self.shared.limit.now();
+            // Each of the samples drawn at a temperature holds its own copy of the attention over the window.
+            let most = Most { fresh, again: (fresh / self.shared.decode.best_of.max(1)).max(1) };
+            let Some(tasks) = self.shared.pool.take(most, self.linger) else { return };
             self.shared.meter.waited_in(waiting.elapsed());
             let (queued, capacity) = self.shared.pool.fill();
             self.shared.meter.note_queue(queued, capacity);
-            let batch: Vec<Ready> = tasks.into_iter().filter_map(|task| self.prepare(task)).collect();
+            let batch: Vec<(Task, Sound)> = tasks.into_iter().filter_map(|task| self.prepare(task)).collect();
             self.transcribe(batch);
         }
     }
 
-    /// Makes a task ready for the model; `None` where there is nothing to do for it any more.
-    fn prepare(&mut self, task: Task) -> Option<Ready> {
-        let Task { job, index, input } = task;
+    /// The task and its sound; `None` where there is nothing to do for it any more.
+    fn prepare(&mut self, mut task: Task) -> Option<(Task, Sound)> {
+        let job = &task.job;
         if job.cancel.is_cancelled() {
             job.fail(stopped());
         }
         if job.is_over() {
             return None;
         }
-        match input {
-            Input::Mel(mel) => {
-                let language = self.shared.language.clone();
-                Some(Ready { job, index, mel, language })
-            }
-            Input::Again { pieces, language } => match read(&job.audio, &pieces) {
-                Ok(samples) => {
-                    let mut mel = Vec::new();
-                    self.mel.compute(&samples, &mut self.scratch, &mut mel);
-                    Some(Ready { job, index, mel, language: Some(language) })
-                }
+        match std::mem::replace(&mut task.source, Source::File(Vec::new())) {
+            Source::Ready(sound) => Some((task, sound)),
+            Source::File(pieces) => match read(&job.audio, &pieces) {
+                Ok(samples) => Some((task, self.hearing.sound(samples))),
                 Err(error) => {
-                    tracing::warn!(%error, "cannot read a window again; its first text stays");
-                    self.shared.bring_home(&job, index, None);
+                    tracing::warn!(%error, "cannot read a window again; what it had stays");
+                    self.shared.bring_home(&task.job, task.index, None);
                     None
                 }
             },
         }
     }
 
-    fn transcribe(&self, batch: Vec<Ready>) {
+    fn transcribe(&self, mut batch: Vec<(Task, Sound)>) {
         if batch.is_empty() {
             return;
         }
-        match self.run_model(&batch) {
+        match self.shared.run_model(&batch) {
             Ok(texts) => {
-                for (ready, text) in batch.into_iter().zip(texts) {
-                    self.shared.bring_home(&ready.job, ready.index, Some(text));
+                self.shared.limit.succeeded(batch.len());
+                for ((task, sound), text) in batch.into_iter().zip(texts) {
+                    self.judge(task, sound, text);
                 }
             }
             Err(error) if batch.len() > 1 => {
-                tracing::warn!(%error, windows = batch.len(), "a batch failed; trying its windows one by one");
-                for ready in batch {
-                    if !ready.job.is_over() {
-                        self.transcribe(vec![ready]);
-                    }
+                let rest = batch.split_off(if matches!(error, EngineError::OutOfMemory(_)) {
+                    self.shared.limit.ran_out(batch.len());
+                    tracing::warn!(%error, windows = batch.len(), "trying again with half as many windows");
+                    batch.len() / 2
+                } else {
+                    tracing::warn!(%error, windows = batch.len(), "a batch failed; trying its windows one by one");
+                    1
+                });
+                for part in [batch, rest] {
+                    self.transcribe(part.into_iter().filter(|(task, _)| !task.job.is_over()).collect());
+                }
+            }
+            Err(EngineError::OutOfMemory(message)) => {
+                let texts = self.shared.run_alone(&batch, message);
+                self.finish_alone(batch, texts);
+            }
+            Err(error) => self.finish_alone(batch, Err(error)),
+        }
+    }
+
+    /// What becomes of a single window that nothing more can be tried for.
+    fn finish_alone(&self, batch: Vec<(Task, Sound)>, texts: Result<Vec<WindowText>, EngineError>) {
+        match texts {
+            Ok(texts) => {
+                for ((task, sound), text) in batch.into_iter().zip(texts) {
+                    self.judge(task, sound, text);
                 }
             }
             Err(error) => {
-                for ready in batch {
-                    drop(self.shared.pool.remove(ready.job.file));
-                    ready
-                        .job
-                        .fail(Failure::new(FailureClass::Internal, format!("the model failed: {error}")));
+                for (task, _) in batch {
+                    drop(self.shared.pool.remove(task.job.file));
+                    task.job.fail(failure(&error));
                 }
             }
         }
     }
 
-    /// Runs the model, which is what the stage's busy time means.
-    fn run_model(&self, batch: &[Ready]) -> Result<Vec<WindowText>, EngineError> {
-        let windows: Vec<MelWindow<'_>> =
-            batch.iter().map(|r| MelWindow { mel: &r.mel, language: r.language.as_deref() }).collect();
+    /// Accepts a text, or has its window decoded again.
+    fn judge(&self, mut task: Task, sound: Sound, text: WindowText) {
         let shared = &self.shared;
-        let busy = shared.meter.busy();
-        let texts = catch_unwind(AssertUnwindSafe(|| shared.engine.transcribe(&windows, &shared.decode)))
-            .unwrap_or_else(|_| Err(EngineError("it panicked".to_owned())));
-        drop(busy);
-        let texts = texts?;
-        if texts.len() != batch.len() {
-            return Err(EngineError(format!("{} texts for {} windows", texts.len(), batch.len())));
+        if task.prompted && shared.echoes(&text) {
+            // The same once more, without what it has said back.
+            task.prompted = false;
+            return self.again(task, sound);
         }
-        Ok(texts)
+        let measure = Measure::of(&text);
+        let acceptable = measure.acceptable(&shared.decode);
+        let better = |best: &WindowText| measure.better_than(&Measure::of(best), &shared.decode);
+        if acceptable || task.best.as_ref().is_none_or(better) {
+            task.best = Some(text);
+        }
+        task.attempt += 1;
+        if acceptable || task.attempt >= shared.decode.temperatures.len() {
+            let text = task.best.take();
+            shared.bring_home(&task.job, task.index, text);
+        } else {
+            self.again(task, sound);
+        }
+    }
+
+    fn again(&self, mut task: Task, sound: Sound) {
+        task.source = Source::Ready(sound);
+        let key = (task.job.file, task.index);
+        if let Err(task) = self.shared.pool.push_back(key, task) {
+            task.job.fail(stopped());
+        }
+    }
+}
+
+fn failure(error: &EngineError) -> Failure {
+    let failure = Failure::new(FailureClass::Internal, format!("the model failed: {error}"));
+    match error {
+        EngineError::OutOfMemory(_) => failure.with_remedy(
+            "free some memory, set WHISPER_PARALLEL_MODELS=1, choose a smaller model, or let WHISPER_ON_OUT_OF_MEMORY=cpu \
+             fall back to the CPU",
+        ),
+        EngineError::Failed(_) => failure,
     }
 }
 
 impl Shared {
+    /// Runs the model, which is what the stage's busy time means.
+    fn run_model(&self, batch: &[(Task, Sound)]) -> Result<Vec<WindowText>, EngineError> {
+        let engine = self.engine.read().unwrap_or_else(PoisonError::into_inner);
+        self.call(&**engine, batch)
+    }
+
+    /// Not even one window fitted: waits until nobody else uses the memory and tries again, then with what may take the
+    /// model's place.
+    fn run_alone(&self, batch: &[(Task, Sound)], message: String) -> Result<Vec<WindowText>, EngineError> {
+        let mut engine = self.engine.write().unwrap_or_else(PoisonError::into_inner);
+        tracing::warn!(
+            error = message,
+            "out of memory with a single window; trying it while nothing else runs"
+        );
+        loop {
+            match self.call(&**engine, batch) {
+                Err(EngineError::OutOfMemory(message)) => {
+                    let next = {
+                        let mut fallbacks = self.fallbacks.lock().unwrap_or_else(PoisonError::into_inner);
+                        if fallbacks.is_empty() { None } else { Some(fallbacks.remove(0)) }
+                    };
+                    let Some(next) = next else { return Err(EngineError::OutOfMemory(message)) };
+                    tracing::warn!(error = message, "out of memory; going on with {}", next.label);
+                    match (next.load)() {
+                        Ok(loaded) => *engine = loaded,
+                        Err(error) => tracing::warn!(error, "failed to load the model for {}", next.label),
+                    }
+                }
+                other => return other,
+            }
+        }
+    }
+
+    fn call(&self, engine: &dyn Engine, batch: &[(Task, Sound)]) -> Result<Vec<WindowText>, EngineError> {
+        let inputs: Vec<Input<'_>> = batch
+            .iter()
+            .map(|(task, sound)| Input {
+                sound,
+                duration_ms: task.duration_ms,
+                language: task.language.as_deref(),
+                previous: &task.previous,
+                prompted: task.prompted,
+            })
+            .collect();
+        // All tasks of a batch are in the same round.
+        let attempt = batch.first().map_or(0, |(task, _)| task.attempt);
+        let temperature = self.decode.temperatures.get(attempt).copied().unwrap_or(0.0);
+        let busy = self.meter.busy();
+        let texts = catch_unwind(AssertUnwindSafe(|| engine.transcribe(&inputs, temperature, &self.decode)))
+            .unwrap_or_else(|_| Err(EngineError::Failed("it panicked".to_owned())));
+        drop(busy);
+        let texts = texts?;
+        if texts.len() != batch.len() {
+            return Err(EngineError::Failed(format!("{} texts for {} windows", texts.len(), batch.len())));
+        }
+        Ok(texts)
+    }
+
     /// Hands a window's text to its file, and finishes the file with its last one.
-    fn bring_home(&self, job: &Arc<Job>, index: usize, text: Option<WindowText>) {
+    pub(super) fn bring_home(&self, job: &Arc<Job>, index: usize, text: Option<WindowText>) {
         if job.returned(index, text) {
             self.settle(job);
         }
     }
 
-    /// All windows of `job` are back: does the doubtful ones again, or tells the transcript.
+    /// All windows of `job` are back: has some of them heard again, or tells the transcript.
     pub(super) fn settle(&self, job: &Arc<Job>) {
-        let known = |language: &str| self.engine.languages().iter().any(|l| l == language);
-        let again = if self.language.is_none() { job.revise(&known) } else { Vec::new() };
-        if again.is_empty() {
-            if !job.is_over() {
-                self.meter.finished();
-                job.complete();
-            }
-            return;
-        }
-        for window in again {
-            let input = Input::Again { pieces: window.pieces, language: window.language };
-            let task = Task { job: Arc::clone(job), index: window.index, input };
-            if self.pool.push_back((job.file, window.index), task).is_err() {
-                job.fail(stopped());
+        loop {
+            match job.next(&self.rules) {
+                Next::Again(windows) => {
+                    for window in windows {
+                        let task = Task {
+                            job: Arc::clone(job),
+                            index: window.index,
+                            duration_ms: super::clock::millis(window.pieces.iter().map(Span::len).sum())
+                                as u32,
+                            source: Source::File(window.pieces),
+                            language: window.language,
+                            previous: String::new(),
+                            prompted: false,
+                            attempt: 0,
+                            best: None,
+                        };
+                        if let Err(task) = self.pool.push_back((job.file, window.index), task) {
+                            task.job.fail(stopped());
+                        }
+                    }
+                    return;
+                }
+                // Found among the finished windows of an earlier run.
+                Next::Known => {}
+                Next::Complete => {
+                    if !job.is_over() {
+                        let (windows, known) = job.windows();
+                        self.windows.fetch_add(windows as u64, Relaxed);
+                        self.known.fetch_add(known as u64, Relaxed);
+                        if known > 0 {
+                            tracing::info!(windows, known, "continued a file with what was finished before");
+                        }
+                        self.meter.finished();
+                        job.complete(&self.rules);
+                    }
+                    return;
+                }
             }
         }
     }

@@ -1,30 +1,35 @@
 //! One file on its way through the pool: its windows go out, their texts come back in any order, and the transcript is
 //! put together when the last one is there.
+//!
+//! Before that some windows go out again: first those whose language was a guess, in the language of the rest of the
+//! file; then the stretches of speech that have no text, cut by themselves. Deciding this when all is known, and not as
+//! windows come back, makes the result independent of their order.
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    assemble::{self, Piece, Rules},
+    checkpoint::{Recording, WindowKey, window_key},
     clock::{Clock, millis},
     engine::WindowText,
 };
 use crate::event::Progress;
-use crate::media::{Audio, Failure, FailureClass, SAMPLE_RATE, Segment, Transcript};
+use crate::media::{Audio, Failure, Transcript};
 use crate::speech::{Span, Window};
 
 /// Told once when a file is finished, whatever became of it.
 pub type OnDone = Box<dyn FnOnce(Result<Transcript, Failure>) + Send>;
 
-/// Below this probability the detected language of a window is a guess.
-const SURE_OF_LANGUAGE: f32 = 0.5;
+/// How often somebody who waits for a window's text looks whether the file is given up.
+const GIVE_UP_CHECK: Duration = Duration::from_millis(100);
 
-/// With less speech than this, the language must be surer.
-const LITTLE_SPEECH: u64 = 3 * SAMPLE_RATE as u64;
-const SURE_WITH_LITTLE_SPEECH: f32 = 0.9;
+/// Text decoded at a higher temperature than this is too wild to be carried over (as in OpenAI's `transcribe.py`).
+const CALM: f32 = 0.5;
 
 /// A file whose windows are in the pool.
 pub(super) struct Job {
@@ -33,7 +38,11 @@ pub(super) struct Job {
     pub audio: Audio,
     pub cancel: CancellationToken,
     model: String,
+    /// What was finished before, and where what is finished now is kept.
+    recording: Option<Recording>,
     state: Mutex<State>,
+    /// A text has come back, or the file is over.
+    came_back: Condvar,
 }
 
 impl fmt::Debug for Job {
@@ -44,36 +53,49 @@ impl fmt::Debug for Job {
 
 struct State {
     pieces: Vec<Piece>,
+    /// What each piece is kept under.
+    keys: Vec<WindowKey>,
     /// No more windows will come.
     cut: bool,
     /// Windows that are out and not back.
     out: usize,
-    /// Uncertain languages were looked at again.
-    revised: bool,
+    round: Round,
     /// End of the latest window that was cut, in samples.
     covered: u64,
     /// Samples whose transcription is finished.
     done: u64,
+    /// Windows whose text was known from before.
+    known: usize,
     progress: Progress,
     on_done: Option<OnDone>,
 }
 
-/// A window without its samples.
-#[derive(Debug)]
-struct Piece {
-    clock: Clock,
-    /// What this window adds to the progress: the time from the end of the window before to its own.
-    covers: u64,
-    text: Option<WindowText>,
+/// What is done once all windows are back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Round {
+    First,
+    Languages,
+    Gaps,
 }
 
-/// A window to do again, in the language of the rest of its file.
+/// What is to be done with a file whose windows are all back.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Next {
+    /// These windows are to be heard; they count as being out.
+    Again(Vec<Again>),
+    /// There were such windows, and their texts were known.
+    Known,
+    /// The transcript can be told.
+    Complete,
+}
+
+/// A window to be heard again.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Again {
     pub index: usize,
     /// The stretches of the file that it consists of.
     pub pieces: Vec<Span>,
-    pub language: String,
+    pub language: Option<String>,
 }
 
 impl Job {
@@ -81,21 +103,24 @@ impl Job {
         file: u64,
         audio: Audio,
         model: String,
+        recording: Option<Recording>,
         cancel: CancellationToken,
         progress: Progress,
         on_done: OnDone,
     ) -> Self {
         let state = State {
             pieces: Vec::new(),
+            keys: Vec::new(),
             cut: false,
             out: 0,
-            revised: false,
+            round: Round::First,
             covered: 0,
             done: 0,
+            known: 0,
             progress,
             on_done: Some(on_done),
         };
-        Self { file, audio, cancel, model, state: Mutex::new(state) }
+        Self { file, audio, cancel, model, recording, state: Mutex::new(state), came_back: Condvar::new() }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -107,15 +132,25 @@ impl Job {
         self.lock().on_done.is_none()
     }
 
-    /// Notes a window that is about to go out; its index.
-    pub fn add(&self, window: &Window) -> usize {
+    /// Notes a window that is about to go out, in the language that is given and after the text `previous`; its index,
+    /// or `None` where its text is known from before and it need not go.
+    pub fn add(&self, window: &Window, language: Option<&str>, previous: &str) -> Option<usize> {
         let mut state = self.lock();
         let end = window.end_sample();
         let covers = end.saturating_sub(state.covered);
         state.covered = end;
-        state.pieces.push(Piece { clock: Clock::new(window), covers, text: None });
+        let key = window_key(&window.pieces, language, previous);
+        let text = self.recording.as_ref().and_then(|r| r.find(&key)).cloned();
+        let known = text.is_some();
+        state.pieces.push(Piece { clock: Clock::new(window), covers, gap: false, text });
+        state.keys.push(key);
+        if known {
+            state.known += 1;
+            state.advance(covers, &self.audio);
+            return None;
+        }
         state.out += 1;
-        state.pieces.len() - 1
+        Some(state.pieces.len() - 1)
     }
 
     /// Says that every window is out. `true` where the file is complete with that.
@@ -125,96 +160,156 @@ impl Job {
         state.out == 0
     }
 
-    /// Takes a window's text. `true` where it was the last one. A window that could not be done again (`None`) keeps
+    /// The text of the window that was added last, once it is back; empty where there is none or it is not fit to be
+    /// carried over. `None` where the file is over.
+    pub fn text_before(&self) -> Option<String> {
+        let mut state = self.lock();
+        while state.out > 0 {
+            if state.on_done.is_none() || self.cancel.is_cancelled() {
+                return None;
+            }
+            state =
+                self.came_back.wait_timeout(state, GIVE_UP_CHECK).unwrap_or_else(PoisonError::into_inner).0;
+        }
+        let text = state.pieces.last().and_then(|p| p.text.as_ref()).filter(|t| t.temperature <= CALM);
+        let words = |t: &WindowText| t.segments.iter().map(|s| s.text.as_str()).collect::<Vec<_>>().join(" ");
+        Some(text.map_or_else(String::new, words))
+    }
+
+    /// Takes a window's text. `true` where it was the last one. A window that could not be heard again (`None`) keeps
     /// the text it had.
     pub fn returned(&self, index: usize, text: Option<WindowText>) -> bool {
         let mut state = self.lock();
-        let first_time = !state.revised;
+        if let (Some(recording), Some(text), Some(key)) = (&self.recording, &text, state.keys.get(index)) {
+            recording.keep(*key, text);
+        }
+        let first_time = state.round == Round::First;
         if let Some(piece) = state.pieces.get_mut(index) {
             if text.is_some() {
                 piece.text = text;
             }
             if first_time {
                 let covers = piece.covers;
-                state.done += covers;
-                let (done, total) = (millis(state.done), millis(self.audio.samples));
-                state.progress.set(done.min(total), Some(total));
+                state.advance(covers, &self.audio);
             }
         }
         state.out -= 1;
+        self.came_back.notify_all();
         state.cut && state.out == 0
     }
 
-    /// After the last text: the windows whose language was a guess that differs from the language of most of the
-    /// file's speech. They count as being out. Nothing the second time.
-    ///
-    /// Deciding this when all is known, and not as windows come back, makes the result independent of their order.
-    pub fn revise(&self, known: &dyn Fn(&str) -> bool) -> Vec<Again> {
+    /// What is to be done now that all windows are back.
+    pub fn next(&self, rules: &Rules) -> Next {
         let mut state = self.lock();
-        if state.revised || state.on_done.is_none() {
-            return Vec::new();
+        if state.on_done.is_none() {
+            return Next::Complete;
         }
-        state.revised = true;
-        let Some(language) = majority(&state.pieces, true).filter(|l| known(l)) else {
-            return Vec::new();
+        let again = loop {
+            let again = match state.round {
+                Round::First => {
+                    state.round = Round::Languages;
+                    state.doubtful(rules)
+                }
+                Round::Languages => {
+                    state.round = Round::Gaps;
+                    state.gaps(rules)
+                }
+                Round::Gaps => return Next::Complete,
+            };
+            if !again.is_empty() {
+                break again;
+            }
         };
-        let again: Vec<Again> = state
-            .pieces
-            .iter()
-            .enumerate()
-            .filter(|(_, p)| {
-                p.text.as_ref().is_some_and(|t| !sure(t, p.clock.speech_samples()) && t.language != language)
-            })
-            .map(|(index, p)| Again { index, pieces: p.clock.pieces.clone(), language: language.clone() })
-            .collect();
-        state.out += again.len();
-        again
+        let mut out = Vec::new();
+        for window in again {
+            let key = window_key(&window.pieces, window.language.as_deref(), "");
+            state.keys[window.index] = key;
+            match self.recording.as_ref().and_then(|r| r.find(&key)) {
+                Some(text) => {
+                    state.known += 1;
+                    state.pieces[window.index].text = Some(text.clone());
+                }
+                None => out.push(window),
+            }
+        }
+        state.out += out.len();
+        if out.is_empty() { Next::Known } else { Next::Again(out) }
+    }
+
+    /// Windows so far, and how many of them were known from before.
+    pub fn windows(&self) -> (usize, usize) {
+        let state = self.lock();
+        (state.pieces.len(), state.known)
     }
 
     /// Puts the transcript together and tells it.
-    pub fn complete(&self) {
+    pub fn complete(&self, rules: &Rules) {
         let (on_done, result) = {
             let mut state = self.lock();
             let Some(on_done) = state.on_done.take() else { return };
             let total = millis(self.audio.samples);
             state.progress.set(total, Some(total));
-            (on_done, self.transcript(&state.pieces))
+            (on_done, assemble::transcript(&state.pieces, &self.audio, &self.model, rules))
         };
+        self.came_back.notify_all();
         tell(on_done, result);
     }
 
     /// Gives the file up; only the first failure counts.
     pub fn fail(&self, failure: Failure) {
         let on_done = self.lock().on_done.take();
+        self.came_back.notify_all();
         if let Some(on_done) = on_done {
             tell(on_done, Err(failure));
         }
     }
+}
 
-    fn transcript(&self, pieces: &[Piece]) -> Result<Transcript, Failure> {
-        let duration_ms = self.audio.duration_ms();
-        let length = clock(duration_ms);
-        if pieces.is_empty() {
-            let message = if self.audio.samples == 0 {
-                "the audio is empty".to_owned()
-            } else {
-                format!("no speech was found in {length} of audio")
-            };
-            return Err(Failure::new(FailureClass::NoSpeech, message));
+impl State {
+    /// Counts the progress of a finished window.
+    fn advance(&mut self, covers: u64, audio: &Audio) {
+        self.done += covers;
+        let (done, total) = (millis(self.done), millis(audio.samples));
+        self.progress.set(done.min(total), Some(total));
+    }
+
+    /// The windows whose language was a guess that differs from the language of most of the file's speech.
+    fn doubtful(&self, rules: &Rules) -> Vec<Again> {
+        if rules.language.is_some() {
+            return Vec::new();
         }
-        let segments = segments(pieces, self.audio.offset_ms);
-        let speech_ms = millis(pieces.iter().map(|p| p.clock.speech_samples()).sum()) as i64;
-        if segments.is_empty() {
-            return Err(Failure::new(
-                FailureClass::NoSpeech,
-                format!(
-                    "{} of {length} sounded like speech, but the model heard no words in it",
-                    clock(speech_ms)
-                ),
-            ));
+        let Some(language) =
+            assemble::majority(&self.pieces, rules, true).filter(|l| rules.languages.contains(l))
+        else {
+            return Vec::new();
+        };
+        let doubtful = |p: &Piece| {
+            p.text.as_ref().is_some_and(|t| !assemble::sure(t, &p.clock, rules) && t.language != language)
+        };
+        self.pieces
+            .iter()
+            .enumerate()
+            .filter(|(_, p)| doubtful(p))
+            .map(|(index, p)| Again {
+                index,
+                pieces: p.clock.pieces.clone(),
+                language: Some(language.clone()),
+            })
+            .collect()
+    }
+
+    /// Adds the stretches of speech that have no text as windows of their own.
+    fn gaps(&mut self, rules: &Rules) -> Vec<Again> {
+        let language = rules.language.clone().or_else(|| assemble::majority(&self.pieces, rules, false));
+        let windows = assemble::windows_of_gaps(&self.pieces, rules);
+        let mut again = Vec::new();
+        for clock in windows {
+            let index = self.pieces.len();
+            again.push(Again { index, pieces: clock.pieces.clone(), language: language.clone() });
+            self.pieces.push(Piece { clock, covers: 0, gap: true, text: None });
+            self.keys.push(WindowKey::default());
         }
-        let language = majority(pieces, false).unwrap_or_else(|| segments[0].language.clone());
-        Ok(Transcript { segments, language, duration_ms, speech_ms, model: self.model.clone() })
+        again
     }
 }
 
@@ -222,61 +317,6 @@ impl Job {
 fn tell(on_done: OnDone, result: Result<Transcript, Failure>) {
     if catch_unwind(AssertUnwindSafe(|| on_done(result))).is_err() {
         tracing::error!("the receiver of a transcript panicked");
-    }
-}
-
-fn sure(text: &WindowText, speech: u64) -> bool {
-    text.language_prob >= if speech < LITTLE_SPEECH { SURE_WITH_LITTLE_SPEECH } else { SURE_OF_LANGUAGE }
-}
-
-/// The language of most of the speech that has text; only of windows that are sure of theirs where `only_sure` (all
-/// of them, weighted by probability, where none is).
-fn majority(pieces: &[Piece], only_sure: bool) -> Option<String> {
-    let mut votes: BTreeMap<&str, f64> = BTreeMap::new();
-    let mut guesses: BTreeMap<&str, f64> = BTreeMap::new();
-    for piece in pieces {
-        let Some(text) = piece.text.as_ref().filter(|t| !t.segments.is_empty()) else { continue };
-        let votes =
-            if only_sure && !sure(text, piece.clock.speech_samples()) { &mut guesses } else { &mut votes };
-        *votes.entry(&text.language).or_default() +=
-            piece.clock.speech_samples() as f64 * f64::from(text.language_prob);
-    }
-    let votes = if votes.is_empty() { guesses } else { votes };
-    votes.into_iter().max_by(|a, b| a.1.total_cmp(&b.1)).map(|(language, _)| language.to_owned())
-}
-
-/// The texts of all windows on the player's clock, in order and without overlap.
-fn segments(pieces: &[Piece], offset_ms: i64) -> Vec<Segment> {
-    let mut segments: Vec<Segment> = Vec::new();
-    let mut last_end = 0;
-    for piece in pieces {
-        let Some(text) = &piece.text else { continue };
-        for timed in &text.segments {
-            let start = piece.clock.start(timed.start_ms).max(last_end);
-            let end =
-                timed.end_ms.map_or_else(|| piece.clock.speech_end(), |end| piece.clock.end(end)).max(start);
-            last_end = end;
-            segments.push(Segment {
-                start_ms: start + offset_ms,
-                end_ms: end + offset_ms,
-                text: timed.text.clone(),
-                language: text.language.clone(),
-                avg_logprob: text.avg_logprob,
-                no_speech_prob: text.no_speech_prob,
-            });
-        }
-    }
-    segments
-}
-
-/// `1:02:03`, `4:05`, or `0.8 s` where it is short.
-fn clock(ms: i64) -> String {
-    let s = ms / 1000;
-    match s {
-        0..10 => format!("{}.{} s", s, ms % 1000 / 100),
-        10..60 => format!("{s} s"),
-        60..3600 => format!("{}:{:02}", s / 60, s % 60),
-        _ => format!("{}:{:02}:{:02}", s / 3600, s / 60 % 60, s % 60),
     }
 }
 

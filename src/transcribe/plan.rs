@@ -4,6 +4,8 @@ use std::{fmt, str::FromStr};
 
 use sysinfo::System;
 
+use super::{engine::DecodeOptions, shape::Shape};
+
 /// Where to run the model.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Device {
@@ -88,6 +90,18 @@ impl FromStr for Device {
     }
 }
 
+/// What may be done where memory does not suffice for a single window.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnOutOfMemory {
+    /// Nothing: the item fails and may be tried again.
+    #[default]
+    Fail,
+    /// The model is loaded again with 8-bit weights.
+    Compute,
+    /// The same, then the CPU.
+    Cpu,
+}
+
 /// What was asked for; `None` means: decide.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Wishes {
@@ -101,6 +115,8 @@ pub struct Wishes {
     pub threads: Option<usize>,
     /// Windows that one replica takes at once.
     pub batch_size: Option<usize>,
+    /// What may change where memory runs out.
+    pub on_out_of_memory: OnOutOfMemory,
 }
 
 /// What the machine has.
@@ -112,6 +128,8 @@ pub struct Host {
     pub memory: u64,
     /// CUDA devices that this build of the engine can use.
     pub cuda_devices: usize,
+    /// Free memory of the fullest of them, in bytes, where the driver tells.
+    pub vram: Option<u64>,
 }
 
 impl Host {
@@ -125,8 +143,15 @@ impl Host {
             Some(limits) => limits.free_memory.min(system.available_memory()),
             None => system.available_memory(),
         };
-        Self { cores: physical.min(allowed).max(1), memory, cuda_devices }
+        let vram = if cuda_devices > 0 { least_free_memory() } else { None };
+        Self { cores: physical.min(allowed).max(1), memory, cuda_devices, vram }
     }
+}
+
+/// Free memory of the fullest GPU.
+fn least_free_memory() -> Option<u64> {
+    let gpus = crate::gpu::inventory().ok()?.gpus;
+    gpus.iter().map(|gpu| gpu.vram_total.saturating_sub(gpu.vram_used)).min()
 }
 
 /// How the model is run.
@@ -134,9 +159,11 @@ impl Host {
 pub struct Plan {
     /// `Cpu` or `Cuda`.
     pub device: Device,
+    /// CUDA devices, one replica each; 1 on a CPU.
+    pub devices: usize,
     /// Precision; `Auto` only until the engine has chosen.
     pub compute: Compute,
-    /// Replicas that share one copy of the weights.
+    /// Replicas that share one copy of the weights, on each device.
     pub replicas: usize,
     /// Threads of each replica.
     pub threads: usize,
@@ -144,41 +171,35 @@ pub struct Plan {
     pub batch_size: usize,
     /// Threads of this program that form batches and wait for the model.
     pub feeders: usize,
+    /// How long loading took, milliseconds.
+    pub load_ms: u64,
     /// Why, and what looks unwise; one sentence each.
     pub reasons: Vec<String>,
 }
 
-/// One replica's working memory for one window in flight, per attention head: two score matrices of 1500 × 1500 floats.
-/// (Measured with "small", 12 heads: 0.2 GB a window.)
-const WINDOW_BYTES_PER_HEAD: u64 = 2 * 1500 * 1500 * 4;
+/// No GPU is filled better by more windows than this at once, and the first result would only come later.
+const MAX_GPU_BATCH: u64 = 64;
 
-/// Attention heads of a model, judged by the size of its weights in half precision.
-fn heads(weights_bytes: u64) -> u64 {
-    match weights_bytes >> 20 {
-        0..40 => 2,
-        40..110 => 6,
-        110..300 => 8,
-        300..900 => 12,
-        900..1_560 => 16,
-        _ => 20,
-    }
-}
+/// Where the driver does not tell how much memory is free.
+const BLIND_GPU_BATCH: usize = 16;
 
 impl Plan {
-    /// Decides, for a model whose weights take `weights_bytes` on disk. A device that was asked for and is not there
-    /// is the only error; unwise settings are kept, and said so.
+    /// Decides, for a model of `shape` decoded as `decode` says. A device that was asked for and is not there is the only
+    /// error; unwise settings are kept, and said so.
     ///
     /// # Errors
     /// A message where CUDA was asked for and no device is usable.
-    pub fn new(wishes: &Wishes, host: &Host, weights_bytes: u64) -> Result<Self, String> {
-        let mut reasons = Vec::new();
+    pub fn new(wishes: &Wishes, host: &Host, shape: &Shape, decode: &DecodeOptions) -> Result<Self, String> {
         let device = match wishes.device {
             Device::Cuda if host.cuda_devices == 0 => {
-                return Err(
-                    "no CUDA device is usable (none is present, its driver is missing, or this binary was \
-                            built without CUDA); WHISPER_DEVICE=auto falls back to the CPU"
-                        .to_owned(),
-                );
+                return Err(if cfg!(feature = "cuda") {
+                    "no CUDA device is usable (none is present, or its driver is missing or too old: `spoken doctor` tells); \
+                     WHISPER_DEVICE=auto falls back to the CPU"
+                } else {
+                    "this binary was built without CUDA (`spoken doctor` tells how to build one with it); \
+                     WHISPER_DEVICE=auto falls back to the CPU"
+                }
+                .to_owned());
             }
             Device::Cpu => Device::Cpu,
             _ if host.cuda_devices > 0 => Device::Cuda,
@@ -186,36 +207,71 @@ impl Plan {
         };
         let mut plan = Self {
             device,
+            devices: 1,
             compute: wishes.compute,
             replicas: 1,
             threads: 1,
             batch_size: 1,
             feeders: 1,
+            load_ms: 0,
             reasons: Vec::new(),
         };
+        // Each beam keeps the decoder's memory of its own.
+        let per_window = shape.window_bytes() + decode.beam_size.max(1) as u64 * shape.beam_bytes();
         if device == Device::Cuda {
-            plan.replicas = wishes.parallel_models.unwrap_or(1).max(1);
-            plan.batch_size = wishes.batch_size.unwrap_or(16).max(1);
-            // While one batch is decoded the next is put together.
-            plan.feeders = plan.replicas + 1;
-            reasons.push("one replica on a GPU fills it best with large batches".to_owned());
-            if plan.replicas > 1 {
-                reasons.push(format!("{} replicas on one GPU compete for it and its memory", plan.replicas));
-            }
+            plan.on_cuda(wishes, host, shape, per_window);
         } else {
-            plan.on_cpu(wishes, host, weights_bytes, &mut reasons);
+            plan.on_cpu(wishes, host, shape, per_window);
         }
-        plan.reasons = reasons;
         Ok(plan)
     }
 
-    fn on_cpu(&mut self, wishes: &Wishes, host: &Host, weights_bytes: u64, reasons: &mut Vec<String>) {
-        let heads = heads(weights_bytes);
-        // Measured in windows per second of processor time: "tiny" gains up to four windows, "base" and "small" up to
-        // two. With models smaller than any real one, larger batches only cost memory.
-        let batch_size = match heads {
-            ..6 => 1,
-            6 => 4,
+    fn on_cuda(&mut self, wishes: &Wishes, host: &Host, shape: &Shape, per_window: u64) {
+        self.devices = host.cuda_devices;
+        self.replicas = wishes.parallel_models.unwrap_or(1).max(1);
+        if self.devices > 1 && self.replicas > 1 {
+            self.reasons.push("one replica on each GPU, whatever WHISPER_PARALLEL_MODELS says".to_owned());
+            self.replicas = 1;
+        }
+        // The attention scores are in half precision there.
+        let per_window = per_window / 2;
+        let automatic = match host.vram {
+            // Weights in half precision at most, and a fifth left for the runtime's own buffers and other programs.
+            Some(free) => {
+                let room = free.saturating_sub(2 * shape.parameters) * 8 / 10 / self.replicas as u64;
+                let fitting = (room / per_window.max(1)).clamp(1, MAX_GPU_BATCH) as usize;
+                self.reasons.push(format!(
+                    "batches of {fitting}: a window takes about {} MB beside the weights, and {} MB of GPU memory are free",
+                    per_window >> 20,
+                    free >> 20
+                ));
+                fitting
+            }
+            None => BLIND_GPU_BATCH,
+        };
+        self.batch_size = wishes.batch_size.unwrap_or(automatic).max(1);
+        // While one batch is decoded the next is put together.
+        self.feeders = self.devices * self.replicas + 1;
+        if self.replicas > 1 {
+            self.reasons.push(format!("{} replicas on one GPU compete for it and its memory", self.replicas));
+        } else {
+            self.reasons.push(format!(
+                "one replica on {}: large batches fill a GPU, a second replica would share it",
+                if self.devices == 1 {
+                    "the GPU".to_owned()
+                } else {
+                    format!("each of {} GPUs", self.devices)
+                }
+            ));
+        }
+    }
+
+    fn on_cpu(&mut self, wishes: &Wishes, host: &Host, shape: &Shape, per_window: u64) {
+        // Measured in windows per second of processor time: "tiny" (width 384) gains up to four windows, "base" and
+        // "small" up to two. With models smaller than any real one, larger batches only cost memory.
+        let batch_size = match shape.d_model {
+            ..384 => 1,
+            384..512 => 4,
             _ => 2,
         };
         self.batch_size = wishes.batch_size.unwrap_or(batch_size).max(1);
@@ -228,18 +284,18 @@ impl Plan {
                 self.threads = threads.unwrap_or(1).max(1);
                 self.replicas = (host.cores / self.threads).max(1);
                 if self.replicas > 1 && self.threads == 1 {
-                    reasons.push(format!(
+                    self.reasons.push(format!(
                         "one single-threaded replica for each of {} cores: replicas do not wait for each other as \
                          threads do, and share the weights",
                         host.cores
                     ));
                 }
-                let per_replica = heads * WINDOW_BYTES_PER_HEAD * self.batch_size as u64;
+                let per_replica = (per_window * self.batch_size as u64).max(1);
                 // Weights are held once, as int8 or float, beside the file's own size while it is read.
-                let room = host.memory.saturating_sub(2 * weights_bytes) * 8 / 10;
+                let room = host.memory.saturating_sub(2 * shape.bytes) * 8 / 10;
                 let fitting = ((room / per_replica) as usize).max(1);
                 if fitting < self.replicas {
-                    reasons.push(format!(
+                    self.reasons.push(format!(
                         "{fitting} replicas instead of {}: each needs about {} MB beside the weights, and {} MB are free",
                         self.replicas,
                         per_replica >> 20,
@@ -254,7 +310,7 @@ impl Plan {
         }
         self.feeders = self.replicas;
         if self.replicas * self.threads > host.cores {
-            reasons.push(format!(
+            self.reasons.push(format!(
                 "{} replicas of {} threads are more than the {} cores there are, and will be slower for it",
                 self.replicas, self.threads, host.cores
             ));
@@ -283,23 +339,42 @@ mod tests {
     use super::*;
 
     const GB: u64 = 1 << 30;
-    const SMALL: u64 = 484 << 20;
+    const SMALL: Shape = Shape {
+        d_model: 768,
+        heads: 12,
+        encoder_layers: 12,
+        decoder_layers: 12,
+        parameters: 242_000_000,
+        bytes: 484 << 20,
+    };
+    const TINY: Shape = Shape {
+        d_model: 384,
+        heads: 6,
+        encoder_layers: 4,
+        decoder_layers: 4,
+        parameters: 38_000_000,
+        bytes: 75 << 20,
+    };
 
     fn host(cores: usize, memory: u64, cuda_devices: usize) -> Host {
-        Host { cores, memory, cuda_devices }
+        Host { cores, memory, cuda_devices, vram: None }
+    }
+
+    fn plan(wishes: &Wishes, host: &Host, shape: &Shape) -> Result<Plan, String> {
+        Plan::new(wishes, host, shape, &DecodeOptions::default())
     }
 
     #[test]
     fn a_cpu_gets_one_replica_a_core() {
-        let plan = Plan::new(&Wishes::default(), &host(8, 32 * GB, 0), SMALL).unwrap();
-        assert_eq!((plan.device, plan.replicas, plan.threads, plan.batch_size), (Device::Cpu, 8, 1, 2));
-        let tiny = Plan::new(&Wishes::default(), &host(2, 8 * GB, 0), 75 << 20).unwrap();
+        let small = plan(&Wishes::default(), &host(8, 32 * GB, 0), &SMALL).unwrap();
+        assert_eq!((small.device, small.replicas, small.threads, small.batch_size), (Device::Cpu, 8, 1, 2));
+        let tiny = plan(&Wishes::default(), &host(2, 8 * GB, 0), &TINY).unwrap();
         assert_eq!((tiny.replicas, tiny.threads, tiny.batch_size, tiny.feeders), (2, 1, 4, 2));
     }
 
     #[test]
     fn little_memory_means_fewer_replicas_with_more_threads() {
-        let plan = Plan::new(&Wishes::default(), &host(8, 3 * GB, 0), SMALL).unwrap();
+        let plan = plan(&Wishes::default(), &host(8, 3 * GB, 0), &SMALL).unwrap();
         assert!(plan.replicas < 8 && plan.replicas * plan.threads <= 8, "{plan:?}");
         assert!(plan.reasons.iter().any(|r| r.contains("MB are free")));
     }
@@ -308,21 +383,33 @@ mod tests {
     fn wishes_are_kept_even_where_unwise() {
         let wishes =
             Wishes { parallel_models: Some(4), threads: Some(2), batch_size: Some(7), ..Wishes::default() };
-        let plan = Plan::new(&wishes, &host(2, GB, 0), SMALL).unwrap();
-        assert_eq!((plan.replicas, plan.threads, plan.batch_size), (4, 2, 7));
-        assert!(plan.reasons.iter().any(|r| r.contains("slower")));
+        let unwise = plan(&wishes, &host(2, GB, 0), &SMALL).unwrap();
+        assert_eq!((unwise.replicas, unwise.threads, unwise.batch_size), (4, 2, 7));
+        assert!(unwise.reasons.iter().any(|r| r.contains("slower")));
         let shared = Wishes { parallel_models: Some(2), ..Wishes::default() };
-        assert_eq!(Plan::new(&shared, &host(8, 32 * GB, 0), SMALL).unwrap().threads, 4);
+        assert_eq!(plan(&shared, &host(8, 32 * GB, 0), &SMALL).unwrap().threads, 4);
     }
 
     #[test]
     fn a_gpu_is_taken_where_there_is_one() {
-        let plan = Plan::new(&Wishes::default(), &host(8, 32 * GB, 1), SMALL).unwrap();
-        assert_eq!((plan.device, plan.replicas, plan.batch_size), (Device::Cuda, 1, 16));
+        let gpu = plan(&Wishes::default(), &host(8, 32 * GB, 1), &SMALL).unwrap();
+        assert_eq!((gpu.device, gpu.replicas, gpu.batch_size), (Device::Cuda, 1, BLIND_GPU_BATCH));
         let cpu = Wishes { device: Device::Cpu, ..Wishes::default() };
-        assert_eq!(Plan::new(&cpu, &host(8, 32 * GB, 1), SMALL).unwrap().device, Device::Cpu);
+        assert_eq!(plan(&cpu, &host(8, 32 * GB, 1), &SMALL).unwrap().device, Device::Cpu);
         let cuda = Wishes { device: Device::Cuda, ..Wishes::default() };
-        assert!(Plan::new(&cuda, &host(8, 32 * GB, 0), SMALL).unwrap_err().contains("no CUDA device"));
+        assert!(plan(&cuda, &host(8, 32 * GB, 0), &SMALL).unwrap_err().contains("WHISPER_DEVICE=auto"));
+    }
+
+    #[test]
+    fn a_batch_fits_the_memory_of_the_gpu() {
+        let of = |vram| {
+            plan(&Wishes::default(), &Host { vram: Some(vram), ..host(8, 32 * GB, 1) }, &SMALL).unwrap()
+        };
+        assert_eq!(of(GB / 2).batch_size, 1);
+        assert!((2..32).contains(&of(4 * GB).batch_size), "{:?}", of(4 * GB));
+        assert_eq!(of(80 * GB).batch_size as u64, MAX_GPU_BATCH);
+        let two = plan(&Wishes::default(), &host(8, 32 * GB, 2), &SMALL).unwrap();
+        assert_eq!((two.devices, two.replicas, two.feeders), (2, 1, 3));
     }
 
     #[test]

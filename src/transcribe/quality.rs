@@ -4,7 +4,7 @@ use std::io::Write;
 
 use flate2::{Compression, write::ZlibEncoder};
 
-use super::engine::DecodeOptions;
+use super::engine::{DecodeOptions, WindowText};
 
 /// What is known about an attempt at a window's text.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -18,6 +18,15 @@ pub struct Measure {
 }
 
 impl Measure {
+    /// What is known about `text`.
+    pub fn of(text: &WindowText) -> Self {
+        Self {
+            avg_logprob: text.avg_logprob,
+            no_speech_prob: text.no_speech_prob,
+            compression_ratio: text.compression_ratio,
+        }
+    }
+
     /// Nobody speaks: the model says so, and is not sure of its text.
     pub fn silent(&self, options: &DecodeOptions) -> bool {
         self.no_speech_prob > options.max_no_speech_prob && self.avg_logprob < options.min_logprob
@@ -55,6 +64,22 @@ pub fn compression_ratio(text: &str) -> f32 {
     text.len() as f32 / deflated.max(1) as f32
 }
 
+/// Whether `text` is a piece of `prompt`, or begins with all of it: at least three words, case and punctuation aside.
+pub fn echoes(text: &str, prompt: &str) -> bool {
+    let words = |s: &str| -> Vec<String> {
+        s.to_lowercase()
+            .split(|c: char| !c.is_alphanumeric())
+            .filter(|w| !w.is_empty())
+            .map(str::to_owned)
+            .collect()
+    };
+    let (text, prompt) = (words(text), words(prompt));
+    if text.len() < 3 || prompt.len() < 3 {
+        return false;
+    }
+    text.starts_with(&prompt) || prompt.windows(text.len()).any(|piece| piece == text)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -82,5 +107,16 @@ mod tests {
         let unsure = Measure { avg_logprob: -1.4, no_speech_prob: 0.0, compression_ratio: 1.2 };
         assert!(!looping.acceptable(&options) && !unsure.acceptable(&options));
         assert!(unsure.better_than(&looping, &options) && !looping.better_than(&unsure, &options));
+    }
+
+    #[test]
+    fn a_prompt_said_back_is_recognised() {
+        let prompt = "A talk about Kubernetes, Grafana and Postgres.";
+        assert!(echoes("a talk about kubernetes grafana and postgres", prompt));
+        assert!(echoes("Kubernetes, Grafana and Postgres.", prompt));
+        assert!(echoes("A talk about Kubernetes, Grafana and Postgres. And then more.", prompt));
+        assert!(!echoes("We run Postgres on Kubernetes.", prompt));
+        assert!(!echoes("Postgres.", prompt), "one word of it is likely to be said");
+        assert!(!echoes("", "") && !echoes("some three words", ""));
     }
 }

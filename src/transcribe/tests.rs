@@ -7,7 +7,7 @@ use super::*;
 use crate::media::Transcript;
 use crate::stage::StageMeter;
 
-type Call = Box<dyn Fn(&[MelWindow<'_>]) -> Result<Vec<WindowText>, EngineError> + Send + Sync>;
+type Call = Box<dyn Fn(&[Input<'_>]) -> Result<Vec<WindowText>, EngineError> + Send + Sync>;
 
 struct Fake {
     languages: Vec<String>,
@@ -18,23 +18,33 @@ impl Engine for Fake {
     fn name(&self) -> &str {
         "fake"
     }
-    fn n_mels(&self) -> usize {
-        80
+    fn input(&self) -> InputKind {
+        InputKind::LogMel { bands: 80 }
     }
     fn languages(&self) -> &[String] {
         &self.languages
     }
-    fn transcribe(&self, batch: &[MelWindow<'_>], _: &DecodeOptions) -> Result<Vec<WindowText>, EngineError> {
+    fn transcribe(
+        &self,
+        batch: &[Input<'_>],
+        _: f32,
+        _: &DecodeOptions,
+    ) -> Result<Vec<WindowText>, EngineError> {
         (self.call)(batch)
     }
 }
 
-fn heard(window: &MelWindow<'_>, detected: (&str, f32)) -> WindowText {
+fn heard(window: &Input<'_>, detected: (&str, f32)) -> WindowText {
     let (language, language_prob) = window.language.map_or(detected, |l| (l, 1.0));
     WindowText {
         language: language.to_owned(),
         language_prob,
-        segments: vec![TimedText { start_ms: 0, end_ms: Some(500), text: format!("in {language}") }],
+        segments: vec![TimedText {
+            start_ms: 0,
+            end_ms: Some(500),
+            text: format!("in {language}"),
+            words: Vec::new(),
+        }],
         avg_logprob: -0.1,
         no_speech_prob: 0.0,
         compression_ratio: 1.0,
@@ -45,6 +55,8 @@ fn heard(window: &MelWindow<'_>, detected: (&str, f32)) -> WindowText {
 fn started(feeders: usize, batch_size: usize, call: Call) -> Transcriber {
     let plan = Plan {
         device: Device::Cpu,
+        devices: 1,
+        load_ms: 0,
         compute: Compute::Int8,
         replicas: feeders,
         threads: 1,
@@ -59,7 +71,8 @@ fn started(feeders: usize, batch_size: usize, call: Call) -> Transcriber {
         ..TranscribeOptions::default()
     };
     let (speech, asr) = (StageMeter::new("speech", 1), StageMeter::new("asr", feeders));
-    Transcriber::with_engine(engine, plan, &options, speech, asr).unwrap()
+    let loaded = Loaded { engine, plan, identity: "fake".to_owned(), fallbacks: Vec::new() };
+    Transcriber::with_engine(loaded, &options, speech, asr).unwrap()
 }
 
 /// The sample recording: about thirty windows of a second at most.
@@ -69,7 +82,7 @@ fn recording(dir: &Path) -> Audio {
     let data = wav.windows(4).position(|w| w == b"data").unwrap() + 8;
     let path = dir.join("audio.pcm");
     std::fs::write(&path, &wav[data..]).unwrap();
-    Audio { path, samples: (wav.len() - data) as u64 / 2, offset_ms: 0 }
+    Audio { path, samples: (wav.len() - data) as u64 / 2, offset_ms: 0, hash: [0; 32] }
 }
 
 fn submit(transcriber: &Transcriber, audio: &Audio) -> mpsc::Receiver<Result<Transcript, Failure>> {
@@ -87,7 +100,7 @@ fn a_failed_batch_is_tried_window_by_window() {
     let dir = tempfile::tempdir().unwrap();
     let call: Call = Box::new(|batch| match batch {
         [window] => Ok(vec![heard(window, ("en", 0.99))]),
-        _ => Err(EngineError("out of memory".into())),
+        _ => Err(EngineError::Failed("too many".into())),
     });
     let transcriber = started(2, 4, call);
     let transcript = submit(&transcriber, &recording(dir.path())).recv().unwrap().unwrap();

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use tokenizers::Tokenizer;
 
-use super::engine::{TIMESTAMP_MS, TimedText};
+use super::engine::{DecodeOptions, Input, TIMESTAMP_MS, TimedText};
 
 /// The model's vocabulary: text tokens, then end of text, task tokens, and last the timestamps.
 pub struct Vocabulary {
@@ -43,6 +43,36 @@ impl Vocabulary {
             .collect()
     }
 
+    /// What stands before `window`'s text, at most `most` tokens: `<|startofprev|>`, hotwords, the initial prompt and what
+    /// was said before. Where it is too long, the end of the latter counts most. Empty where there is nothing.
+    pub fn previous(&self, window: &Input<'_>, options: &DecodeOptions, most: usize) -> Vec<String> {
+        let tokens = |text: &str| -> Vec<String> {
+            let text = text.trim();
+            if text.is_empty() {
+                return Vec::new();
+            }
+            // Text in mid sentence begins with a space.
+            let encoded = self.tokenizer.encode_fast(format!(" {text}"), false);
+            encoded.map_or(Vec::new(), |e| e.get_tokens().to_vec())
+        };
+        let (mut hotwords, mut before) = (Vec::new(), Vec::new());
+        if window.prompted {
+            hotwords = tokens(&options.hotwords);
+            hotwords.truncate(most / 2);
+            before = tokens(&options.initial_prompt);
+        }
+        before.extend(tokens(window.previous));
+        let room = most.saturating_sub(hotwords.len());
+        before.drain(..before.len().saturating_sub(room));
+        if hotwords.is_empty() && before.is_empty() {
+            return Vec::new();
+        }
+        let mut prompt = vec!["<|startofprev|>".to_owned()];
+        prompt.append(&mut hotwords);
+        prompt.append(&mut before);
+        prompt
+    }
+
     /// Cuts a window's tokens into timed text. A sentence stands between two timestamps; the last one may lack its
     /// second where the window ended in mid sentence.
     pub fn segments(&self, tokens: &[usize]) -> Vec<TimedText> {
@@ -57,6 +87,7 @@ impl Vocabulary {
                     start_ms: piece.start_ms,
                     end_ms: piece.end_ms,
                     text: text.to_owned(),
+                    words: Vec::new(),
                 })
             })
             .collect()

@@ -97,6 +97,7 @@ pub fn segment(start_ms: i64, end_ms: i64, language: &str, text: &str) -> Segmen
         language: language.into(),
         avg_logprob: -0.25,
         no_speech_prob: 0.01,
+        words: Vec::new(),
     }
 }
 
@@ -111,6 +112,8 @@ pub fn transcript(segments: Vec<Segment>) -> Transcript {
         speech_ms: segments.iter().map(|s| s.end_ms - s.start_ms).sum(),
         segments,
         model: "micro".into(),
+        dropped: Vec::new(),
+        coverage: Default::default(),
     }
 }
 

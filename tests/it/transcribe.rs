@@ -45,7 +45,7 @@ fn decoded(wav: &Path, dir: &Path) -> Audio {
 
 fn raw(samples: &[u8], path: &Path) -> Audio {
     std::fs::write(path, samples).unwrap();
-    Audio { path: path.to_owned(), samples: samples.len() as u64 / 2, offset_ms: 0 }
+    Audio { path: path.to_owned(), samples: samples.len() as u64 / 2, offset_ms: 0, hash: [0; 32] }
 }
 
 /// Transcribes files all at once, two submitters as in the pipeline; results in the order given.
@@ -195,7 +195,7 @@ fn silence_is_no_speech_and_noise_has_no_words() {
         .flat_map(i16::to_le_bytes)
         .collect();
     let tone = raw(&tone, &dir.path().join("tone"));
-    let missing = Audio { path: dir.path().join("missing"), samples: 16_000, offset_ms: 0 };
+    let missing = Audio { path: dir.path().join("missing"), samples: 16_000, offset_ms: 0, hash: [0; 32] };
     let (transcriber, ..) = start(options()).unwrap();
     let failures: Vec<Failure> = transcribe(&transcriber, &[silent, empty, tone, missing])
         .into_iter()
