@@ -314,8 +314,8 @@ mod tests {
     #[test]
     fn what_comes_again_goes_by_rounds() {
         let pool = Pool::new(16, 1);
-        for (i, round) in [0, 1, 2, 1, 1].into_iter().enumerate() {
-            pool.push((0, i), (round, 1), || false).unwrap();
+        for (i, round) in [0_usize, 1, 2, 1, 1].into_iter().enumerate() {
+            pool.push((0, i), (round, 1_u64), || false).unwrap();
         }
         let rounds = |most| pool.take(most, NOW).unwrap().into_iter().map(|(r, _)| r).collect::<Vec<_>>();
         // Two are enough for a batch, so they go first; a single one waits for the fresh.
