@@ -131,6 +131,47 @@ pub struct Segment {
     pub no_speech_prob: f32,
 }
 
+/// Why text that the model wrote was not believed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DropReason {
+    /// The same words over and over.
+    RepeatedPhrase,
+    /// The same character over and over.
+    RepeatedCharacters,
+    /// Many words, few different ones.
+    FewUniqueWords,
+    /// Hardly any letter or digit.
+    NoLetters,
+    /// More words than anybody can say in that time.
+    TooFast,
+    /// Written in a script that its language does not use.
+    WrongScript,
+    /// A sentence that models are known to write where nobody speaks.
+    Phantom,
+    /// The prompt, said back.
+    PromptEcho,
+    /// The model itself says that nobody speaks.
+    Silence,
+}
+
+impl DropReason {
+    /// The name used in the database and in JSON.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::RepeatedPhrase => "repeated_phrase",
+            Self::RepeatedCharacters => "repeated_characters",
+            Self::FewUniqueWords => "few_unique_words",
+            Self::NoLetters => "no_letters",
+            Self::TooFast => "too_fast",
+            Self::WrongScript => "wrong_script",
+            Self::Phantom => "phantom",
+            Self::PromptEcho => "prompt_echo",
+            Self::Silence => "silence",
+        }
+    }
+}
+
 /// All that was said in one item.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Transcript {
