@@ -15,6 +15,7 @@ mod clock;
 mod ct2;
 mod engine;
 mod feed;
+mod guard;
 mod job;
 mod mel;
 mod model;
@@ -41,6 +42,7 @@ use crate::speech::{self, SpeechOptions};
 use crate::stage::StageMeter;
 
 pub use engine::{DecodeOptions, Engine, EngineError, MelWindow, TimedText, WindowText};
+pub use guard::{Evidence, GuardOptions, Verdict, judge, judge_window};
 pub use job::OnDone;
 pub use mel::{FRAMES, LogMel, Scratch};
 pub use model::{Download, ModelDir, ModelError, known_names, resolve};
