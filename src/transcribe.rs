@@ -18,6 +18,7 @@ mod coverage;
 mod ct2;
 mod engine;
 mod feed;
+mod guard;
 mod job;
 mod mel;
 mod memory;
@@ -50,6 +51,7 @@ pub use engine::{
     DecodeOptions, Engine, EngineError, Fallback, Input, InputKind, LoadEngine, Loaded, Sound, Task,
     TimedText, TimedWord, WindowText,
 };
+pub use guard::{Evidence, GuardOptions, Verdict, judge, judge_window};
 pub use job::OnDone;
 pub use mel::{FRAMES, LogMel, Scratch};
 pub use model::{Download, ModelDir, ModelError, known_names, resolve};
@@ -249,6 +251,7 @@ impl Transcriber {
             language: options.language.clone(),
             languages: if decode.languages.is_empty() { known } else { decode.languages.clone() },
             decode: decode.clone(),
+            guards: GuardOptions::default(),
         };
         asr_meter.set_workers(plan.feeders);
         let capacity = BATCHES_AHEAD * plan.batch_size * plan.feeders;
@@ -383,6 +386,7 @@ impl Transcriber {
             };
             let Some(index) = job.add(&window, language, &previous) else { continue };
             let duration_ms = clock::millis(window.samples.len() as u64) as u32;
+            let speech_ms = clock::millis(window.speech_samples()) as u32;
             let sound = hearing.sound(window.samples);
             drop(busy);
             let task = feed::Task {
@@ -390,6 +394,7 @@ impl Transcriber {
                 index,
                 source: Source::Ready(sound),
                 duration_ms,
+                speech_ms,
                 language: shared.rules.language.clone(),
                 previous,
                 prompted: shared.has_prompt(),

@@ -6,7 +6,8 @@ use std::collections::BTreeMap;
 use super::{
     clock::{Clock, millis},
     coverage,
-    engine::{DecodeOptions, WindowText},
+    engine::{DecodeOptions, Task, TimedText, WindowText},
+    guard::{Evidence, GuardOptions, Verdict, judge},
     quality::Measure,
 };
 use crate::media::{Audio, DropReason, Dropped, Failure, FailureClass, SAMPLE_RATE, Segment, Transcript};
@@ -23,6 +24,22 @@ pub(super) struct Rules {
     /// Languages that the model knows and that are allowed.
     pub languages: Vec<String>,
     pub decode: DecodeOptions,
+    pub guards: GuardOptions,
+}
+
+impl Rules {
+    /// The language that a window's text is written in.
+    pub fn written<'a>(&self, spoken: &'a str) -> &'a str {
+        match self.decode.task {
+            Task::Transcribe => spoken,
+            Task::Translate => "en",
+        }
+    }
+
+    /// What the model was prompted with.
+    pub fn prompt(&self) -> String {
+        format!("{} {}", self.decode.hotwords, self.decode.initial_prompt).trim().to_owned()
+    }
 }
 
 /// A window without its sound.
@@ -65,11 +82,19 @@ pub(super) fn majority(pieces: &[Piece], rules: &Rules, only_sure: bool) -> Opti
     votes.into_iter().max_by(|a, b| a.1.total_cmp(&b.1)).map(|(language, _)| language.to_owned())
 }
 
-/// The texts of all windows, on the file's own clock.
+/// Speech so far outside a segment still counts as being under it: its times are not exact.
+const TOLERANCE_MS: i64 = 500;
+
+/// The texts of all windows, on the file's own clock, and what is not to be believed apart.
 pub(super) fn judged(pieces: &[Piece], rules: &Rules) -> Judged {
-    let mut judged = Judged::default();
     let mut order: Vec<&Piece> = pieces.iter().collect();
     order.sort_by_key(|p| p.clock.pieces.first().map_or(0, |span| span.start));
+    let mut seen: BTreeMap<&str, usize> = BTreeMap::new();
+    for timed in order.iter().filter_map(|p| p.text.as_ref()).flat_map(|t| &t.segments) {
+        *seen.entry(&timed.text).or_default() += 1;
+    }
+    let prompt = rules.prompt();
+    let mut judged = Judged::default();
     let mut last_end = 0;
     for piece in order {
         let Some(text) = &piece.text else { continue };
@@ -79,22 +104,48 @@ pub(super) fn judged(pieces: &[Piece], rules: &Rules) -> Judged {
             let start = piece.clock.start(timed.start_ms).max(last_end);
             let end =
                 timed.end_ms.map_or_else(|| piece.clock.speech_end(), |end| piece.clock.end(end)).max(start);
-            if silent {
+            let verdict = if silent {
+                Verdict::Drop(DropReason::Silence)
+            } else {
+                let evidence = Evidence {
+                    text: &timed.text,
+                    language: rules.written(&text.language),
+                    duration_ms: end - start,
+                    speech_ms: piece.clock.speech_between(start - TOLERANCE_MS, end + TOLERANCE_MS),
+                    avg_logprob: text.avg_logprob,
+                    no_speech_prob: text.no_speech_prob,
+                    prompt: &prompt,
+                    same: seen.get(timed.text.as_str()).map_or(0, |n| n - 1),
+                };
+                judge(&evidence, &rules.guards)
+            };
+            let mut drop = |reason| {
                 judged.dropped.push(Dropped {
                     start_ms: start,
                     end_ms: end,
                     text: timed.text.clone(),
                     language: text.language.clone(),
-                    reason: DropReason::Silence,
+                    reason,
                 });
-                continue;
-            }
+            };
+            let kept = match verdict {
+                Verdict::Keep => timed.clone(),
+                Verdict::Trim(kept, reason) => {
+                    drop(reason);
+                    // Which of the words are left is not known.
+                    TimedText { text: kept, words: Vec::new(), ..timed.clone() }
+                }
+                Verdict::Drop(reason) => {
+                    drop(reason);
+                    continue;
+                }
+            };
             last_end = end;
             judged.segments.push(Segment {
                 start_ms: start,
                 end_ms: end,
-                text: timed.text.clone(),
-                language: text.language.clone(),
+                text: kept.text,
+                language: rules.written(&text.language).to_owned(),
                 avg_logprob: text.avg_logprob,
                 no_speech_prob: text.no_speech_prob,
                 words: Vec::new(),

@@ -22,6 +22,12 @@ impl Clock {
         self.speech.iter().map(Span::len).sum()
     }
 
+    /// Milliseconds of speech between two moments of the file, milliseconds too.
+    pub fn speech_between(&self, start_ms: i64, end_ms: i64) -> i64 {
+        let overlap = |s: &Span| (millis(s.end) as i64).min(end_ms) - (millis(s.start) as i64).max(start_ms);
+        self.speech.iter().map(|s| overlap(s).max(0)).sum()
+    }
+
     /// Milliseconds in the file at which the window's speech ends.
     pub fn speech_end(&self) -> i64 {
         millis(self.speech.last().or(self.pieces.last()).map_or(0, |s| s.end)) as i64

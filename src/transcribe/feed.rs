@@ -8,7 +8,9 @@ use std::time::{Duration, Instant};
 
 use super::{
     Shared,
+    clock::millis,
     engine::{Engine, EngineError, Input, InputKind, Sound, WindowText},
+    guard::{Evidence, judge_window},
     job::{Job, Next},
     mel::{LogMel, Scratch},
     plan::{Device, Plan},
@@ -31,6 +33,8 @@ pub(super) struct Task {
     pub source: Source,
     /// Length of the recording in it, milliseconds.
     pub duration_ms: u32,
+    /// Of that, detected speech.
+    pub speech_ms: u32,
     /// Where it is given and not to be detected.
     pub language: Option<String>,
     /// What was said before, where text is carried over.
@@ -39,8 +43,8 @@ pub(super) struct Task {
     pub prompted: bool,
     /// Which of the temperatures comes next.
     pub attempt: usize,
-    /// The best text so far, none of which was acceptable.
-    pub best: Option<WindowText>,
+    /// The best text so far, none of which was acceptable; and whether the guards had something against it.
+    pub best: Option<(WindowText, bool)>,
 }
 
 /// Where a window's sound comes from.
@@ -205,14 +209,19 @@ impl Feeder {
             return self.again(task, sound);
         }
         let measure = Measure::of(&text);
-        let acceptable = measure.acceptable(&shared.decode);
-        let better = |best: &WindowText| measure.better_than(&Measure::of(best), &shared.decode);
+        let invented = !measure.silent(&shared.decode) && shared.invented(&task, &text);
+        let acceptable = measure.acceptable(&shared.decode) && !invented;
+        let better = |(best, was_invented): &(WindowText, bool)| match (invented, was_invented) {
+            (false, true) => true,
+            (true, false) => false,
+            _ => measure.better_than(&Measure::of(best), &shared.decode),
+        };
         if acceptable || task.best.as_ref().is_none_or(better) {
-            task.best = Some(text);
+            task.best = Some((text, invented));
         }
         task.attempt += 1;
         if acceptable || task.attempt >= shared.decode.temperatures.len() {
-            let text = task.best.take();
+            let text = task.best.take().map(|(text, _)| text);
             shared.bring_home(&task.job, task.index, text);
         } else {
             self.again(task, sound);
@@ -298,6 +307,22 @@ impl Shared {
         Ok(texts)
     }
 
+    /// Whether the text of a whole window looks invented.
+    fn invented(&self, task: &Task, text: &WindowText) -> bool {
+        let words = text.segments.iter().map(|s| s.text.as_str()).collect::<Vec<_>>().join(" ");
+        let evidence = Evidence {
+            text: &words,
+            language: self.rules.written(&text.language),
+            duration_ms: task.duration_ms.into(),
+            speech_ms: task.speech_ms.into(),
+            avg_logprob: text.avg_logprob,
+            no_speech_prob: text.no_speech_prob,
+            prompt: "",
+            same: 0,
+        };
+        judge_window(&evidence, &self.rules.guards).is_some()
+    }
+
     /// Hands a window's text to its file, and finishes the file with its last one.
     pub(super) fn bring_home(&self, job: &Arc<Job>, index: usize, text: Option<WindowText>) {
         if job.returned(index, text) {
@@ -311,11 +336,12 @@ impl Shared {
             match job.next(&self.rules) {
                 Next::Again(windows) => {
                     for window in windows {
+                        let duration_ms = millis(window.pieces.iter().map(Span::len).sum()) as u32;
                         let task = Task {
                             job: Arc::clone(job),
                             index: window.index,
-                            duration_ms: super::clock::millis(window.pieces.iter().map(Span::len).sum())
-                                as u32,
+                            duration_ms,
+                            speech_ms: duration_ms,
                             source: Source::File(window.pieces),
                             language: window.language,
                             previous: String::new(),

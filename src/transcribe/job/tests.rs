@@ -5,6 +5,7 @@ use super::super::engine::{DecodeOptions, TimedText};
 use super::*;
 use crate::event::{Events, Step};
 use crate::media::{FailureClass, MediaId, SAMPLE_RATE};
+use crate::transcribe::guard::GuardOptions;
 
 const SECOND: u64 = SAMPLE_RATE as u64;
 
@@ -51,6 +52,7 @@ fn rules(languages: &[&str]) -> Rules {
         language: None,
         languages: languages.iter().map(|&l| l.to_owned()).collect(),
         decode: DecodeOptions::default(),
+        guards: GuardOptions::default(),
     }
 }
 
