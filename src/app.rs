@@ -152,7 +152,7 @@ struct Watch {
 }
 
 impl Watch {
-    fn start(loaded: &Loaded, output: &Output, bars: bool) -> anyhow::Result<Self> {
+    fn start(loaded: &Loaded, output: &Output, bars: bool, options: report::Options) -> anyhow::Result<Self> {
         let mode = match loaded.config.log_format {
             LogFormat::Json => Mode::Json,
             LogFormat::Text => Mode::Lines,
@@ -163,7 +163,7 @@ impl Watch {
         output.set_suspender(terminal.suspender());
         terminal.guard_panics();
         let (events, told) = Events::channel();
-        let reporter = tokio::spawn(report::run(terminal.clone(), told, report::Options::default()));
+        let reporter = tokio::spawn(report::run(terminal.clone(), told, options));
         let stopping = Stopping::default();
         let listener = stopping.listen(events.clone(), move || terminal.close())?;
         let monitor = Monitor::start(events.clone(), Duration::from_secs(1))?;
@@ -198,7 +198,7 @@ impl Watch {
 /// `spoken ingest`: the reporter listens to events while the run goes on, and has the last word.
 async fn ingest_command(args: &IngestArgs, loaded: Loaded, output: &Output) -> anyhow::Result<u8> {
     let request = read_request(args)?;
-    let watch = Watch::start(&loaded, output, true)?;
+    let watch = Watch::start(&loaded, output, true, report::Options::default())?;
     let connections = u32::try_from(loaded.config.db_workers).unwrap_or(12) + 4;
     let result = match World::open(loaded.config, connections).await {
         Ok(world) => {
@@ -217,7 +217,9 @@ async fn ingest_command(args: &IngestArgs, loaded: Loaded, output: &Output) -> a
 
 /// `spoken transcribe`: as `ingest`, but what was said goes to standard output. Ctrl-C stops what is in work.
 async fn transcribe_command(args: TranscribeArgs, loaded: Loaded, output: &Output) -> anyhow::Result<u8> {
-    let watch = Watch::start(&loaded, output, !transcribe::shares_the_terminal(&args))?;
+    // The hints are about a library, which there is none of.
+    let bars = !transcribe::shares_the_terminal(&args);
+    let watch = Watch::start(&loaded, output, bars, report::Options { hints: false })?;
     let (events, cancel) = (watch.events.clone(), watch.stopping.stop.clone());
     let result =
         tokio::task::spawn_blocking(move || transcribe::transcribe(&loaded.config, &args, &events, &cancel))

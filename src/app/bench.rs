@@ -114,6 +114,11 @@ impl Configuration {
 /// Wrong settings, media that are not there, or a child that cannot be started. A configuration that fails is part of the
 /// result, and of the exit code.
 pub fn bench(cli: &Cli, args: &BenchArgs, loaded: &Loaded) -> anyhow::Result<u8> {
+    let mut configurations = configurations(&axes(args)?);
+    for configuration in &configurations {
+        // What is wrong is told before an hour is spent on what is right.
+        config::load(&Inputs::from_process(overrides(cli, configuration))?)?;
+    }
     let data_dir = &loaded.config.data_dir;
     let room = Room::make(&data_dir.join("spool"))
         .with_context(|| format!("failed to make room in {}", data_dir.display()))?;
@@ -130,11 +135,6 @@ pub fn bench(cli: &Cli, args: &BenchArgs, loaded: &Loaded) -> anyhow::Result<u8>
         );
     }
     let truths = Truths::find(&files, args.truth.as_deref())?;
-    let mut configurations = configurations(&axes(args)?);
-    for configuration in &configurations {
-        // What is wrong is told before an hour is spent on what is right.
-        config::load(&Inputs::from_process(overrides(cli, configuration))?)?;
-    }
     let memory = Host::survey(0).memory;
     let count = configurations.len();
     for round in 0..args.rounds {

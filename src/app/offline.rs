@@ -55,6 +55,8 @@ pub struct Heard {
     pub result: Result<Transcript, Failure>,
     /// When it was finished, from the start of the run.
     pub at: Duration,
+    /// How long that took, from the start of its decoding; waiting for other files included.
+    pub took: Duration,
 }
 
 impl Offline {
@@ -123,14 +125,19 @@ impl Offline {
                     loop {
                         let index = next.fetch_add(1, Relaxed);
                         let Some(path) = files.get(index) else { return };
+                        let begun = Instant::now();
                         match self.decode(index, path, events, cancel) {
                             Ok(audio) => {
                                 self.io.finished();
-                                if !self.io.send_blocking(&decoded, (index, audio)) {
+                                if !self.io.send_blocking(&decoded, (index, begun, audio)) {
                                     return;
                                 }
                             }
-                            Err(failure) => tell(&told, index, None, Err(failure)),
+                            Err(failure) => {
+                                // Received until the last sender is gone.
+                                let _ =
+                                    told.send(Told { index, begun, audio_ms: None, result: Err(failure) });
+                            }
                         }
                     }
                 });
@@ -138,12 +145,13 @@ impl Offline {
             for _ in 0..self.submitters {
                 let (to_cut, told) = (to_cut.clone(), told.clone());
                 scope.spawn(move || {
-                    while let Some((index, audio)) = self.speech.recv_blocking(&to_cut) {
-                        let (told, pcm, length) = (told.clone(), audio.path.clone(), audio.duration_ms());
+                    while let Some((index, begun, audio)) = self.speech.recv_blocking(&to_cut) {
+                        let (told, pcm, audio_ms) =
+                            (told.clone(), audio.path.clone(), Some(audio.duration_ms()));
                         let done = Box::new(move |result| {
                             // What was decoded has served.
                             let _ = fs::remove_file(&pcm);
-                            tell(&told, index, Some(length), result);
+                            let _ = told.send(Told { index, begun, audio_ms, result });
                         });
                         self.transcriber.submit(media_id(&files[index]), &audio, events, cancel, done);
                     }
@@ -153,9 +161,9 @@ impl Offline {
             drop((decoded, to_cut, told));
             let mut waiting = BTreeMap::new();
             let mut turn = 0;
-            for Told { index, audio_ms, result } in results {
-                self.asr.finished();
-                waiting.insert(index, Heard { index, audio_ms, result, at: started.elapsed() });
+            for Told { index, begun, audio_ms, result } in results {
+                let (at, took) = (started.elapsed(), begun.elapsed());
+                waiting.insert(index, Heard { index, audio_ms, result, at, took });
                 while let Some(heard) = waiting.remove(&turn) {
                     each(heard);
                     turn += 1;
@@ -186,13 +194,9 @@ impl Offline {
 /// What a worker knows of a file at its end.
 struct Told {
     index: usize,
+    begun: Instant,
     audio_ms: Option<i64>,
     result: Result<Transcript, Failure>,
-}
-
-fn tell(to: &mpsc::Sender<Told>, index: usize, audio_ms: Option<i64>, result: Result<Transcript, Failure>) {
-    // Received until the last sender is gone.
-    let _ = to.send(Told { index, audio_ms, result });
 }
 
 /// The identity of a file that is in no library: of its path.

@@ -53,6 +53,16 @@ pub fn transcribe(
     offline.run(&files, events, &stop, &mut |heard| {
         if written.is_ok() {
             let path = &files[heard.index];
+            if stop.is_cancelled() && heard.result.is_err() {
+                // Broken off, which is no fault of the file.
+                let (media_id, title) = (media_id(path), title(path));
+                events.send(Event::ItemSkipped {
+                    media_id,
+                    title,
+                    reason: "stopped before its end".to_owned(),
+                });
+                return;
+            }
             written = hand_out(path, heard, format, args.output_dir.as_deref(), several, events);
             if written.is_err() {
                 // Nobody reads any more, or the disk is full: the rest would be for nothing.
@@ -101,7 +111,7 @@ fn hand_out(
                     }
                 }
             }
-            let took_ms = heard.at.as_millis() as u64;
+            let took_ms = heard.took.as_millis() as u64;
             events.send(Event::ItemFinished { media_id: id, title: name, audio_ms, segments, took_ms });
         }
         Err(failure) => events.send(Event::ItemFailed {
