@@ -3,6 +3,7 @@
 //! * [`main`] — the whole program.
 //! * [`ingest`], [`listing`] — `spoken ingest`: sources into jobs, jobs through the pipeline.
 //! * [`steps`] — settings into running steps.
+//! * [`offline`] — files to transcripts without a database: [`transcribe`] and [`bench`].
 //! * [`library`] — commands that read: status, show, search, export, and retry.
 //! * [`world`] — the open database that commands share.
 //! * [`doctor`] — is everything there?
@@ -14,20 +15,25 @@ use std::time::Duration;
 
 use anyhow::Context;
 
-use crate::cli::{Cli, Command, DbCommand, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE, IngestArgs};
+use crate::cli::{
+    Cli, Command, DbCommand, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE, IngestArgs, TranscribeArgs,
+};
 use crate::config::{self, Inputs, Loaded, LogFormat};
-use crate::event::{Event, Events};
+use crate::event::{self, Event, Events};
 use crate::gpu::Monitor;
 use crate::postgres::Server;
 use crate::report::{self, Mode, Terminal};
 use crate::telemetry::{self, Output, TelemetryOptions};
 
+pub mod bench;
 pub mod doctor;
 pub mod ingest;
 pub mod library;
 pub mod listing;
+pub mod offline;
 pub mod signals;
 pub mod steps;
+pub mod transcribe;
 pub mod world;
 
 use signals::Stopping;
@@ -80,6 +86,14 @@ fn start(cli: &Cli) -> anyhow::Result<u8> {
     if let Command::Config(args) = &cli.command {
         return show_config(args, &loaded);
     }
+    if let Command::Bench(args) = &cli.command {
+        // Only starts processes, or is one of them: nothing here waits for the network.
+        return if args.child {
+            bench::child(&loaded).map(|()| EXIT_OK)
+        } else {
+            bench::bench(cli, args, &loaded)
+        };
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let code = runtime.block_on(run(cli, loaded, &output));
     // A blocking read of a terminal or a stuck name look-up must not keep the process.
@@ -122,56 +136,95 @@ async fn run(cli: &Cli, loaded: Loaded, output: &Output) -> anyhow::Result<u8> {
             world.close().await;
             done
         }
+        Command::Transcribe(args) => transcribe_command(args.clone(), loaded, output).await,
         // Answered before the runtime started.
-        Command::Config(_) | Command::Completions(_) => Ok(EXIT_OK),
+        Command::Config(_) | Command::Completions(_) | Command::Bench(_) => Ok(EXIT_OK),
+    }
+}
+
+/// What watches a run: the reporter, which has the last word, the machine's figures, and who may stop it.
+struct Watch {
+    events: Events,
+    stopping: Stopping,
+    reporter: tokio::task::JoinHandle<event::RunSummary>,
+    listener: tokio::task::AbortHandle,
+    monitor: Monitor,
+}
+
+impl Watch {
+    fn start(loaded: &Loaded, output: &Output, bars: bool, options: report::Options) -> anyhow::Result<Self> {
+        let mode = match loaded.config.log_format {
+            LogFormat::Json => Mode::Json,
+            LogFormat::Text => Mode::Lines,
+            LogFormat::Auto if bars => Mode::detect(),
+            LogFormat::Auto => Mode::Lines,
+        };
+        let terminal = Terminal::stderr(mode);
+        output.set_suspender(terminal.suspender());
+        terminal.guard_panics();
+        let (events, told) = Events::channel();
+        let reporter = tokio::spawn(report::run(terminal.clone(), told, options));
+        let stopping = Stopping::default();
+        let listener = stopping.listen(events.clone(), move || terminal.close())?;
+        let monitor = Monitor::start(events.clone(), Duration::from_secs(1))?;
+        Ok(Self { events, stopping, reporter, listener, monitor })
+    }
+
+    /// Lets the reporter close the run; the exit code that its outcome means.
+    async fn end(
+        self,
+        result: anyhow::Result<event::RunSummary>,
+        output: &Output,
+    ) -> anyhow::Result<(event::RunSummary, u8)> {
+        let Self { events, reporter, listener, monitor, .. } = self;
+        drop(monitor);
+        listener.abort();
+        if let Ok(summary) = &result {
+            events.send(Event::RunFinished(summary.clone()));
+        }
+        drop(events);
+        reporter.await?;
+        output.clear_suspender();
+        let summary = result?;
+        let code = match () {
+            () if summary.interrupted => EXIT_INTERRUPTED,
+            () if summary.failed > 0 => EXIT_FAILED,
+            () => EXIT_OK,
+        };
+        Ok((summary, code))
     }
 }
 
 /// `spoken ingest`: the reporter listens to events while the run goes on, and has the last word.
 async fn ingest_command(args: &IngestArgs, loaded: Loaded, output: &Output) -> anyhow::Result<u8> {
     let request = read_request(args)?;
-    let mode = match loaded.config.log_format {
-        LogFormat::Json => Mode::Json,
-        LogFormat::Text => Mode::Lines,
-        LogFormat::Auto => Mode::detect(),
-    };
-    let terminal = Terminal::stderr(mode);
-    output.set_suspender(terminal.suspender());
-    terminal.guard_panics();
-    let (events, told) = Events::channel();
-    let reporter = tokio::spawn(report::run(terminal.clone(), told, report::Options::default()));
-    let stopping = Stopping::default();
-    let screen = terminal.clone();
-    let listener = stopping.listen(events.clone(), move || screen.close())?;
-    let monitor = Monitor::start(events.clone(), Duration::from_secs(1))?;
-
+    let watch = Watch::start(&loaded, output, true, report::Options::default())?;
     let connections = u32::try_from(loaded.config.db_workers).unwrap_or(12) + 4;
-    let world = World::open(loaded.config, connections).await;
-    let result = match world {
+    let result = match World::open(loaded.config, connections).await {
         Ok(world) => {
-            let result = ingest::ingest(&world, request, &events, &stopping).await;
+            let result = ingest::ingest(&world, request, &watch.events, &watch.stopping).await;
             world.close().await;
             result
         }
         Err(error) => Err(error),
     };
-    drop(monitor);
-    listener.abort();
-    if let Ok(summary) = &result {
-        events.send(Event::RunFinished(summary.clone()));
-    }
-    drop(events);
-    reporter.await?;
-    output.clear_suspender();
-    let summary = result?;
+    let (summary, code) = watch.end(result, output).await?;
     if args.json {
         println!("{}", serde_json::to_string(&summary)?);
     }
-    Ok(match () {
-        () if summary.interrupted => EXIT_INTERRUPTED,
-        () if summary.failed > 0 => EXIT_FAILED,
-        () => EXIT_OK,
-    })
+    Ok(code)
+}
+
+/// `spoken transcribe`: as `ingest`, but what was said goes to standard output. Ctrl-C stops what is in work.
+async fn transcribe_command(args: TranscribeArgs, loaded: Loaded, output: &Output) -> anyhow::Result<u8> {
+    // The hints are about a library, which there is none of.
+    let bars = !transcribe::shares_the_terminal(&args);
+    let watch = Watch::start(&loaded, output, bars, report::Options { hints: false })?;
+    let (events, cancel) = (watch.events.clone(), watch.stopping.stop.clone());
+    let result =
+        tokio::task::spawn_blocking(move || transcribe::transcribe(&loaded.config, &args, &events, &cancel))
+            .await?;
+    Ok(watch.end(result, output).await?.1)
 }
 
 /// The sources of the command line, of `--from` files and of standard input.

@@ -4,6 +4,7 @@
 //! is checked and one order in which the places win.
 
 mod args;
+mod offline;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -15,6 +16,7 @@ pub use args::{
     CompletionsArgs, ConfigArgs, DbArgs, DbCommand, DoctorArgs, ExportArgs, ExportFormat, IngestArgs,
     RetryArgs, SearchArgs, SearchMode, ShowArgs, StatusArgs,
 };
+pub use offline::{BenchArgs, TranscribeArgs};
 
 use crate::config::{LogFormat, Override};
 use crate::telemetry::Color;
@@ -38,6 +40,7 @@ const STYLES: Styles = Styles::styled()
 const GROUPS: &[(&str, &[&str])] = &[
     ("Bring in", &["ingest", "status", "retry"]),
     ("Find and read", &["search", "show", "export"]),
+    ("Without a library", &["transcribe", "bench"]),
     ("Set up", &["doctor", "config", "db", "completions"]),
 ];
 
@@ -131,6 +134,12 @@ pub enum Command {
     Show(ShowArgs),
     /// Write one transcript as text, subtitles or JSON
     Export(ExportArgs),
+    /// Turn files into text or subtitles, and keep nothing
+    #[command(long_about = offline::TRANSCRIBE)]
+    Transcribe(TranscribeArgs),
+    /// Measure configurations on this machine and recommend one
+    #[command(long_about = offline::BENCH)]
+    Bench(BenchArgs),
     /// Check tools, models, database, disk and GPU, and say what to do
     Doctor(DoctorArgs),
     /// Show every setting and where it comes from
@@ -190,6 +199,11 @@ impl Cli {
         };
         if let Some((level, flag)) = level {
             set("log_level", Some(level.to_owned()), flag);
+        }
+        if let Command::Transcribe(args) = &self.command {
+            set("language", args.language.clone(), "--language");
+            set("whisper_model", args.model.clone(), "--model");
+            set("beam_size", args.beam_size.clone(), "--beam-size");
         }
         if let Command::Ingest(args) = &self.command {
             set("ingestion_limit", args.limit.clone(), "--limit");

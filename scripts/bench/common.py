@@ -63,6 +63,33 @@ def mixed_corpus(seed, count=40, longest=300):
     return make_corpus(f"mixed-{seed}-{count}-{longest}", items)
 
 
+def hour_corpus(noise=False):
+    """60 minutes in 20 files of three: five formats, one to three voices, every fourth file Spanish, every tenth both languages.
+    With `noise`, the same speech in white noise and hum, 15 to 30 dB below it."""
+    rng, items = random.Random(60), []
+    for n in range(20):
+        extension = ["m4a", "mp3", "wav", "webm", "mp4"][n % 5]
+        arguments = ["--seed", 60_000 + n, "--seconds", 180, "--voices", rng.choice([1, 2, 3]),
+                     "--lang", "mix" if n % 10 == 6 else "es" if n % 4 == 3 else "en", "--pause", "0.2", "2.0"]
+        if noise:
+            arguments += ["--noise", [15, 20, 25, 30][n % 4 if n < 10 else 3 - n % 4]]
+        items.append((f"hour-{n:02}.{extension}", arguments))
+    return make_corpus("minutes60" + ("-noise" if noise else ""), items)
+
+
+def short_corpus():
+    """200 files of 10 to 60 seconds, as voice messages are: five formats, every fifth one Spanish, every fourth with noise."""
+    rng, items = random.Random(200), []
+    for n in range(200):
+        extension = ["opus", "m4a", "mp3", "ogg", "wav"][n % 5]
+        arguments = ["--seed", 200_000 + n, "--seconds", round(rng.uniform(10, 60), 1), "--voices", 1,
+                     "--lang", "es" if n % 5 == 4 else "en", "--pause", "0.2", "1.5"]
+        if n % 4 == 0:
+            arguments += ["--noise", rng.choice([15, 20, 25])]
+        items.append((f"note-{n:03}.{extension}", arguments))
+    return make_corpus("short200", items)
+
+
 def truth_of(media):
     """{file name: the truth's document}"""
     return {p.name.removesuffix(".json"): json.loads(p.read_text()) for p in (media.parent / "truth").glob("*.json")}

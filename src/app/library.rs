@@ -14,7 +14,7 @@ use crate::cli::{
     EXIT_FAILED, EXIT_OK, ExportArgs, ExportFormat, RetryArgs, SearchArgs, SearchMode, ShowArgs, StatusArgs,
 };
 use crate::embed::Embedder;
-use crate::export::{Exporter, Format, Heading};
+use crate::export::{Exporter, Heading};
 use crate::media::{Segment, State};
 
 use crate::search::{self, Hit, Mode, QueryVector, SearchRequest};
@@ -274,12 +274,6 @@ async fn write_export(
     format: ExportFormat,
     out: impl Write,
 ) -> anyhow::Result<()> {
-    let format = match format {
-        ExportFormat::Txt => Format::Txt,
-        ExportFormat::Srt => Format::Srt,
-        ExportFormat::Vtt => Format::Vtt,
-        ExportFormat::Json => Format::Json,
-    };
     let heading = Heading {
         media_id: row.media_id,
         source: row.address().to_owned(),
@@ -287,7 +281,7 @@ async fn write_export(
         language: row.language.clone(),
         duration_ms: row.duration_ms,
     };
-    let mut exporter = Exporter::start(format, &heading, out)?;
+    let mut exporter = Exporter::start(format.into(), &heading, out)?;
     let mut segments = world.store.segments(row.media_id);
     while let Some(segment) = segments.try_next().await? {
         exporter.segment(&segment)?;

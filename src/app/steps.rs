@@ -39,7 +39,6 @@ pub struct Plan {
 /// # Errors
 /// A model that cannot be had, with what would do instead.
 pub fn plan(config: &Config) -> anyhow::Result<Plan> {
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let transcribe = transcribe_options(config);
     let needs_network = match &config.whisper_model {
         ModelRef::Path(_) => false,
@@ -60,12 +59,17 @@ pub fn plan(config: &Config) -> anyhow::Result<Plan> {
     }
     let sizes = Sizes {
         io_workers: config.io_workers,
-        // Finding speech runs at a thousand times real time: two keep any model fed, and more only take its cores.
-        asr_workers: config.asr_workers.set().unwrap_or_else(|| cores.min(2)),
+        asr_workers: asr_workers(config),
         db_workers: config.db_workers,
         max_attempts: config.max_attempts,
     };
     Ok(Plan { sizes, transcribe, embed })
+}
+
+/// Threads that find speech. It runs at a thousand times real time: two keep any model fed, and more only take its cores.
+pub(super) fn asr_workers(config: &Config) -> usize {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    config.asr_workers.set().unwrap_or_else(|| cores.min(2))
 }
 
 /// Loads the models (fetching them if need be) and starts the stages.
@@ -125,7 +129,7 @@ fn fetch_options(config: &Config) -> FetchOptions {
     options
 }
 
-fn decode_options(config: &Config) -> DecodeOptions {
+pub(super) fn decode_options(config: &Config) -> DecodeOptions {
     let seconds = config.max_duration_hours * 3600;
     DecodeOptions {
         max_duration_ms: i64::try_from(seconds * 1000).unwrap_or(i64::MAX),
@@ -135,7 +139,7 @@ fn decode_options(config: &Config) -> DecodeOptions {
     }
 }
 
-fn transcribe_options(config: &Config) -> TranscribeOptions {
+pub(super) fn transcribe_options(config: &Config) -> TranscribeOptions {
     let ms = |ms: u32| Duration::from_millis(ms.into());
     TranscribeOptions {
         model: model_name(&config.whisper_model),
@@ -189,7 +193,7 @@ fn model_name(model: &ModelRef) -> String {
 }
 
 /// One line for each file and each tenth of it.
-fn tell_download(events: &Events, shown: &mut Option<(String, u64)>, d: &Download) {
+pub(super) fn tell_download(events: &Events, shown: &mut Option<(String, u64)>, d: &Download) {
     let tenth = 10 * d.done / d.total.max(1);
     let now = (d.file.clone(), tenth);
     if shown.as_ref() != Some(&now) {

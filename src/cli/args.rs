@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand, ValueEnum, ValueHint};
 use clap_complete::Shell;
 
+use crate::export::Format;
+
 /// What `spoken ingest --help` says first.
 pub(super) const INGEST: &str = "\
 Brings in everything that SOURCE stands for and works until all of it is searchable.
@@ -186,6 +188,17 @@ pub enum ExportFormat {
     Vtt,
     /// {"media": {…}, "segments": [{"start_ms", "end_ms", "text"}]}
     Json,
+}
+
+impl From<ExportFormat> for Format {
+    fn from(written: ExportFormat) -> Self {
+        match written {
+            ExportFormat::Txt => Self::Txt,
+            ExportFormat::Srt => Self::Srt,
+            ExportFormat::Vtt => Self::Vtt,
+            ExportFormat::Json => Self::Json,
+        }
+    }
 }
 
 /// Arguments of `spoken export`.
