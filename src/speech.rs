@@ -1,14 +1,17 @@
 //! Who talks when: finds speech in decoded audio and cuts it into windows that fit Whisper's 30 seconds.
 //!
 //! [`windows`] reads the audio once, in small blocks, and yields a [`Window`] as soon as its end is decided. What is
-//! held in memory is one window and a little look-ahead (under 1.5 MB), whatever the length of the file.
+//! held in memory is one window and a little look-ahead (under 1.7 MB), whatever the length of the file.
 //!
 //! ```text
-//! samples ──► detector (one score per 16 ms) ──► timeline (long silences out) ──► packer (cut at pauses) ──► windows
+//! samples ──► score (one per 16 ms) ──► gate (faint and steady sounds) ──► detector (spans)
+//!         ──► timeline (long silences out) ──► packer (cut at pauses) ──► windows
 //! ```
 
 mod detect;
+mod gate;
 mod pack;
+mod spectrum;
 mod timeline;
 
 use std::{
@@ -19,7 +22,10 @@ use std::{
 
 use crate::media::{Audio, SAMPLE_RATE};
 
-use detect::Detector;
+pub use gate::{GateReason, Gated};
+
+use detect::{Detector, Scorer};
+use gate::{Gate, Judged};
 use pack::{Cut, Packer, Params};
 use timeline::Timeline;
 
@@ -36,11 +42,21 @@ const BLOCK: usize = 16 * FRAME;
 /// window for every 30 s is no more than there would be without any detection.
 const NEW_SCENE: u64 = 30 * SAMPLE_RATE as u64;
 
+/// How far below the score that begins speech a score must fall to end it, as in Silero's reference code: syllables
+/// between the two do not chop a word.
+const HYSTERESIS: f32 = 0.15;
+
 /// How speech is detected and windows are cut.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SpeechOptions {
-    /// Score, between 0 and 1, from which a frame begins speech. Speech ends below this minus 0.15.
+    /// Score, between 0 and 1, that tells speech from the rest, where the two below do not say it in detail.
     pub threshold: f32,
+    /// Score from which a frame begins speech; `None` is the threshold.
+    pub onset: Option<f32>,
+    /// Score below which a frame may end it; `None` is the threshold minus 0.15. Never above the onset.
+    pub offset: Option<f32>,
+    /// Whether sounds that are steady (noise, hum, tones, chords) are kept out although they score as speech.
+    pub gate: bool,
     /// Speech shorter than this is dropped as a click or a cough.
     pub min_speech: Duration,
     /// Silence shorter than this does not end a span.
@@ -55,11 +71,23 @@ impl Default for SpeechOptions {
     fn default() -> Self {
         Self {
             threshold: 0.5,
+            onset: None,
+            offset: None,
+            gate: true,
             min_speech: Duration::from_millis(96),
             min_silence: Duration::from_millis(160),
             pad: Duration::from_millis(200),
             chunk: Duration::from_secs(30),
         }
+    }
+}
+
+impl SpeechOptions {
+    /// The scores that begin and end speech.
+    fn onset_and_offset(&self) -> (f32, f32) {
+        let onset = self.onset.unwrap_or(self.threshold).clamp(0.01, 0.99);
+        let offset = self.offset.unwrap_or(self.threshold - HYSTERESIS);
+        (onset, offset.clamp(0.005, onset))
     }
 }
 
@@ -124,14 +152,19 @@ pub fn windows(audio: &Audio, options: &SpeechOptions) -> io::Result<Windows<Fil
 #[derive(Debug)]
 pub struct Windows<R> {
     source: R,
+    scorer: Scorer,
+    gate: Gate,
     detector: Detector,
     timeline: Timeline,
     packer: Packer,
     bytes: Vec<u8>,
     block: Vec<i16>,
     /// Samples read.
+    read: u64,
+    /// Samples that came through the gate.
     position: u64,
     ended: bool,
+    gated: Vec<Gated>,
 }
 
 impl<R: Read> Windows<R> {
@@ -139,19 +172,38 @@ impl<R: Read> Windows<R> {
     pub fn new(source: R, options: &SpeechOptions) -> Self {
         Self {
             source,
+            scorer: Scorer::new(),
+            gate: Gate::new(options.onset_and_offset().1, options.gate),
             detector: Detector::new(options),
             timeline: Timeline::default(),
             packer: Packer::new(Params::new(options)),
             bytes: vec![0; 2 * BLOCK],
             block: Vec::with_capacity(BLOCK),
+            read: 0,
             position: 0,
             ended: false,
+            gated: Vec::new(),
         }
     }
 
     /// Samples read so far.
     pub fn position(&self) -> u64 {
-        self.position
+        self.read
+    }
+
+    /// What sounded like speech to the detector and was kept out, up to now and since it was last asked, in order of time.
+    /// Stretches that follow each other within a second for the same reason are one.
+    pub fn take_gated(&mut self) -> Vec<Gated> {
+        std::mem::take(&mut self.gated)
+    }
+
+    fn note_gated(&mut self, span: Span, reason: GateReason) {
+        match self.gated.last_mut() {
+            Some(last) if last.reason == reason && span.start - last.span.end <= u64::from(SAMPLE_RATE) => {
+                last.span.end = span.end;
+            }
+            _ => self.gated.push(Gated { span, reason }),
+        }
     }
 
     /// Reads one block into `self.block`; shorter than [`BLOCK`] only at the end.
@@ -172,17 +224,25 @@ impl<R: Read> Windows<R> {
 }
 
 impl<R: Read> Windows<R> {
-    /// Takes the next frame: [`FRAME`] samples, or what is left at the end.
+    /// Scores the next frame: [`FRAME`] samples, or what is left at the end.
     fn frame(&mut self, from: usize, to: usize) {
-        let samples = &self.block[from..to];
-        let decision = match samples.len() {
-            FRAME => self.detector.feed(samples),
-            short => {
-                let mut padded = [0; FRAME];
-                padded[..short].copy_from_slice(samples);
-                self.detector.feed(&padded)
-            }
-        };
+        let length = to - from;
+        let mut samples = [0; FRAME];
+        samples[..length].copy_from_slice(&self.block[from..to]);
+        self.read += length as u64;
+        let score = self.scorer.score(&samples);
+        if let Some(judged) = self.gate.push(samples, length, score) {
+            self.take(&judged);
+        }
+    }
+
+    /// Takes a frame that is judged.
+    fn take(&mut self, frame: &Judged) {
+        let samples = &frame.samples[..frame.length];
+        if let Some(reason) = frame.gated {
+            self.note_gated(Span { start: self.position, end: self.position + samples.len() as u64 }, reason);
+        }
+        let decision = self.detector.feed(frame);
         let open = self.detector.open_since();
         let packer = &mut self.packer;
         // A span is only known to have ended some frames later; until then its frames count as speech.
@@ -231,6 +291,9 @@ impl<R: Read> Iterator for Windows<R> {
             }
             if length < BLOCK {
                 self.ended = true;
+                while let Some(judged) = self.gate.pop() {
+                    self.take(&judged);
+                }
                 if let Some(span) = self.detector.finish(self.position) {
                     self.packer.push_span(self.timeline.shorten(span));
                 }

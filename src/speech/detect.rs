@@ -1,16 +1,8 @@
-//! From samples to spans of speech: one score a frame, hysteresis, shortest speech and silence.
+//! From samples to spans of speech: one score a frame, gates, hysteresis, shortest speech and silence.
 
 use std::fmt;
 
-use super::{FRAME, Span, SpeechOptions, samples_of};
-
-/// How far below the threshold of onset a score must fall to end speech, as in Silero's reference code: syllables
-/// between the two do not chop a word.
-const HYSTERESIS: f32 = 0.15;
-
-/// Frames whose root mean square is below this many steps of 16-bit audio (−80 dBFS) are silence whatever the
-/// detector says: its features are logarithmic and normalised, so that it also hears dither and digital silence.
-const SILENCE_RMS: f64 = 3.2;
+use super::{FRAME, Span, SpeechOptions, gate::Judged, samples_of};
 
 /// What one frame changed.
 pub(super) struct Decision {
@@ -20,9 +12,29 @@ pub(super) struct Decision {
     pub finished: Option<Span>,
 }
 
-/// The streaming detector: `earshot`'s network and a small state machine over its scores.
+/// `earshot`'s network: one score a frame.
+pub(super) struct Scorer(Box<earshot::Detector>);
+
+impl Scorer {
+    pub fn new() -> Self {
+        Self(Box::default())
+    }
+
+    /// How much the next [`FRAME`] samples are like speech, 0 to 1.
+    pub fn score(&mut self, frame: &[i16; FRAME]) -> f32 {
+        self.0.predict_i16(frame)
+    }
+}
+
+impl fmt::Debug for Scorer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Scorer").finish_non_exhaustive()
+    }
+}
+
+/// A small state machine over the scores.
+#[derive(Debug)]
 pub(super) struct Detector {
-    net: Box<earshot::Detector>,
     onset: f32,
     offset: f32,
     min_speech: u64,
@@ -35,22 +47,12 @@ pub(super) struct Detector {
     pause: Option<u64>,
 }
 
-impl fmt::Debug for Detector {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Detector")
-            .field("position", &self.position)
-            .field("open", &self.open)
-            .finish_non_exhaustive()
-    }
-}
-
 impl Detector {
     pub fn new(options: &SpeechOptions) -> Self {
-        let onset = options.threshold.clamp(0.01, 0.99);
+        let (onset, offset) = options.onset_and_offset();
         Self {
-            net: Box::default(),
             onset,
-            offset: (onset - HYSTERESIS).max(0.005),
+            offset,
             min_speech: samples_of(options.min_speech),
             min_silence: samples_of(options.min_silence).max(FRAME as u64),
             position: 0,
@@ -59,17 +61,14 @@ impl Detector {
         }
     }
 
-    /// Takes the next [`FRAME`] samples.
-    pub fn feed(&mut self, frame: &[i16]) -> Decision {
-        let score = self.net.predict_i16(frame);
-        let energy = frame.iter().map(|&s| f64::from(s) * f64::from(s)).sum::<f64>() / FRAME as f64;
-        let score = if energy < SILENCE_RMS * SILENCE_RMS { 0.0 } else { score };
+    /// Takes the next frame.
+    pub fn feed(&mut self, frame: &Judged) -> Decision {
         let start = self.position;
         self.position += FRAME as u64;
-        let finished = self.step(score, start);
+        let finished = self.step(frame.score, start);
         // The network's word first, loudness to tell equals apart: −96 dBFS … 0 dBFS becomes 0 … 0.25.
-        let loudness = (energy.max(1.0).log10() / 9.03) as f32;
-        Decision { voiced: score + 0.25 * loudness, finished }
+        let loudness = (frame.energy.max(1.0).log10() / 9.03) as f32;
+        Decision { voiced: frame.score + 0.25 * loudness, finished }
     }
 
     fn step(&mut self, score: f32, start: u64) -> Option<Span> {

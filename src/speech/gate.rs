@@ -1,0 +1,268 @@
+//! What the detector takes for speech and is not: sounds too faint, and sounds too steady.
+//!
+//! The detector's features follow the shape of a spectrum, not what becomes of it, so it also hears speech in hum,
+//! tones, held chords and even noise. [`Gate`] holds frames back for three seconds and looks at what is before and
+//! after each one that the detector believes in. The judgement is about the surroundings of a frame, one second or three
+//! to either side, never about the frame itself: a vowel is as steady as a tone, but not for that long. At the edges of
+//! such a sound, up to a second of it may remain.
+
+use std::collections::VecDeque;
+
+use super::spectrum::{BANDS, Figures, Spectrum};
+use super::{FRAME, Span};
+
+/// Frames with a root mean square below this many steps of 16-bit audio (−80 dBFS) are silence whatever the
+/// detector says: its features are logarithmic and normalised, so that it also hears dither and digital silence.
+const SILENCE_RMS: f64 = 3.2;
+
+/// So much fainter (in power) than the loudest of the last minutes is no part of the same recording: 60 dB.
+const FAINT: f64 = 1e-6;
+
+/// The loudest is forgotten by half (3 dB) in six seconds.
+const FORGET: f64 = 0.998_15;
+
+/// Frames before and after a frame that decide about it (1 s), and those that decide where these do not (3 s).
+const NEAR: usize = 64;
+const FAR: usize = 192;
+
+/// Surroundings of fewer frames than this decide nothing: half a second.
+const LEAST: usize = 32;
+
+/// Mean deviation of the bands' loudness, in dB, below which a sound is stationary. (White, pink and brown noise 1.6
+/// to 2.0, hum under 1; speech over noise 10 dB below it at least 3.5, over hum as loud as itself 2.5.)
+const STATIONARY_DB: f32 = 2.3;
+
+/// Bands this much below the loudest do not count.
+const BAND_RANGE_DB: f32 = 40.0;
+
+/// Cosine between spectra 64 ms apart, over what is fresh and loud, from which the partials of a sound stand still. (Speech,
+/// clean or over noise, hum or music 10 dB below it: 99.9 % of moments are below 0.70 within a second to each side,
+/// 0.62 within three; struck chords and melodies 0.75 to 0.95.)
+const FROZEN_NEAR: f32 = 0.75;
+const FROZEN_FAR: f32 = 0.70;
+
+/// The same for short sounds between silences, such as beeps, of which there is less to judge by.
+const FROZEN_SHORT: f32 = 0.93;
+
+/// Share of the loud frames that must be a single partial, or two, for a sound to be a tone, however it glides.
+const TONAL: f32 = 0.85;
+
+/// Why frames that sounded like speech to the detector are not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum GateReason {
+    /// Below −80 dBFS, or 60 dB below the loudest of the last minutes.
+    Faint,
+    /// The same all the time: noise, hum, a held tone.
+    Stationary,
+    /// One or two partials and nothing else: a tone, a sweep, a signal.
+    Tonal,
+    /// Partials that stand still while they sound: chords, strings, organs.
+    Frozen,
+}
+
+impl GateReason {
+    /// A name for logs and JSON.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Faint => "faint",
+            Self::Stationary => "stationary",
+            Self::Tonal => "tonal",
+            Self::Frozen => "frozen",
+        }
+    }
+}
+
+/// A stretch that the detector took for speech and a gate did not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Gated {
+    /// Where in the file.
+    pub span: Span,
+    /// Why.
+    pub reason: GateReason,
+}
+
+/// A frame with its score, judged.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Judged {
+    pub samples: [i16; FRAME],
+    /// How many of them are the recording's; fewer than all only at its end.
+    pub length: usize,
+    /// The detector's score, or 0 where a gate says no.
+    pub score: f32,
+    /// Mean square of the samples.
+    pub energy: f64,
+    /// Why the score is 0.
+    pub gated: Option<GateReason>,
+}
+
+/// Holds frames back until their surroundings are known.
+#[derive(Debug)]
+pub(super) struct Gate {
+    /// None where steady sounds are let through.
+    spectrum: Option<Spectrum>,
+    /// Scores below this are not speech anyway.
+    offset: f32,
+    /// The loudest mean square, fading.
+    loudest: f64,
+    /// Figures of the frames around the ones held, oldest first.
+    figures: VecDeque<Figures>,
+    /// Frames that wait.
+    held: VecDeque<Judged>,
+    /// Index in `figures` of the first frame held.
+    next: usize,
+}
+
+impl Gate {
+    pub fn new(offset: f32, steady: bool) -> Self {
+        Self {
+            spectrum: steady.then(Spectrum::new),
+            offset,
+            loudest: 0.0,
+            figures: VecDeque::with_capacity(2 * FAR + 1),
+            held: VecDeque::with_capacity(FAR + 1),
+            next: 0,
+        }
+    }
+
+    /// Takes the next frame (padded with zeros behind `length` samples), and gives the one that is decided by it.
+    pub fn push(&mut self, samples: [i16; FRAME], length: usize, score: f32) -> Option<Judged> {
+        let energy = samples.iter().map(|&s| f64::from(s) * f64::from(s)).sum::<f64>() / FRAME as f64;
+        self.loudest = (self.loudest * FORGET).max(energy);
+        let faint = energy < SILENCE_RMS * SILENCE_RMS || energy < self.loudest * FAINT;
+        let gated = (faint && score >= self.offset).then_some(GateReason::Faint);
+        self.held.push_back(Judged {
+            samples,
+            length,
+            score: if faint { 0.0 } else { score },
+            energy,
+            gated,
+        });
+        let Some(spectrum) = &mut self.spectrum else { return self.held.pop_front() };
+        self.figures.push_back(spectrum.feed(&samples));
+        if self.held.len() > FAR { self.pop() } else { None }
+    }
+
+    /// The oldest frame that waits, judged by what is known; for the end of the recording.
+    pub fn pop(&mut self) -> Option<Judged> {
+        let mut frame = self.held.pop_front()?;
+        let at = self.next;
+        if frame.score >= self.offset
+            && let Some(reason) = self.judge(at)
+        {
+            frame.score = 0.0;
+            frame.gated = Some(reason);
+        }
+        if at >= FAR {
+            self.figures.pop_front();
+        } else {
+            self.next += 1;
+        }
+        Some(frame)
+    }
+
+    /// Whether the surroundings of the frame whose figures are at `at` are no speech.
+    fn judge(&self, at: usize) -> Option<GateReason> {
+        let near = Surroundings::of(self.figures.range(around(at, NEAR, self.figures.len())));
+        near.stationary().or_else(|| near.tonal()).or_else(|| near.frozen(FROZEN_NEAR)).or_else(|| {
+            Surroundings::of(self.figures.range(around(at, FAR, self.figures.len()))).frozen(FROZEN_FAR)
+        })
+    }
+}
+
+/// As many frames before `at` as after it, up to `reach`, so that an edge of speech does not tip the balance.
+fn around(at: usize, reach: usize, length: usize) -> std::ops::Range<usize> {
+    at.saturating_sub(reach)..(at + reach).min(length)
+}
+
+/// What the frames around one have in common.
+struct Surroundings {
+    frames: usize,
+    /// Mean deviation of the bands that matter, dB.
+    deviation: f32,
+    /// Share of the energy that is fresh.
+    fresh: f32,
+    /// Mean cosine of whole spectra.
+    same: f32,
+    /// Frames that are loud as well as those they are compared with, and the mean cosine of their fresh parts.
+    pairs: usize,
+    same_fresh: f32,
+    /// Share of loud frames with one partial, with two.
+    one_partial: f32,
+    two_partials: f32,
+}
+
+impl Surroundings {
+    fn of<'a>(figures: impl ExactSizeIterator<Item = &'a Figures> + Clone) -> Self {
+        let frames = figures.len();
+        let n = frames.max(1) as f32;
+        let (mut energy, mut fresh, mut same) = (0.0, 0.0, 0.0);
+        let (mut loudest, mut freshest) = (0.0f32, 0.0f32);
+        let (mut sums, mut squares) = ([0.0f32; BANDS], [0.0f32; BANDS]);
+        for f in figures.clone() {
+            energy += f.energy;
+            fresh += f.fresh;
+            same += f.same;
+            loudest = loudest.max(f.energy);
+            freshest = freshest.max(f.fresh);
+            for i in 0..BANDS {
+                sums[i] += f.bands[i];
+                squares[i] += f.bands[i] * f.bands[i];
+            }
+        }
+        // 26 dB below the loudest: between words and notes.
+        let (loud, loud_fresh) = (loudest / 400.0, freshest / 400.0);
+        let mut before = [false; 4];
+        let (mut pairs, mut same_fresh) = (0, 0.0);
+        let (mut louds, mut one, mut two) = (0usize, 0usize, 0usize);
+        for (i, f) in figures.enumerate() {
+            let is_loud = f.fresh > loud_fresh;
+            if is_loud && std::mem::replace(&mut before[i % 4], is_loud) {
+                pairs += 1;
+                same_fresh += f.same_fresh;
+            }
+            before[i % 4] = is_loud;
+            if f.energy > loud {
+                louds += 1;
+                one += usize::from(f.one_partial > 0.9);
+                two += usize::from(f.two_partials > 0.95);
+            }
+        }
+        let top = sums.iter().fold(f32::NEG_INFINITY, |a, &b| a.max(b / n));
+        let (mut weights, mut deviation) = (0.0, 0.0);
+        for i in 0..BANDS {
+            let mean = sums[i] / n;
+            let weight = (mean - top + BAND_RANGE_DB).max(0.0);
+            weights += weight;
+            deviation += weight * (squares[i] / n - mean * mean).max(0.0).sqrt();
+        }
+        let share = |x: usize| x as f32 / louds.max(1) as f32;
+        Self {
+            frames,
+            deviation: deviation / f32::max(weights, f32::MIN_POSITIVE),
+            fresh: fresh / f32::max(energy, f32::MIN_POSITIVE),
+            same: same / n,
+            pairs,
+            same_fresh: same_fresh / pairs.max(1) as f32,
+            one_partial: share(one),
+            two_partials: share(two),
+        }
+    }
+
+    fn stationary(&self) -> Option<GateReason> {
+        let nothing_new = self.fresh < 0.1 && self.same > 0.9;
+        (self.frames >= LEAST && (self.deviation < STATIONARY_DB || nothing_new))
+            .then_some(GateReason::Stationary)
+    }
+
+    fn tonal(&self) -> Option<GateReason> {
+        (self.frames >= LEAST && (self.one_partial > TONAL || self.two_partials > TONAL))
+            .then_some(GateReason::Tonal)
+    }
+
+    fn frozen(&self, limit: f32) -> Option<GateReason> {
+        let enough = self.pairs * 3 >= self.frames && self.pairs >= LEAST;
+        let frozen = (enough && self.same_fresh > limit)
+            || (self.pairs >= LEAST / 4 && self.same_fresh > FROZEN_SHORT);
+        (self.frames >= LEAST && frozen).then_some(GateReason::Frozen)
+    }
+}
