@@ -17,6 +17,7 @@ mod clock;
 mod coverage;
 mod ct2;
 mod engine;
+mod engines;
 mod feed;
 mod guard;
 mod job;
@@ -28,6 +29,8 @@ mod pool;
 mod quality;
 mod shape;
 mod tokens;
+#[cfg(feature = "whisper-cpp")]
+mod whisper_cpp;
 
 use std::fmt;
 use std::path::PathBuf;
@@ -51,10 +54,11 @@ pub use engine::{
     DecodeOptions, Engine, EngineError, Fallback, Input, InputKind, LoadEngine, Loaded, Sound, Task,
     TimedText, TimedWord, WindowText,
 };
+pub use engines::EngineKind;
 pub use guard::{Evidence, GuardOptions, Verdict, judge, judge_window};
 pub use job::OnDone;
 pub use mel::{FRAMES, LogMel, Scratch};
-pub use model::{Download, ModelDir, ModelError, known_names, resolve};
+pub use model::{ModelDir, ModelError, hub::Download};
 pub use plan::{Compute, Device, Host, OnOutOfMemory, Plan, Wishes};
 
 use assemble::Rules;
@@ -71,7 +75,10 @@ const BATCHES_AHEAD: usize = 2;
 /// How the model is chosen and run.
 #[derive(Clone, Debug)]
 pub struct TranscribeOptions {
-    /// A CTranslate2 directory, a name such as `small` or `distil-large-v3`, or `organisation/repository` on the hub.
+    /// What runs the model.
+    pub engine: EngineKind,
+    /// A model of that engine's format on this machine (for ct2 a directory, for whisper-cpp a file), a name such as `small` or
+    /// `large-v3-turbo`, or `organisation/repository` on the hub.
     pub model: String,
     /// Where fetched models are kept.
     pub models_dir: PathBuf,
@@ -90,6 +97,7 @@ pub struct TranscribeOptions {
 impl Default for TranscribeOptions {
     fn default() -> Self {
         Self {
+            engine: EngineKind::default(),
             model: "small".to_owned(),
             models_dir: PathBuf::from("models"),
             wishes: Wishes::default(),
@@ -206,7 +214,7 @@ impl Transcriber {
         asr_meter: Arc<StageMeter>,
         download: &mut dyn FnMut(Download),
     ) -> Result<Self, TranscribeError> {
-        let loaded = ct2::open(&options, download)?;
+        let loaded = options.engine.open(&options, download)?;
         tracing::info!(
             model = loaded.engine.name(),
             load_ms = loaded.plan.load_ms,

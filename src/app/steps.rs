@@ -14,7 +14,7 @@ use crate::pipeline::spool::Spool;
 use crate::pipeline::{Meters, Pipeline, Sizes, Steps};
 use crate::speech::SpeechOptions;
 use crate::transcribe::{
-    self, CheckpointOptions, Compute, Device, Download, TranscribeOptions, Transcriber, Wishes,
+    self, CheckpointOptions, Compute, Device, Download, EngineKind, TranscribeOptions, Transcriber, Wishes,
 };
 use crate::ytdlp::{YtDlp, YtDlpOptions};
 
@@ -42,10 +42,12 @@ pub fn plan(config: &Config) -> anyhow::Result<Plan> {
     let transcribe = transcribe_options(config);
     let needs_network = match &config.whisper_model {
         ModelRef::Path(_) => false,
-        ModelRef::Name(name) => name.contains('/') || transcribe::known_names().any(|known| known == name),
+        ModelRef::Name(name) => {
+            name.contains('/') || transcribe.engine.known_names().contains(&name.as_str())
+        }
     };
     if !needs_network {
-        transcribe::resolve(&transcribe.model, &transcribe.models_dir, &mut |_| {})?;
+        transcribe.engine.resolve(&transcribe.model, &transcribe.models_dir, &mut |_| {})?;
     }
     let embed = embed_options(config);
     embed.check()?;
@@ -142,6 +144,7 @@ pub(super) fn decode_options(config: &Config) -> DecodeOptions {
 pub(super) fn transcribe_options(config: &Config) -> TranscribeOptions {
     let ms = |ms: u32| Duration::from_millis(ms.into());
     TranscribeOptions {
+        engine: EngineKind::default(),
         model: model_name(&config.whisper_model),
         models_dir: config.data_dir.join("models"),
         wishes: Wishes {

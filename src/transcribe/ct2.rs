@@ -12,12 +12,22 @@ use ct2rs::sys::{
 
 use super::{
     engine::{DecodeOptions, Engine, EngineError, Input, InputKind, Sound, Task, WindowText},
+    engines::EngineInfo,
     mel::FRAMES,
+    model,
     quality::compression_ratio,
     tokens::{Vocabulary, language_code},
 };
 
-pub use load::open;
+/// This engine, for the table of engines.
+pub static INFO: EngineInfo = EngineInfo {
+    name: "ct2",
+    about: "CTranslate2: 8-bit arithmetic on CPUs, batches on GPUs",
+    names: model::known_names,
+    recognises: model::is_ct2,
+    resolve: model::resolve,
+    open: load::open,
+};
 
 /// Most tokens of a window's text and prompt, from the model's 448 text positions. The runtime generates at most half.
 const MAX_LENGTH: usize = 448;
@@ -176,7 +186,7 @@ fn decoded(result: WhisperGenerationResult, length_penalty: f32) -> Decoded {
 }
 
 /// The most probable language of `ranked`, and its probability among those that are `allowed` (all where that is empty).
-fn among<'a>(ranked: impl Iterator<Item = (&'a str, f32)>, allowed: &[String]) -> Option<(String, f32)> {
+pub(super) fn among<'a>(ranked: impl Iterator<Item = (&'a str, f32)>, allowed: &[String]) -> Option<(String, f32)> {
     let mut total = 0.0;
     let mut best: Option<(&str, f32)> = None;
     for (code, probability) in

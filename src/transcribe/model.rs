@@ -1,12 +1,12 @@
 //! Which model: a directory on this machine, or a name that is fetched from the Hugging Face hub once.
 
-mod hub;
+pub mod hub;
 
 use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
-pub use hub::Download;
+use hub::Download;
 
 /// Files without which a CTranslate2 Whisper model does not run. The vocabulary is `vocabulary.json` or, in older
 /// conversions, `vocabulary.txt`.
@@ -51,6 +51,26 @@ pub enum ModelError {
         /// As configured.
         path: PathBuf,
     },
+    /// The path does not exist, or there is no single model of the configured engine in it.
+    #[error("{} {what}; {advice}", path.display())]
+    NoModel {
+        /// As configured.
+        path: PathBuf,
+        /// What is wrong, to be read after the path.
+        what: String,
+        /// What would do instead.
+        advice: &'static str,
+    },
+    /// The model is one of another engine.
+    #[error("{} is a model for {its}, and WHISPER_ENGINE={engine}: set WHISPER_ENGINE={its}, or another WHISPER_MODEL", path.display())]
+    OtherEngine {
+        /// As configured.
+        path: PathBuf,
+        /// The configured engine.
+        engine: &'static str,
+        /// The engine that can load it.
+        its: &'static str,
+    },
     /// The directory is not a complete CTranslate2 Whisper model.
     #[error("{} is no complete whisper model for ctranslate2: {} missing{}", path.display(), missing.join(" and "), hint.unwrap_or(""))]
     Incomplete {
@@ -62,15 +82,17 @@ pub enum ModelError {
         hint: Option<&'static str>,
     },
     /// No model has this name.
-    #[error("unknown model {name:?}; did you mean {}? known names: {}", nearest.join(" or "), known_names().collect::<Vec<_>>().join(", "))]
+    #[error("unknown model {name:?}; did you mean {}? known names: {}", nearest.join(" or "), known.join(", "))]
     UnknownName {
         /// As configured.
         name: String,
         /// Known names like it.
         nearest: Vec<&'static str>,
+        /// All names the engine knows.
+        known: Vec<&'static str>,
     },
     /// The hub cannot be reached, or does not answer.
-    #[error("model {name:?} is not in {} and cannot be fetched from {endpoint}: {reason}; without a network {LOCAL_ADVICE}", cache.display())]
+    #[error("model {name:?} is not in {} and cannot be fetched from {endpoint}: {reason}; without a network {advice}", cache.display())]
     Offline {
         /// As configured.
         name: String,
@@ -80,6 +102,8 @@ pub enum ModelError {
         endpoint: String,
         /// What went wrong.
         reason: String,
+        /// What would do instead.
+        advice: &'static str,
     },
     /// The hub answered, but not with the model.
     #[error("cannot fetch model {name:?} ({repository}) from {endpoint}: {reason}")]
@@ -98,17 +122,17 @@ pub enum ModelError {
 /// A complete model on this machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ModelDir {
-    /// The directory.
+    /// The directory; for an engine whose models are single files, the file.
     pub path: PathBuf,
     /// What to call it: the configured name, or the directory's own.
     pub name: String,
-    /// Size of `model.bin`, from which the size of the model is judged.
+    /// Size of the weights' file.
     pub weights_bytes: u64,
 }
 
 /// The short names that [`resolve`] knows.
-pub fn known_names() -> impl Iterator<Item = &'static str> {
-    NAMES.iter().map(|(name, _)| *name)
+pub fn known_names() -> Vec<&'static str> {
+    NAMES.iter().map(|(name, _)| *name).collect()
 }
 
 /// Finds `model`, a directory, a short name (`small`, `distil-large-v3`, …) or `organisation/repository` on the hub.
@@ -134,7 +158,7 @@ pub fn resolve(
         return complete(path, name);
     }
     if let Some((name, repository)) = NAMES.iter().find(|(name, _)| *name == model) {
-        return hub::fetch(name, repository, models_dir, progress);
+        return hub::fetch(name, repository, models_dir, wanted(name), progress);
     }
     let slashes = model.matches('/').count();
     let looks_local =
@@ -143,9 +167,42 @@ pub fn resolve(
         return Err(ModelError::NotADirectory { path });
     }
     if slashes == 1 {
-        return hub::fetch(model, model, models_dir, progress);
+        return hub::fetch(model, model, models_dir, wanted(model), progress);
     }
-    Err(ModelError::UnknownName { name: model.to_owned(), nearest: nearest(model) })
+    Err(unknown_name(model, known_names()))
+}
+
+/// No model is called `name`; `known` are those there are.
+pub fn unknown_name(name: &str, known: Vec<&'static str>) -> ModelError {
+    ModelError::UnknownName { name: name.to_owned(), nearest: nearest(name, &known), known }
+}
+
+/// Whether `path` is a directory with the weights of a CTranslate2 model.
+pub fn is_ct2(path: &Path) -> bool {
+    path.join(REQUIRED[0]).is_file()
+}
+
+/// The files of a CTranslate2 model on the hub, which is to be called `name`.
+fn wanted(name: &str) -> hub::Wanted {
+    let name = name.to_owned();
+    hub::Wanted {
+        choose: Box::new(choose),
+        found: Box::new(move |dir| complete(dir, name.clone()).ok()),
+        advice: LOCAL_ADVICE,
+    }
+}
+
+/// The model's files among those that are `there`.
+fn choose(there: &[String]) -> Result<Vec<String>, String> {
+    let has = |file: &str| there.iter().any(|f| f == file);
+    let vocabulary = VOCABULARIES.into_iter().find(|f| has(f));
+    let missing = REQUIRED.into_iter().find(|f| !has(f)).or(vocabulary.is_none().then_some(VOCABULARIES[0]));
+    if let Some(missing) = missing {
+        return Err(format!("the repository holds no ctranslate2 model (no {missing})"));
+    }
+    let optional = OPTIONAL.into_iter().filter(|f| has(f));
+    let files = REQUIRED[1..].iter().copied().chain(vocabulary).chain(optional).chain([REQUIRED[0]]);
+    Ok(files.map(str::to_owned).collect())
 }
 
 /// `path` as a model, or what is missing in it.
@@ -178,22 +235,23 @@ fn other_format(path: &Path) -> Option<&'static str> {
             "; this looks like a transformers checkpoint: convert it with ct2-transformers-converter --copy_files tokenizer.json preprocessor_config.json",
         )
     } else if has(&|f| f.starts_with("ggml") && f.ends_with(".bin")) {
-        Some("; this looks like a whisper.cpp model, which is another format")
+        Some("; this looks like a whisper.cpp model, which WHISPER_ENGINE=whisper-cpp runs")
     } else {
         None
     }
 }
 
-/// The three known names most like `name`, best first.
-fn nearest(name: &str) -> Vec<&'static str> {
+/// The three of `known` most like `name`, best first.
+fn nearest(name: &str, known: &[&'static str]) -> Vec<&'static str> {
     let wanted = name.to_lowercase();
     let mut scored: Vec<(f64, &'static str)> =
-        known_names().map(|known| (strsim::jaro_winkler(known, &wanted), known)).collect();
+        known.iter().map(|known| (strsim::jaro_winkler(known, &wanted), *known)).collect();
     scored.sort_by(|a, b| b.0.total_cmp(&a.0));
     scored.into_iter().take(3).map(|(_, known)| known).collect()
 }
 
-fn expand_home(path: &str) -> PathBuf {
+/// `path` with `~/` taken for the user's home.
+pub fn expand_home(path: &str) -> PathBuf {
     match (path.strip_prefix("~/"), std::env::home_dir()) {
         (Some(rest), Some(home)) => home.join(rest),
         _ => PathBuf::from(path),

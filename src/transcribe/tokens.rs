@@ -99,13 +99,18 @@ pub fn language_code(token: &str) -> Option<&str> {
     token.strip_prefix("<|")?.strip_suffix("|>")
 }
 
-struct Piece {
-    start_ms: u32,
-    end_ms: Option<u32>,
-    tokens: Vec<usize>,
+/// The tokens of one segment.
+pub(super) struct Piece {
+    /// Start, in milliseconds from the window's start.
+    pub start_ms: u32,
+    /// End; `None` where the window ended before the text.
+    pub end_ms: Option<u32>,
+    /// Everything between the timestamps.
+    pub tokens: Vec<usize>,
 }
 
-fn cut(tokens: &[usize], timestamp_begin: usize) -> Vec<Piece> {
+/// Cuts a window's tokens at the timestamps, of which `timestamp_begin` is the first.
+pub(super) fn cut(tokens: &[usize], timestamp_begin: usize) -> Vec<Piece> {
     let mut pieces = Vec::new();
     let mut text = Vec::new();
     // Where the text that is being collected begins; text without a start begins where the last one ended.

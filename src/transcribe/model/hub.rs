@@ -17,7 +17,7 @@ use hf_hub::{
 };
 use url::Url;
 
-use super::{ModelDir, ModelError, OPTIONAL, REQUIRED, VOCABULARIES, complete};
+use super::{ModelDir, ModelError};
 
 /// A name must resolve and a connection stand within this time, else the machine counts as offline.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(8);
@@ -36,15 +36,27 @@ pub struct Download {
     pub total: u64,
 }
 
+/// Which files of a repository make a model; each engine has its own.
+pub struct Wanted {
+    /// Chooses from the names of the repository's files: what to fetch, the weights last, so that a snapshot with weights is a
+    /// complete one. The error is the sentence's end of "cannot fetch the model: …".
+    pub choose: Box<dyn Fn(&[String]) -> Result<Vec<String>, String> + Send>,
+    /// The model in a snapshot's directory, where it is complete.
+    pub found: Box<dyn Fn(PathBuf) -> Option<ModelDir>>,
+    /// What would do instead, for a machine without a network.
+    pub advice: &'static str,
+}
+
 /// The model `name` that lies in `repository`, from a cache or from the hub.
-pub(super) fn fetch(
+pub fn fetch(
     name: &str,
     repository: &str,
     models_dir: &Path,
+    wanted: Wanted,
     progress: &mut dyn FnMut(Download),
 ) -> Result<ModelDir, ModelError> {
     let endpoint = std::env::var("HF_ENDPOINT").unwrap_or_else(|_| "https://huggingface.co".to_owned());
-    fetch_from(endpoint, name, repository, models_dir, progress)
+    fetch_from(endpoint, name, repository, models_dir, wanted, progress)
 }
 
 fn fetch_from(
@@ -52,12 +64,14 @@ fn fetch_from(
     name: &str,
     repository: &str,
     models_dir: &Path,
+    wanted: Wanted,
     progress: &mut dyn FnMut(Download),
 ) -> Result<ModelDir, ModelError> {
+    let Wanted { choose, found, advice } = wanted;
     let own = Cache::new(models_dir.to_path_buf());
     for cache in [own.clone(), Cache::from_env()] {
-        if let Some(dir) = cached(&cache, repository) {
-            return complete(dir, name.to_owned());
+        if let Some(model) = snapshot(&cache, repository).and_then(&found) {
+            return Ok(model);
         }
     }
     if let Err(reason) = reachable(&endpoint) {
@@ -66,6 +80,7 @@ fn fetch_from(
             cache: models_dir.to_path_buf(),
             endpoint,
             reason,
+            advice,
         });
     }
     let failed = |reason: String| ModelError::Fetch {
@@ -92,7 +107,7 @@ fn fetch_from(
     let worker = thread::Builder::new()
         .name("model-download".to_owned())
         .spawn(move || {
-            let result = download_all(&repo, &news);
+            let result = download_all(&repo, &choose, &news);
             let _ = news.send(News::Ended(result));
         })
         .map_err(|e| failed(e.to_string()))?;
@@ -109,16 +124,16 @@ fn fetch_from(
     }
     // It has sent its last word.
     let _ = worker.join();
-    let dir = cached(&own, repository)
-        .ok_or_else(|| failed("the repository holds no ctranslate2 model".to_owned()))?;
-    complete(dir, name.to_owned())
+    snapshot(&own, repository)
+        .and_then(&found)
+        .ok_or_else(|| failed("what was fetched is no complete model".to_owned()))
 }
 
-/// The snapshot in `cache` that holds all of the model's files.
-fn cached(cache: &Cache, repository: &str) -> Option<PathBuf> {
-    let repo = cache.repo(Repo::model(repository.to_owned()));
-    let dir = repo.get(REQUIRED[0])?.parent()?.to_path_buf();
-    complete(dir, String::new()).ok().map(|model| model.path)
+/// The directory in `cache` of the newest snapshot of `repository`.
+fn snapshot(cache: &Cache, repository: &str) -> Option<PathBuf> {
+    let folder = cache.path().join(Repo::model(repository.to_owned()).folder_name());
+    let commit = std::fs::read_to_string(folder.join("refs/main")).ok()?;
+    Some(folder.join("snapshots").join(commit.trim())).filter(|dir| dir.is_dir())
 }
 
 enum News {
@@ -126,7 +141,11 @@ enum News {
     Ended(Result<(), String>),
 }
 
-fn download_all(repo: &ApiRepo, news: &Sender<News>) -> Result<(), String> {
+fn download_all(
+    repo: &ApiRepo,
+    choose: &dyn Fn(&[String]) -> Result<Vec<String>, String>,
+    news: &Sender<News>,
+) -> Result<(), String> {
     let told = |e: ApiError| match e {
         ApiError::RequestError(e) if e.to_string().contains("404") => {
             "no such repository or file on the hub".to_owned()
@@ -137,20 +156,10 @@ fn download_all(repo: &ApiRepo, news: &Sender<News>) -> Result<(), String> {
         e => e.to_string(),
     };
     let info = repo.info().map_err(told)?;
-    let there = |file: &str| info.siblings.iter().any(|s| s.rfilename == file);
-    let vocabulary = VOCABULARIES.into_iter().find(|f| there(f));
-    let missing: Vec<&str> = REQUIRED.into_iter().filter(|f| !there(f)).collect();
-    if !missing.is_empty() || vocabulary.is_none() {
-        return Err(format!(
-            "the repository holds no ctranslate2 model (no {})",
-            missing.first().unwrap_or(&VOCABULARIES[0])
-        ));
-    }
-    // The weights last: a snapshot with weights is a complete one.
-    let optional = OPTIONAL.into_iter().filter(|f| there(f));
-    for file in REQUIRED[1..].iter().copied().chain(vocabulary).chain(optional).chain([REQUIRED[0]]) {
-        let report = Report { file: file.to_owned(), done: 0, total: 0, told: 0, news: news.clone() };
-        repo.download_with_progress(file, report).map_err(told)?;
+    let there: Vec<String> = info.siblings.into_iter().map(|s| s.rfilename).collect();
+    for file in choose(&there)? {
+        let report = Report { file: file.clone(), done: 0, total: 0, told: 0, news: news.clone() };
+        repo.download_with_progress(&file, report).map_err(told)?;
     }
     Ok(())
 }
@@ -237,6 +246,7 @@ mod tests {
     use std::net::TcpListener;
 
     use super::*;
+    use crate::transcribe::model::wanted;
 
     const WEIGHTS: usize = 3 << 20;
 
@@ -298,7 +308,10 @@ mod tests {
         ]);
         let mut told = Vec::new();
         let model =
-            fetch_from(endpoint, "maker/model", "maker/model", models.path(), &mut |d| told.push(d)).unwrap();
+            {
+            let wanted = wanted("maker/model");
+            fetch_from(endpoint, "maker/model", "maker/model", models.path(), wanted, &mut |d| told.push(d))
+        }.unwrap();
         assert_eq!(model.weights_bytes, WEIGHTS as u64);
         assert!(
             model.path.join("preprocessor_config.json").is_file() && !model.path.join("README.md").exists()
@@ -312,7 +325,7 @@ mod tests {
 
         // Nobody listens on port 9 of this machine; nobody is asked.
         let nowhere = "http://127.0.0.1:9".to_owned();
-        let again = fetch_from(nowhere, "maker/model", "maker/model", models.path(), &mut |_| {}).unwrap();
+        let again = fetch_from(nowhere, "maker/model", "maker/model", models.path(), wanted("maker/model"), &mut |_| {}).unwrap();
         assert_eq!(again, model);
     }
 
@@ -321,7 +334,7 @@ mod tests {
         let models = tempfile::tempdir().unwrap();
         let endpoint = hub(&["config.json", "model.safetensors", "tokenizer.json"]);
         let fetch = |name: &str| {
-            fetch_from(endpoint.clone(), name, name, models.path(), &mut |_| {}).unwrap_err().to_string()
+            fetch_from(endpoint.clone(), name, name, models.path(), wanted(name), &mut |_| {}).unwrap_err().to_string()
         };
         assert!(
             fetch("maker/model").contains("no ctranslate2 model (no model.bin)"),
@@ -335,7 +348,7 @@ mod tests {
     fn without_a_network_the_error_says_what_would_do() {
         let models = tempfile::tempdir().unwrap();
         for endpoint in ["http://127.0.0.1:9", "http://hub.invalid"] {
-            let error = fetch_from(endpoint.to_owned(), "small", "maker/small", models.path(), &mut |_| {});
+            let error = fetch_from(endpoint.to_owned(), "small", "maker/small", models.path(), wanted("small"), &mut |_| {});
             let error = error.unwrap_err().to_string();
             assert!(error.contains("WHISPER_MODEL=/path/to/dir") && error.contains(endpoint), "{error}");
         }
