@@ -1,4 +1,4 @@
-//! `spoken transcribe`: files to text, kept nowhere.
+//! `spoken transcribe`: files to text, in no library.
 
 use std::fs::{self, File};
 use std::io::{self, BufWriter, IsTerminal, Write};

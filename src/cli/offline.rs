@@ -8,8 +8,9 @@ use super::args::ExportFormat;
 
 /// What `spoken transcribe --help` says first.
 pub(super) const TRANSCRIBE: &str = "\
-Turns files into text or subtitles. No database is used and nothing is kept; all files go through one model together, as \
-in `spoken ingest`. The text goes to standard output, in the order of the files, progress to standard error.";
+Turns files into text or subtitles. No database is used; all files go through one model together, as in `spoken ingest`. \
+The text goes to standard output, in the order of the files, progress to standard error. What the model has finished stays \
+in the data directory for a while, so that a run that was broken off goes on where it was.";
 
 /// What `spoken bench --help` says first.
 pub(super) const BENCH: &str = "\
