@@ -134,7 +134,7 @@ pub enum Command {
     Show(ShowArgs),
     /// Write one transcript as text, subtitles or JSON
     Export(ExportArgs),
-    /// Turn files into text or subtitles, and keep nothing
+    /// Turn files into text or subtitles
     #[command(long_about = offline::TRANSCRIBE)]
     Transcribe(TranscribeArgs),
     /// Measure configurations on this machine and recommend one

@@ -129,19 +129,24 @@ def build():
     return target / "release/spoken"
 
 
+def environment(data, **settings):
+    """This process's environment with the sample models, `data` as the data directory, and the settings given by key."""
+    env = {k: v for k, v in os.environ.items() if not k.startswith(("SPOKEN_", "WHISPER_"))}
+    env |= {
+        "SPOKEN_DATA_DIR": str(data), "SPOKEN_TOOLS_DIR": str(TOOLS), "SPOKEN_CONFIG_DIR": str(REPO / "config"),
+        "ORT_DYLIB_PATH": str(TOOLS / "lib/libonnxruntime.so"), "WHISPER_MODEL": str(MODEL),
+        "EMBEDDING_MODEL": str(EMBEDDER),
+    }
+    return env | {k.upper(): str(v) for k, v in settings.items()}
+
+
 class Library:
     """One data directory and the commands on it; deleted at the end."""
 
     def __init__(self, binary, keep=None, **settings):
         self.binary = binary
         self.dir = pathlib.Path(keep or tempfile.mkdtemp(prefix="spoken-bench-"))
-        self.env = {k: v for k, v in os.environ.items() if not k.startswith(("SPOKEN_", "WHISPER_"))}
-        self.env |= {
-            "SPOKEN_DATA_DIR": str(self.dir), "SPOKEN_TOOLS_DIR": str(TOOLS), "SPOKEN_CONFIG_DIR": str(REPO / "config"),
-            "ORT_DYLIB_PATH": str(TOOLS / "lib/libonnxruntime.so"), "WHISPER_MODEL": str(MODEL),
-            "EMBEDDING_MODEL": str(EMBEDDER),
-        }
-        self.env |= {k.upper(): str(v) for k, v in settings.items()}
+        self.env = environment(self.dir, **settings)
 
     def __enter__(self):
         return self

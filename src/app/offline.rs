@@ -24,7 +24,7 @@ use crate::decode::{self, DecodeOptions};
 use crate::event::{Event, Events, Step};
 use crate::media::{Audio, Failure, FailureClass, MediaId, Transcript};
 use crate::stage::{StageMeter, StageSummary};
-use crate::transcribe::{Plan, Transcriber};
+use crate::transcribe::{Plan, Transcriber, WindowCounts};
 
 /// Decoded files that may wait for each submitter: one to take when the file in hand is cut.
 const DECODED_AHEAD: usize = 1;
@@ -96,6 +96,11 @@ impl Offline {
     /// How long the model took to load, and to be fetched.
     pub fn load_time(&self) -> Duration {
         self.load
+    }
+
+    /// Windows of the finished files, and how many of them an earlier run had finished.
+    pub fn windows(&self) -> WindowCounts {
+        self.transcriber.window_counts()
     }
 
     /// What the stages did so far, in flow order: `io`, `speech`, `asr`.

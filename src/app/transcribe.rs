@@ -1,4 +1,4 @@
-//! `spoken transcribe`: files to text, kept nowhere.
+//! `spoken transcribe`: files to text, in no library.
 
 use std::fs::{self, File};
 use std::io::{self, BufWriter, IsTerminal, Write};
@@ -14,6 +14,7 @@ use crate::config::Config;
 use crate::event::{Event, Events, RunSummary};
 use crate::export::{self, Format, Heading};
 use crate::media::Transcript;
+use crate::transcribe::WindowCounts;
 
 /// Transcribes what was named and writes it out as each file is finished, in the order named. Blocks.
 ///
@@ -71,6 +72,8 @@ pub fn transcribe(
         }
     });
     written?;
+    let WindowCounts { windows, known } = offline.windows();
+    tracing::info!(windows, known, "{windows} windows, {known} of them kept from an earlier run");
     Ok(RunSummary {
         wall_ms: started.elapsed().as_millis() as u64,
         stages: offline.stages(),

@@ -8,8 +8,9 @@ use super::args::ExportFormat;
 
 /// What `spoken transcribe --help` says first.
 pub(super) const TRANSCRIBE: &str = "\
-Turns files into text or subtitles. No database is used and nothing is kept; all files go through one model together, as \
-in `spoken ingest`. The text goes to standard output, in the order of the files, progress to standard error.";
+Turns files into text or subtitles. No database is used; all files go through one model together, as in `spoken ingest`. \
+The text goes to standard output, in the order of the files, progress to standard error. What the model has finished stays \
+in the data directory for a while, so that a run that was broken off goes on where it was.";
 
 /// What `spoken bench --help` says first.
 pub(super) const BENCH: &str = "\
@@ -93,6 +94,10 @@ pub struct BenchArgs {
     #[arg(long, value_name = "N,…", value_delimiter = ',', help_heading = "Configurations")]
     pub beam_size: Vec<String>,
 
+    /// Profiles of transcription to compare, such as fast,balanced
+    #[arg(long, value_name = "NAME,…", value_delimiter = ',', help_heading = "Configurations")]
+    pub whisper_profile: Vec<String>,
+
     /// Numbers of threads that find speech to compare (ASR_WORKERS)
     #[arg(long, value_name = "N,…", value_delimiter = ',', help_heading = "Configurations")]
     pub workers: Vec<String>,
@@ -134,6 +139,7 @@ impl BenchArgs {
             ("whisper_compute", &self.compute),
             ("whisper_parallel_models", &self.parallel_models),
             ("whisper_batch_size", &self.batch_size),
+            ("whisper_profile", &self.whisper_profile),
             ("beam_size", &self.beam_size),
             ("asr_workers", &self.workers),
         ];
@@ -161,7 +167,6 @@ fn varied(text: &str) -> Result<(String, Vec<String>), String> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use crate::cli::{Cli, Command};
 
     #[test]

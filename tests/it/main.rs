@@ -2,6 +2,7 @@
 //! linking takes longer than testing.
 
 mod bad_input;
+mod bench;
 mod cli;
 mod config;
 mod ingest;
