@@ -24,6 +24,7 @@ mod dotenv;
 mod keys;
 mod layers;
 mod problem;
+mod recipe;
 mod show;
 mod value;
 
@@ -38,8 +39,11 @@ use serde::{Deserialize, Serialize};
 pub use keys::{Group, KEYS, Key};
 pub use layers::BUILT_IN_PROFILES;
 pub use problem::{ConfigError, Problem};
+pub use recipe::Recipe;
 pub use show::{Shown, ShownSetting};
-pub use value::{Auto, Compute, DatabaseUrl, Device, LogFormat, ModelRef, REDACTED};
+pub use value::{
+    Auto, Compute, DatabaseUrl, Device, LogFormat, ModelRef, OnOutOfMemory, REDACTED, Task, WhisperProfile,
+};
 
 use layers::Layers;
 
@@ -75,22 +79,58 @@ pub struct Config {
     pub whisper_threads: Auto<usize>,
     /// Windows in one call of the model, from all files in flight.
     pub whisper_batch_size: Auto<usize>,
+    /// What may change where memory does not suffice for a single window.
+    pub whisper_on_out_of_memory: OnOutOfMemory,
     /// `auto`: detected for each window; else a Whisper language code in lower case.
     pub language: Auto<String>,
+    /// Codes that detection may choose from; empty: all that the model knows.
+    pub languages: Vec<String>,
+    /// A language detected with less probability (0 to 1) is a guess.
+    pub language_threshold: f64,
+    /// What is written down.
+    pub whisper_task: Task,
+    /// Text in whose manner the model goes on.
+    pub initial_prompt: Option<String>,
+    /// Words to expect.
+    pub hotwords: Option<String>,
+    /// Whether a window is told what was said before it.
+    pub carry_over: bool,
+    /// Finished windows that are kept, MiB; 0 keeps none.
+    pub checkpoint_max_mb: u64,
+
+    /// What becomes of the settings below that are `auto`; [`Config::recipe`] has the outcome.
+    pub whisper_profile: WhisperProfile,
     /// Beams of the search; 1 is greedy.
-    pub beam_size: usize,
+    pub beam_size: Auto<usize>,
+    /// The search ends when so many times the beams' number of texts are complete.
+    pub patience: Auto<f64>,
+    /// Samples drawn at a temperature above 0.
+    pub best_of: Auto<usize>,
+    /// Exponent of the length by which a text's log-probability is divided.
+    pub length_penalty: Auto<f64>,
+    /// What the score of a token already said is divided by; 1 changes nothing.
+    pub repetition_penalty: Auto<f64>,
+    /// Sequences of so many tokens occur once in a window; 0 allows all.
+    pub no_repeat_ngram_size: Auto<usize>,
+    /// Temperatures to try in turn, rising; never empty.
+    pub temperature: Auto<Vec<f64>>,
+    /// With a higher probability of no speech and an improbable text, a window is silent.
+    pub no_speech_threshold: Auto<f64>,
+    /// Text with a lower mean log-probability is tried again.
+    pub logprob_threshold: Auto<f64>,
+    /// Text that compresses better (bytes by deflated bytes) is tried again.
+    pub compression_ratio_threshold: Auto<f64>,
 
     /// Probability (0 to 1) above which a frame counts as speech.
-    #[serde(serialize_with = "value::short_f32")]
-    pub vad_threshold: f32,
+    pub vad_threshold: Auto<f64>,
     /// Speech shorter than this is dropped, milliseconds.
-    pub vad_min_speech_ms: u32,
+    pub vad_min_speech_ms: Auto<u32>,
     /// Silence shorter than this does not end a stretch of speech, milliseconds.
-    pub vad_min_silence_ms: u32,
+    pub vad_min_silence_ms: Auto<u32>,
     /// Added at both ends of a stretch of speech, milliseconds.
-    pub vad_pad_ms: u32,
+    pub vad_pad_ms: Auto<u32>,
     /// Longest window given to the model, seconds; Whisper itself sees 30.
-    pub chunk_length: u32,
+    pub chunk_length: Auto<u32>,
 
     /// The embedding model: a directory in ONNX form or a name that fastembed knows.
     pub embedding_model: ModelRef,
@@ -140,13 +180,31 @@ impl Config {
             whisper_parallel_models: Auto::Auto,
             whisper_threads: Auto::Auto,
             whisper_batch_size: Auto::Auto,
+            whisper_on_out_of_memory: OnOutOfMemory::Fail,
             language: Auto::Auto,
-            beam_size: 5,
-            vad_threshold: 0.5,
-            vad_min_speech_ms: 96,
-            vad_min_silence_ms: 160,
-            vad_pad_ms: 200,
-            chunk_length: 30,
+            languages: Vec::new(),
+            language_threshold: 0.5,
+            whisper_task: Task::Transcribe,
+            initial_prompt: None,
+            hotwords: None,
+            carry_over: false,
+            checkpoint_max_mb: 256,
+            whisper_profile: WhisperProfile::Balanced,
+            beam_size: Auto::Auto,
+            patience: Auto::Auto,
+            best_of: Auto::Auto,
+            length_penalty: Auto::Auto,
+            repetition_penalty: Auto::Auto,
+            no_repeat_ngram_size: Auto::Auto,
+            temperature: Auto::Auto,
+            no_speech_threshold: Auto::Auto,
+            logprob_threshold: Auto::Auto,
+            compression_ratio_threshold: Auto::Auto,
+            vad_threshold: Auto::Auto,
+            vad_min_speech_ms: Auto::Auto,
+            vad_min_silence_ms: Auto::Auto,
+            vad_pad_ms: Auto::Auto,
+            chunk_length: Auto::Auto,
             embedding_model: ModelRef::Name("intfloat/multilingual-e5-small".into()),
             io_workers: 24,
             asr_workers: Auto::Auto,
@@ -343,23 +401,55 @@ pub fn load(inputs: &Inputs) -> Result<Loaded, ConfigError> {
 /// Settings that are fine alone but not together.
 fn contradictions(config: &Config, origins: &BTreeMap<&'static str, Provenance>) -> Vec<Problem> {
     let mut found = Vec::new();
+    let mut wrong = |key: &'static str, value: String, message: String| {
+        let mut problem = Problem::new(key, message).value(value);
+        if let Some(origin) = origins.get(key) {
+            problem = problem.origin(origin.from.clone());
+        }
+        found.push(problem);
+    };
     let half = matches!(
         config.whisper_compute,
         Compute::Float16 | Compute::Bfloat16 | Compute::Int8Float16 | Compute::Int8Bfloat16
     );
     // CTranslate2 has 16-bit floats on CUDA only (`mayiuse_float16`, `mayiuse_bfloat16` in its types.cc).
     if config.whisper_device == Device::Cpu && half {
-        let mut problem = Problem::new(
+        wrong(
             "whisper_compute",
-            "a CPU cannot compute in 16-bit floats: use int8, int8_float32, float32 or auto, or whisper_device = cuda",
-        )
-        .value(config.whisper_compute.to_string());
-        if let Some(origin) = origins.get("whisper_compute") {
-            problem = problem.origin(origin.from.clone());
-        }
-        found.push(problem);
+            config.whisper_compute.to_string(),
+            "a CPU cannot compute in 16-bit floats: use int8, int8_float32, float32 or auto, or whisper_device = cuda"
+                .to_owned(),
+        );
+    }
+    if let Auto::Set(language) = &config.language
+        && !config.languages.is_empty()
+        && !config.languages.contains(language)
+    {
+        let allowed = config.languages.join(", ");
+        wrong(
+            "language",
+            language.clone(),
+            format!(
+                "is not among the languages allowed by languages ({allowed}): add it there, or leave one of them out"
+            ),
+        );
+    }
+    if let (Task::Translate, ModelRef::Name(name)) = (config.whisper_task, &config.whisper_model)
+        && cannot_translate(name)
+    {
+        wrong(
+            "whisper_task",
+            config.whisper_task.to_string(),
+            format!("the model {name} never learned to translate: use small, medium, large-v2 or large-v3"),
+        );
     }
     found
+}
+
+/// Models of which it is known: those for English alone, and those trained on transcripts only (the model cards of
+/// large-v3-turbo and of distil-whisper).
+fn cannot_translate(name: &str) -> bool {
+    name.ends_with(".en") || name == "turbo" || name == "large-v3-turbo" || name.starts_with("distil-")
 }
 
 #[cfg(test)]

@@ -14,16 +14,14 @@ use crate::pipeline::spool::Spool;
 use crate::pipeline::{Meters, Pipeline, Sizes, Steps};
 use crate::speech::SpeechOptions;
 use crate::transcribe::{
-    self, CheckpointOptions, Compute, Device, Download, EngineKind, TranscribeOptions, Transcriber, Wishes,
+    self, CheckpointOptions, Compute, Device, Download, EngineKind, OnOutOfMemory, TranscribeOptions, Transcriber,
+    Wishes,
 };
 use crate::ytdlp::{YtDlp, YtDlpOptions};
 
 /// Channels and sample rates beyond these are no recordings of speech.
 const MAX_CHANNELS: u32 = 64;
 const MAX_SAMPLE_RATE: u32 = 768_000;
-
-/// Finished windows kept of all recordings: some 500 hours of speech.
-const CHECKPOINT_BYTES: u64 = 256 << 20;
 
 /// What is known before anything is loaded.
 pub struct Plan {
@@ -142,6 +140,7 @@ pub(super) fn decode_options(config: &Config) -> DecodeOptions {
 }
 
 pub(super) fn transcribe_options(config: &Config) -> TranscribeOptions {
+    let recipe = config.recipe();
     let ms = |ms: u32| Duration::from_millis(ms.into());
     TranscribeOptions {
         engine: EngineKind::default(),
@@ -166,23 +165,46 @@ pub(super) fn transcribe_options(config: &Config) -> TranscribeOptions {
             parallel_models: config.whisper_parallel_models.set(),
             threads: config.whisper_threads.set(),
             batch_size: config.whisper_batch_size.set(),
-            ..Wishes::default()
+            on_out_of_memory: match config.whisper_on_out_of_memory {
+                config::OnOutOfMemory::Fail => OnOutOfMemory::Fail,
+                config::OnOutOfMemory::Compute => OnOutOfMemory::Compute,
+                config::OnOutOfMemory::Cpu => OnOutOfMemory::Cpu,
+            },
         },
         language: config.language.as_deref().map(str::to_owned),
         decode: transcribe::DecodeOptions {
-            beam_size: config.beam_size,
+            beam_size: recipe.beam_size,
+            patience: recipe.patience as f32,
+            best_of: recipe.best_of,
+            length_penalty: recipe.length_penalty as f32,
+            repetition_penalty: recipe.repetition_penalty as f32,
+            no_repeat_ngram_size: recipe.no_repeat_ngram_size,
+            temperatures: recipe.temperature.iter().map(|&t| t as f32).collect(),
+            max_compression_ratio: recipe.compression_ratio_threshold as f32,
+            min_logprob: recipe.logprob_threshold as f32,
+            max_no_speech_prob: recipe.no_speech_threshold as f32,
+            task: match config.whisper_task {
+                config::Task::Transcribe => transcribe::Task::Transcribe,
+                config::Task::Translate => transcribe::Task::Translate,
+            },
+            initial_prompt: config.initial_prompt.clone().unwrap_or_default(),
+            hotwords: config.hotwords.clone().unwrap_or_default(),
+            carry_over: config.carry_over,
+            languages: config.languages.clone(),
+            language_threshold: config.language_threshold as f32,
             ..transcribe::DecodeOptions::default()
         },
         speech: SpeechOptions {
-            threshold: config.vad_threshold,
-            min_speech: ms(config.vad_min_speech_ms),
-            min_silence: ms(config.vad_min_silence_ms),
-            pad: ms(config.vad_pad_ms),
-            chunk: Duration::from_secs(config.chunk_length.into()),
+            threshold: recipe.vad_threshold as f32,
+            min_speech: ms(recipe.vad_min_speech_ms),
+            min_silence: ms(recipe.vad_min_silence_ms),
+            pad: ms(recipe.vad_pad_ms),
+            chunk: Duration::from_secs(recipe.chunk_length.into()),
+            ..SpeechOptions::default()
         },
-        checkpoints: Some(CheckpointOptions {
+        checkpoints: (config.checkpoint_max_mb > 0).then(|| CheckpointOptions {
             dir: config.data_dir.join("windows"),
-            max_bytes: CHECKPOINT_BYTES,
+            max_bytes: config.checkpoint_max_mb << 20,
         }),
     }
 }

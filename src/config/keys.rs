@@ -5,15 +5,19 @@ use std::path::Path;
 use figment::value::{Empty, Num, Tag, Value};
 
 use super::problem::nearest;
-use super::value::{Compute, DatabaseUrl, Device, LogFormat, ModelRef, expand_home};
+use super::value::{
+    Compute, DatabaseUrl, Device, LogFormat, ModelRef, OnOutOfMemory, Task, WhisperProfile, expand_home,
+};
 
 /// A heading under which keys are listed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Group {
     /// Places on this machine and the database.
     Places,
-    /// The Whisper model.
+    /// The Whisper model, and what it is told.
     Transcription,
+    /// How hard text is looked for, and when it is believed.
+    Quality,
     /// Which audio counts as speech.
     Speech,
     /// The embedding model.
@@ -32,6 +36,7 @@ impl Group {
         match self {
             Self::Places => "Places",
             Self::Transcription => "Transcription",
+            Self::Quality => "Quality",
             Self::Speech => "Speech detection",
             Self::Embedding => "Embedding",
             Self::Workers => "Workers",
@@ -50,6 +55,12 @@ pub(super) enum Kind {
     AutoInt(u64, u64),
     /// A number in the range, ends included.
     Real(f64, f64),
+    /// `auto` or a number in the range, ends included.
+    AutoReal(f64, f64),
+    /// `auto` or temperatures, rising from the first that is tried to the last.
+    Temperatures,
+    /// Yes or no.
+    Bool,
     /// One of these words.
     OneOf(&'static [&'static str]),
     /// Any text but an empty one.
@@ -60,6 +71,8 @@ pub(super) enum Kind {
     Model,
     /// `auto` or a Whisper language code.
     Language,
+    /// Whisper language codes; none stands for all.
+    Languages,
     /// Directives of `tracing`'s `EnvFilter`.
     LogFilter,
     /// A Postgres address; never repeated in a message.
@@ -72,7 +85,7 @@ pub struct Key {
     /// Its name in a TOML file and after `--set`; also the field of [`super::Config`].
     pub name: &'static str,
     /// Its name in the environment and in `.env`. The key in upper case, except: `data_dir` and `tools_dir` have a
-    /// `SPOKEN_` prefix, and `language` is `WHISPER_LANGUAGE`, because gettext owns `LANGUAGE`.
+    /// `SPOKEN_` prefix, and `language` and `languages` begin with `WHISPER_`, because gettext owns `LANGUAGE`.
     pub env: &'static str,
     /// Where it is listed.
     pub group: Group,
@@ -131,16 +144,27 @@ impl Key {
             Kind::Int(low, high) => format!("a whole number from {low} to {high}"),
             Kind::AutoInt(low, high) => format!("auto or a whole number from {low} to {high}"),
             Kind::Real(low, high) => format!("a number from {low} to {high}"),
+            Kind::AutoReal(low, high) => format!("auto or a number from {low} to {high}"),
+            Kind::Temperatures => "auto or rising numbers from 0 to 1, as in 0,0.2,0.4".to_owned(),
+            Kind::Bool => "true or false".to_owned(),
             Kind::OneOf(words) => format!("one of {}", words.join(", ")),
             Kind::Text => "a text".to_owned(),
             Kind::Path => "a path".to_owned(),
             Kind::Model => "a directory or the name of a model".to_owned(),
             Kind::Language => "auto or a language code that Whisper knows, such as en, de or es".to_owned(),
+            Kind::Languages => {
+                "language codes that Whisper knows, as in en,de (empty: all of them)".to_owned()
+            }
             Kind::LogFilter => {
                 "a level (error, warn, info, debug, trace) or a list such as warn,spoken=debug".to_owned()
             }
             Kind::DatabaseUrl => "a Postgres address".to_owned(),
         }
+    }
+
+    /// True where a TOML file may give an array.
+    pub(super) fn is_list(&self) -> bool {
+        matches!(self.kind, Kind::Temperatures | Kind::Languages)
     }
 
     /// True where the value must not be repeated.
@@ -152,7 +176,9 @@ impl Key {
     pub(super) fn check(&self, text: &str, base: Base<'_>) -> Result<Value, String> {
         let text = text.trim();
         if text.is_empty() {
-            return if self.optional {
+            return if self.kind == Kind::Languages {
+                Ok(Value::Array(Tag::Default, Vec::new()))
+            } else if self.optional {
                 Ok(Value::Empty(Tag::Default, Empty::None))
             } else {
                 Err(format!("must be {}, not empty", self.allowed()))
@@ -162,16 +188,18 @@ impl Key {
         let whole = |low: u64, high: u64| {
             text.parse::<u64>().ok().filter(|n| (low..=high).contains(n)).map(Value::from).ok_or_else(must_be)
         };
+        let takes_auto =
+            matches!(self.kind, Kind::AutoInt(..) | Kind::AutoReal(..) | Kind::Temperatures | Kind::Language);
+        if takes_auto && text.eq_ignore_ascii_case("auto") {
+            return Ok(Value::from("auto"));
+        }
         match self.kind {
-            Kind::Int(low, high) => whole(low, high),
-            Kind::AutoInt(..) if text.eq_ignore_ascii_case("auto") => Ok(Value::from("auto")),
-            Kind::AutoInt(low, high) => whole(low, high),
-            Kind::Real(low, high) => match text.parse::<f64>() {
-                Ok(number) if (low..=high).contains(&number) => {
-                    Ok(Value::Num(Tag::Default, Num::F64(number)))
-                }
-                _ => Err(must_be()),
-            },
+            Kind::Int(low, high) | Kind::AutoInt(low, high) => whole(low, high),
+            Kind::Real(low, high) | Kind::AutoReal(low, high) => {
+                number(text, low, high).map(real).ok_or_else(must_be)
+            }
+            Kind::Temperatures => temperatures(text).ok_or_else(must_be),
+            Kind::Bool => truth(text).map(Value::from).ok_or_else(must_be),
             Kind::OneOf(words) => one_of(text, words).ok_or_else(|| hinted(must_be(), text, words)),
             Kind::Text => Ok(Value::from(text)),
             Kind::Path => base.resolve(text).map(Value::from),
@@ -181,11 +209,42 @@ impl Key {
                 self.allowed()
             )),
             Kind::Model => Ok(Value::from(text)),
-            Kind::Language if text.eq_ignore_ascii_case("auto") => Ok(Value::from("auto")),
-            Kind::Language => one_of(text, LANGUAGES).ok_or_else(|| hinted(must_be(), "", &[])),
+            Kind::Language => one_of(text, LANGUAGES).ok_or_else(must_be),
+            Kind::Languages => text
+                .split(',')
+                .map(|code| {
+                    let code = code.trim();
+                    one_of(code, LANGUAGES).ok_or_else(|| format!("{}; {code:?} is none", must_be()))
+                })
+                .collect::<Result<Vec<_>, _>>()
+                .map(|codes| Value::Array(Tag::Default, codes)),
             Kind::LogFilter => check_filter(text).map(|()| Value::from(text)),
             Kind::DatabaseUrl => DatabaseUrl::parse(text).map(|url| Value::from(url.expose())),
         }
+    }
+}
+
+/// A number in the range, ends included.
+fn number(text: &str, low: f64, high: f64) -> Option<f64> {
+    text.parse::<f64>().ok().filter(|number| (low..=high).contains(number))
+}
+
+fn real(number: f64) -> Value {
+    Value::Num(Tag::Default, Num::F64(number))
+}
+
+/// A list in which each is higher than the one before: a lower one after a higher one could only fail again.
+fn temperatures(text: &str) -> Option<Value> {
+    let list: Option<Vec<f64>> = text.split(',').map(|t| number(t.trim(), 0.0, 1.0)).collect();
+    let list = list.filter(|list| list.is_sorted_by(|a, b| a < b))?;
+    Some(Value::Array(Tag::Default, list.into_iter().map(real).collect()))
+}
+
+fn truth(text: &str) -> Option<bool> {
+    match text.to_ascii_lowercase().as_str() {
+        "true" | "yes" | "on" | "1" => Some(true),
+        "false" | "no" | "off" | "0" => Some(false),
+        _ => None,
     }
 }
 
@@ -243,14 +302,33 @@ pub const KEYS: &[Key] = &[
     key!(Transcription, "whisper_parallel_models", "WHISPER_PARALLEL_MODELS", Kind::AutoInt(1, 64), "replicas; they share the weights on a CPU"),
     key!(Transcription, "whisper_threads", "WHISPER_THREADS", Kind::AutoInt(1, 256), "threads of one replica (CPU)"),
     key!(Transcription, "whisper_batch_size", "WHISPER_BATCH_SIZE", Kind::AutoInt(1, 512), "windows in one call of the model"),
+    key!(Transcription, "whisper_on_out_of_memory", "WHISPER_ON_OUT_OF_MEMORY", Kind::OneOf(OnOutOfMemory::NAMES), "what may change where memory lacks for a single window"),
     key!(Transcription, "language", "WHISPER_LANGUAGE", Kind::Language, "language spoken; auto: detected window by window"),
-    key!(Transcription, "beam_size", "BEAM_SIZE", Kind::Int(1, 20), "beams of the search; 1: greedy, fastest"),
+    key!(Transcription, "languages", "WHISPER_LANGUAGES", optional Kind::Languages, "languages that detection may choose from; empty: all"),
+    key!(Transcription, "language_threshold", "LANGUAGE_THRESHOLD", Kind::Real(0.0, 1.0), "a less probable language is a guess: the file's other windows decide"),
+    key!(Transcription, "whisper_task", "WHISPER_TASK", Kind::OneOf(Task::NAMES), "write what is said in its own language or in English"),
+    key!(Transcription, "initial_prompt", "INITIAL_PROMPT", optional Kind::Text, "text in whose manner the model goes on"),
+    key!(Transcription, "hotwords", "HOTWORDS", optional Kind::Text, "names and terms to expect"),
+    key!(Transcription, "carry_over", "CARRY_OVER", Kind::Bool, "tell each window what was said before it"),
+    key!(Transcription, "checkpoint_max_mb", "CHECKPOINT_MAX_MB", Kind::Int(0, 1_048_576), "finished windows kept to go on from, MiB; 0: none"),
 
-    key!(Speech, "vad_threshold", "VAD_THRESHOLD", Kind::Real(0.0, 1.0), "probability above which a frame is speech"),
-    key!(Speech, "vad_min_speech_ms", "VAD_MIN_SPEECH_MS", Kind::Int(0, 10_000), "shorter speech is dropped"),
-    key!(Speech, "vad_min_silence_ms", "VAD_MIN_SILENCE_MS", Kind::Int(0, 10_000), "shorter silence does not end speech"),
-    key!(Speech, "vad_pad_ms", "VAD_PAD_MS", Kind::Int(0, 2_000), "added at both ends of speech"),
-    key!(Speech, "chunk_length", "CHUNK_LENGTH", Kind::Int(1, 30), "longest window for the model, seconds"),
+    key!(Quality, "whisper_profile", "WHISPER_PROFILE", Kind::OneOf(WhisperProfile::NAMES), "what the keys set to auto below and under speech detection become"),
+    key!(Quality, "beam_size", "BEAM_SIZE", Kind::AutoInt(1, 20), "beams of the search; 1: greedy, fastest"),
+    key!(Quality, "patience", "PATIENCE", Kind::AutoReal(0.1, 10.0), "the search ends when so many times beam_size texts are complete"),
+    key!(Quality, "best_of", "BEST_OF", Kind::AutoInt(1, 20), "samples drawn at a temperature above 0"),
+    key!(Quality, "length_penalty", "LENGTH_PENALTY", Kind::AutoReal(0.0, 10.0), "above 1 prefers long texts, below 1 short ones"),
+    key!(Quality, "repetition_penalty", "REPETITION_PENALTY", Kind::AutoReal(0.1, 10.0), "above 1 avoids what was just said; 1: off"),
+    key!(Quality, "no_repeat_ngram_size", "NO_REPEAT_NGRAM_SIZE", Kind::AutoInt(0, 100), "no sequence of so many tokens twice in a window; 0: off"),
+    key!(Quality, "temperature", "TEMPERATURE", Kind::Temperatures, "tried in turn until a window's text is acceptable"),
+    key!(Quality, "no_speech_threshold", "NO_SPEECH_THRESHOLD", Kind::AutoReal(0.0, 1.0), "more probable silence, and an improbable text, is silence"),
+    key!(Quality, "logprob_threshold", "LOGPROB_THRESHOLD", Kind::AutoReal(-20.0, 0.0), "a less probable text (mean log-probability) is tried again"),
+    key!(Quality, "compression_ratio_threshold", "COMPRESSION_RATIO_THRESHOLD", Kind::AutoReal(1.0, 100.0), "a text that compresses better repeats itself: tried again"),
+
+    key!(Speech, "vad_threshold", "VAD_THRESHOLD", Kind::AutoReal(0.0, 1.0), "probability above which a frame is speech"),
+    key!(Speech, "vad_min_speech_ms", "VAD_MIN_SPEECH_MS", Kind::AutoInt(0, 10_000), "shorter speech is dropped"),
+    key!(Speech, "vad_min_silence_ms", "VAD_MIN_SILENCE_MS", Kind::AutoInt(0, 10_000), "shorter silence does not end speech"),
+    key!(Speech, "vad_pad_ms", "VAD_PAD_MS", Kind::AutoInt(0, 2_000), "added at both ends of speech"),
+    key!(Speech, "chunk_length", "CHUNK_LENGTH", Kind::AutoInt(1, 30), "longest window for the model, seconds"),
 
     key!(Embedding, "embedding_model", "EMBEDDING_MODEL", Kind::Model, "embedding model: a name or a directory"),
 

@@ -27,8 +27,15 @@ pub struct ShownSetting {
     pub key: &'static str,
     /// Its name in the environment.
     pub env: &'static str,
-    /// The effective value: a number, a text or null.
+    /// The value as it is set: a number, a text, a list, true or false, or null.
     pub value: Value,
+    /// What `auto` comes to, where the profile of transcription decides it; where the machine does, it is known when the
+    /// model is loaded.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub effective: Option<Value>,
+    /// Who decided that.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub because: Option<String>,
     /// `default`, `file`, `profile`, `dotenv`, `environment` or `flag`.
     pub layer: &'static str,
     /// The place, for people.
@@ -54,6 +61,7 @@ impl Loaded {
         let directory = self.config_dir.as_ref().map_or("none".into(), |d| d.display().to_string());
         let _ = writeln!(out, "profile: {profile}    configuration directory: {directory}");
         let mut group = None;
+        let (decided, because) = (self.decided(), self.because());
         for (key, value) in &values {
             if group != Some(key.group) {
                 group = Some(key.group);
@@ -63,11 +71,17 @@ impl Loaded {
             let padding = " ".repeat(value_width.saturating_sub(console::measure_text_width(value)));
             let value =
                 if origin.layer == "default" { value.clone() } else { changed.apply_to(value).to_string() };
+            let from = match decided.get(key.name) {
+                // Who left it open matters less than who decided it.
+                Some(_) if origin.layer == "default" => because.clone(),
+                Some(_) => format!("{}; {because}", origin.from),
+                None => origin.from,
+            };
             let _ = writeln!(
                 out,
                 "  {:widest$}  {value}{padding}  {}",
                 key.name,
-                quiet.apply_to(sanitize(&origin.from))
+                quiet.apply_to(sanitize(&from))
             );
         }
         out
@@ -76,13 +90,18 @@ impl Loaded {
     /// For machines; values keep their types, and the password of `database_url` is not in it.
     pub fn to_json(&self) -> Shown {
         let mut values = self.typed_values();
+        let mut decided = self.decided();
         let settings = KEYS.iter().map(|key| {
             let origin = self.origin(key.name);
             let value = values.remove(key.name).unwrap_or(Value::Null);
+            let effective = decided.remove(key.name);
+            let because = effective.as_ref().map(|_| self.because());
             ShownSetting {
                 key: key.name,
                 env: key.env,
                 value,
+                effective,
+                because,
                 layer: origin.layer,
                 from: origin.from,
                 about: key.about,
@@ -100,20 +119,53 @@ impl Loaded {
         }
     }
 
+    /// What the profile makes of the keys that are `auto`.
+    fn decided(&self) -> serde_json::Map<String, Value> {
+        let values = self.typed_values();
+        let mut recipe = match serde_json::to_value(self.config.recipe()) {
+            Ok(Value::Object(map)) => map,
+            // Numbers and lists of numbers can always be serialised.
+            _ => serde_json::Map::new(),
+        };
+        recipe.retain(|key, _| values.get(key).is_some_and(|value| value == "auto"));
+        recipe
+    }
+
+    /// The profile, and where it was chosen.
+    fn because(&self) -> String {
+        let origin = self.origin("whisper_profile");
+        let profile = self.config.whisper_profile;
+        match origin.layer {
+            "default" => format!("whisper_profile = {profile}"),
+            _ => format!("whisper_profile = {profile}, {}", origin.from),
+        }
+    }
+
     fn values(&self) -> Vec<(&'static Key, String)> {
-        let typed = self.typed_values();
+        let (typed, decided) = (self.typed_values(), self.decided());
         KEYS.iter()
             .map(|key| {
-                let shown = match typed.get(key.name) {
+                let shown = match decided.get(key.name).or_else(|| typed.get(key.name)) {
                     None | Some(Value::Null) => match key.name {
                         "database_url" => "(private server in data_dir)".to_owned(),
                         _ => "(none)".to_owned(),
                     },
-                    Some(Value::String(text)) => sanitize(text).into_owned(),
-                    Some(other) => other.to_string(),
+                    Some(Value::Array(list)) if list.is_empty() => "(all)".to_owned(),
+                    Some(Value::Array(list)) => list.iter().map(bare).collect::<Vec<_>>().join(","),
+                    Some(other) => bare(other),
                 };
-                (key, shown)
+                let auto = decided.contains_key(key.name);
+                (key, if auto { format!("auto: {shown}") } else { shown })
             })
             .collect()
+    }
+}
+
+/// A value as it is written in the environment.
+fn bare(value: &Value) -> String {
+    match value {
+        Value::String(text) => sanitize(text).into_owned(),
+        Value::Number(number) => number.as_f64().map_or_else(|| number.to_string(), |n| n.to_string()),
+        other => other.to_string(),
     }
 }

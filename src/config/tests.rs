@@ -88,7 +88,8 @@ fn environment_names_are_one_of_a_kind_and_upper_case() {
     assert_eq!(names.len(), KEYS.len());
     for key in KEYS {
         let upper = key.name.to_uppercase();
-        let plain = key.env == upper || key.env == format!("SPOKEN_{upper}") || key.name == "language";
+        let plain =
+            key.env == upper || key.env == format!("SPOKEN_{upper}") || key.name.starts_with("language");
         assert!(plain, "{}", key.env);
     }
 }
@@ -293,7 +294,106 @@ fn numbers_may_be_quoted_and_floats_stay_short() {
     let world =
         World::new().file("empty/default.toml", "io_workers = \"7\"\nvad_threshold = 0.3\nbeam_size = 0x2");
     let loaded = world.load();
-    assert_eq!((loaded.config.io_workers, loaded.config.beam_size), (7, 2));
+    assert_eq!((loaded.config.io_workers, loaded.config.beam_size), (7, Auto::Set(2)));
     let json = serde_json::to_string(&loaded.to_json()).unwrap();
     assert!(json.contains("\"value\":0.3,"), "{json}");
+}
+
+#[test]
+fn a_profile_decides_what_is_left_to_it_and_nothing_else() {
+    let profile = |name: &str| World::new().environment("WHISPER_PROFILE", name);
+    let recipe = |name: &str| profile(name).load().config.recipe();
+    assert_eq!((recipe("fast").beam_size, recipe("balanced").beam_size), (1, 5));
+    assert_eq!(World::new().load().config.recipe(), recipe("balanced"));
+    let quality = recipe("quality");
+    assert_eq!((quality.beam_size, quality.best_of, quality.patience), (10, 10, 2.0));
+    assert!(quality.vad_threshold < recipe("balanced").vad_threshold);
+    assert!(quality.vad_pad_ms > recipe("balanced").vad_pad_ms);
+    // Every field can be set, and then the profile has no say in it.
+    for (field, value) in serde_json::to_value(&quality).unwrap().as_object().unwrap() {
+        let other = if field == "temperature" { "0,1".to_owned() } else { "1".to_owned() };
+        let other = if field == "logprob_threshold" { "-0.5".to_owned() } else { other };
+        let set = profile("quality").flag(field, &other).load().config.recipe();
+        let set = serde_json::to_value(set).unwrap();
+        assert_ne!(set, *value);
+        assert_eq!(set[field].to_string().replace(".0", "").trim_matches(['[', ']']), other, "{field}");
+    }
+}
+
+#[test]
+fn what_auto_comes_to_is_shown_with_who_decided() {
+    let loaded = World::new().flag("whisper_profile", "quality").environment("BEST_OF", "3").load();
+    let table = loaded.to_table(false);
+    let line = |key: &str| {
+        let line = table.lines().find(|line| line.trim_start().starts_with(&format!("{key} "))).unwrap();
+        line.split_whitespace().collect::<Vec<_>>().join(" ")
+    };
+    assert_eq!(line("beam_size"), "beam_size auto: 10 whisper_profile = quality, --set");
+    assert_eq!(line("best_of"), "best_of 3 BEST_OF in the environment");
+    assert_eq!(line("temperature"), "temperature auto: 0,0.2,0.4,0.6,0.8,1 whisper_profile = quality, --set");
+    assert_eq!(line("whisper_threads"), "whisper_threads auto default");
+    assert_eq!(line("languages"), "languages (all) default");
+    let json = serde_json::to_value(loaded.to_json()).unwrap();
+    let find =
+        |key: &str| json["settings"].as_array().unwrap().iter().find(|s| s["key"] == key).unwrap().clone();
+    assert_eq!(
+        (find("beam_size")["value"].as_str(), find("beam_size")["effective"].as_u64()),
+        (Some("auto"), Some(10))
+    );
+    assert_eq!(find("beam_size")["because"], "whisper_profile = quality, --set");
+    assert_eq!((find("best_of")["value"].as_u64(), find("best_of").get("effective")), (Some(3), None));
+}
+
+#[test]
+fn lists_and_truths_are_read_from_every_place() {
+    let world = World::new().file(
+        "empty/default.toml",
+        "temperature = [0, 0.5]\nlanguages = [\"EN\", \"de\"]\ncarry_over = true\n",
+    );
+    let config = world.load().config;
+    assert_eq!(config.temperature, Auto::Set(vec![0.0, 0.5]));
+    assert_eq!((config.languages, config.carry_over), (vec!["en".to_owned(), "de".to_owned()], true));
+    let world = world
+        .environment("TEMPERATURE", "0, 0.2,1")
+        .environment("WHISPER_LANGUAGES", "")
+        .environment("CARRY_OVER", "no");
+    let config = world.load().config;
+    assert_eq!(config.temperature, Auto::Set(vec![0.0, 0.2, 1.0]));
+    assert_eq!((config.languages.len(), config.carry_over), (0, false));
+    for (name, value, says) in [
+        ("TEMPERATURE", "0.4,0.2", "must be auto or rising numbers from 0 to 1, as in 0,0.2,0.4"),
+        ("TEMPERATURE", "0,2", "must be auto or rising numbers from 0 to 1, as in 0,0.2,0.4"),
+        (
+            "WHISPER_LANGUAGES",
+            "en,xx",
+            "must be language codes that Whisper knows, as in en,de (empty: all of them); \"xx\" is none",
+        ),
+        ("CARRY_OVER", "maybe", "must be true or false"),
+        ("WHISPER_PROFILE", "balancd", "must be one of fast, balanced, quality; did you mean balanced?"),
+        ("LOGPROB_THRESHOLD", "1", "must be auto or a number from -20 to 0"),
+    ] {
+        let problems = World::new().environment(name, value).problems();
+        assert_eq!(problems, [format!("{name} = {value:?} (in the environment): {says}")]);
+    }
+    let problems = World::new().file("empty/default.toml", "io_workers = [1]\n").problems();
+    assert!(problems[0].ends_with("must be a whole number from 1 to 512, not array"), "{problems:?}");
+}
+
+#[test]
+fn languages_tasks_and_models_must_agree() {
+    let problems = World::new()
+        .environment("WHISPER_LANGUAGE", "fr")
+        .environment("WHISPER_LANGUAGES", "en,de")
+        .problems();
+    assert!(
+        problems[0].starts_with("language = \"fr\" (WHISPER_LANGUAGE in the environment): is not among"),
+        "{problems:?}"
+    );
+    let translate = |model: &str| {
+        World::new().environment("WHISPER_TASK", "translate").environment("WHISPER_MODEL", model)
+    };
+    assert_eq!(translate("small").load().config.whisper_task, Task::Translate);
+    for model in ["large-v3-turbo", "small.en", "distil-large-v3"] {
+        assert!(translate(model).problems()[0].contains("never learned to translate"), "{model}");
+    }
 }

@@ -12,7 +12,7 @@ pub const REDACTED: &str = "***";
 /// A value, or the program's own choice for this machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Auto<T> {
-    /// Chosen when the machine is known.
+    /// Chosen when the machine is known, or by the profile.
     Auto,
     /// Set.
     Set(T),
@@ -25,6 +25,11 @@ impl<T> Auto<T> {
             Self::Auto => None,
             Self::Set(value) => Some(value),
         }
+    }
+
+    /// The value, or `other`.
+    pub fn unwrap_or(self, other: T) -> T {
+        self.set().unwrap_or(other)
     }
 
     /// The value, or what `choose` makes of the machine.
@@ -142,6 +147,40 @@ named! {
         Bfloat16 = "bfloat16",
         /// 32-bit floats.
         Float32 = "float32",
+    }
+}
+
+named! {
+    /// How much time accuracy is worth. What each makes of the settings that are left to it: [`super::Recipe`].
+    WhisperProfile {
+        /// Greedy search.
+        Fast = "fast",
+        /// Five beams, as OpenAI's own program has them.
+        Balanced = "balanced",
+        /// Ten patient beams, and speech detection that would rather hear too much.
+        Quality = "quality",
+    }
+}
+
+named! {
+    /// What is written down.
+    Task {
+        /// What is said, in its own language.
+        Transcribe = "transcribe",
+        /// What is said, in English.
+        Translate = "translate",
+    }
+}
+
+named! {
+    /// What may change where memory does not suffice for a single window.
+    OnOutOfMemory {
+        /// Nothing: the item fails, and is tried again later.
+        Fail = "fail",
+        /// The model is loaded again with 8-bit weights.
+        Compute = "compute",
+        /// The same, then the CPU.
+        Cpu = "cpu",
     }
 }
 
@@ -281,9 +320,4 @@ pub(super) fn expand_places(path: &Path, data_dir: &Path, tools_dir: &Path) -> P
         }
     }
     path.to_path_buf()
-}
-
-/// Writes 0.3 as 0.3, not as the 64-bit number that is nearest to the 32-bit one.
-pub(super) fn short_f32<S: Serializer>(number: &f32, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_f64(number.to_string().parse().unwrap_or_else(|_| f64::from(*number)))
 }

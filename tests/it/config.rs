@@ -58,7 +58,7 @@ fn the_later_place_wins_and_each_value_knows_its_own() {
     let config = &loaded.config;
     assert_eq!(
         (config.chunk_length, config.whisper_threads, config.max_attempts, config.beam_size),
-        (30, Auto::Set(1), 2, 3)
+        (Auto::Auto, Auto::Set(1), 2, Auto::Set(3))
     );
     assert_eq!((config.db_workers, config.io_workers), (4, 5));
     let from = |key: &str| loaded.origin(key).from;
@@ -112,7 +112,7 @@ fn everything_that_is_wrong_is_told_at_once() {
     let expected = "\
 the configuration is wrong in 10 places:
   io_worker (config/default.toml:1): unknown key; did you mean io_workers?
-  beam_size = \"21\" (config/default.toml:2): must be a whole number from 1 to 20
+  XX
   [whisper] (config/default.toml:4): there are no sections, keys are flat: write whisper_model = … at the top of the file
   .env:2: has no `=`: write NAME=value
   WHISPER_MODLE (.env:1): unknown key; did you mean WHISPER_MODEL?

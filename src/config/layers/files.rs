@@ -129,7 +129,12 @@ impl Reader<'_> {
                 self.problems.push(unknown(written, Spelling::File).origin(origin.from));
                 continue;
             };
-            match plain_text(value.get_ref()) {
+            let list = value.get_ref().as_array().filter(|_| key.is_list());
+            let text = match list {
+                Some(list) => list.iter().map(|one| plain_text(one.get_ref())).collect::<Option<Vec<_>>>(),
+                None => plain_text(value.get_ref()).map(|one| vec![one]),
+            };
+            match text.map(|text| text.join(",")) {
                 Some(text) => given.extend(self.check(key, written, &text, directory, origin)),
                 None => {
                     let message = format!("must be {}, not {}", key.allowed(), value.get_ref().type_str());
