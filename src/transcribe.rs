@@ -1,15 +1,25 @@
 //! Whisper over the windows of all files at once.
 //!
 //! ```text
-//! submit (ASR worker)   ── speech, windows, log-mel ──►┐
-//! submit (ASR worker)   ── speech, windows, log-mel ──►│ pool (bounded)   ──► feeder ──► model replica ──► on_done
-//! submit (ASR worker)   ── speech, windows, log-mel ──►┘ earliest file first ► feeder ──► model replica ──► on_done
+//! submit (ASR worker) ── speech, windows, log-mel ──►┐
+//! submit (ASR worker) ── speech, windows, log-mel ──►│ pool (bounded)   ──► feeder ──► engine ──► good? ──► file complete? ──► on_done
+//! submit (ASR worker) ── speech, windows, log-mel ──►┘ earliest file first ► feeder ──► engine      │            │
+//!                                                    ▲                                              │ no         │ speech without text
+//!                                                    └── again: next temperature, without prompt ◄──┴────────────┘
 //! ```
 //!
 //! [`Transcriber::submit`] runs on its caller's thread and returns when all windows of the file are in the pool.
 //! Feeders (one a replica) take batches from it, across files, so that one model is always busy; whichever brings the last text of
 //! a file puts its transcript together and calls back. This is the ASR stage as a whole, so it is the one step that
 //! uses another: [`crate::speech`], which says where to cut.
+//!
+//! Where to find what:
+//!
+//! * how the model is run here, and why: `plan`, `shape` (a model's size), `memory` (batches after memory ran out);
+//! * the engines: the trait in `engine`, their list in `engines`, one file each (`ct2`, `whisper_cpp`), which model in `model`;
+//! * who is next: `pool` (batches), `feed` (the feeders, retries), `job` (one file's windows), `checkpoint` (finished ones);
+//! * is it any good: `quality` (one text's figures), `guard` (invented text), `coverage` (speech without text);
+//! * the transcript: `tokens`, `clock` (a window's time to the file's), `assemble`.
 
 mod assemble;
 mod checkpoint;
