@@ -307,14 +307,14 @@ impl Surroundings {
 
     /// Whether these few frames fit what the wider surroundings are taken for.
     fn agrees(&self, reason: GateReason) -> bool {
-        let still = self.same_fresh > FROZEN_HERE;
+        let frozen = self.pairs >= FEW && self.same_fresh > FROZEN_NEAR;
         match reason {
             GateReason::Stationary => {
-                self.is_stationary(STATIONARY_DB + HERE_DB, SHAPE_DB + HERE_DB) || (self.pairs >= FEW && still)
+                self.is_stationary(STATIONARY_DB + HERE_DB, SHAPE_DB + HERE_DB) || frozen
             }
-            GateReason::Tonal => self.is_tonal() || (self.pairs >= FEW && still),
+            GateReason::Tonal => self.is_tonal() || frozen,
             // Too few to tell: a note between rests.
-            GateReason::Frozen => self.pairs < FEW || still,
+            GateReason::Frozen => self.pairs < FEW || self.same_fresh > FROZEN_HERE,
             GateReason::Faint => true,
         }
     }
