@@ -28,6 +28,9 @@ const FAR: usize = 192;
 /// Surroundings of fewer frames than this decide nothing: half a second.
 const LEAST: usize = 32;
 
+/// Frames of sound that no syllable lasts, however it is drawn out (0.7 s).
+const LONG: usize = 44;
+
 /// Frames to either side in which words would show, about two syllables (0.4 s), and the fewest that show anything.
 const HERE: usize = 24;
 const FEW: usize = 8;
@@ -179,7 +182,7 @@ impl Gate {
         let near = within(at.saturating_sub(NEAR), at + NEAR);
         let reason = if near.frames < LEAST {
             return None;
-        } else if near.is_stationary(STATIONARY_DB, SHAPE_DB) {
+        } else if near.louds >= LONG && near.is_stationary(STATIONARY_DB, SHAPE_DB) {
             GateReason::Stationary
         } else if near.is_tonal() {
             GateReason::Tonal
@@ -191,14 +194,11 @@ impl Gate {
             return None;
         };
         // A few words in the midst of it are not outvoted: right here, before and after, all must stand still.
-        let here = [
-            (at.saturating_sub(HERE), at + HERE),
-            (at.saturating_sub(2 * HERE), at),
-            (at, at + 2 * HERE),
-        ];
+        let here =
+            [(at.saturating_sub(HERE), at + HERE), (at.saturating_sub(2 * HERE), at), (at, at + 2 * HERE)];
         here.into_iter()
             .map(|(from, to)| within(from, to))
-            .all(|here| here.frames < FEW || here.agrees(reason))
+            .all(|here| here.louds < FEW || here.agrees(reason))
             .then_some(reason)
     }
 }
@@ -206,6 +206,8 @@ impl Gate {
 /// What the frames around one have in common.
 struct Surroundings {
     frames: usize,
+    /// Those that are no pause. All figures but the two counts below are about them.
+    louds: usize,
     /// Mean deviation of the bands that matter, dB.
     deviation: f32,
     /// The same of their loudness against each other: what is left when all wax and wane together.
@@ -227,16 +229,34 @@ struct Surroundings {
 impl Surroundings {
     fn of<'a>(figures: impl ExactSizeIterator<Item = &'a (Figures, bool)> + Clone) -> Self {
         let frames = figures.len();
-        let n = frames.max(1) as f32;
-        let (mut energy, mut fresh, mut same) = (0.0, 0.0, 0.0);
         let (mut loudest, mut freshest) = (0.0f32, 0.0f32);
-        let (mut sums, mut squares, mut shapes) = ([0.0f32; BANDS], [0.0f32; BANDS], [0.0f32; BANDS]);
         for (f, _) in figures.clone() {
+            loudest = loudest.max(f.energy);
+            freshest = freshest.max(f.fresh);
+        }
+        // Pauses do not count; 26 dB below the loudest is between words and notes.
+        let (loud, loud_fresh) = (loudest / 400.0, freshest / 400.0);
+        let (mut energy, mut fresh, mut same) = (0.0, 0.0, 0.0);
+        let (mut sums, mut squares, mut shapes) = ([0.0f32; BANDS], [0.0f32; BANDS], [0.0f32; BANDS]);
+        let mut before = [false; 4];
+        let (mut believed, mut pairs, mut same_fresh) = (0, 0, 0.0);
+        let (mut louds, mut one, mut two) = (0usize, 0usize, 0usize);
+        for (i, (f, is_believed)) in figures.enumerate() {
+            believed += usize::from(*is_believed);
+            let counts = *is_believed && f.fresh > loud_fresh;
+            if std::mem::replace(&mut before[i % 4], counts) && counts {
+                pairs += 1;
+                same_fresh += f.same_fresh;
+            }
+            if f.energy <= loud {
+                continue;
+            }
+            louds += 1;
             energy += f.energy;
             fresh += f.fresh;
             same += f.same;
-            loudest = loudest.max(f.energy);
-            freshest = freshest.max(f.fresh);
+            one += usize::from(f.one_partial > 0.9);
+            two += usize::from(f.two_partials > 0.95);
             let level = f.level();
             for i in 0..BANDS {
                 sums[i] += f.bands[i];
@@ -244,26 +264,7 @@ impl Surroundings {
                 shapes[i] += (f.bands[i] - level) * (f.bands[i] - level);
             }
         }
-        // 26 dB below the loudest: between words and notes.
-        let (loud, loud_fresh) = (loudest / 400.0, freshest / 400.0);
-        let mut before = [false; 4];
-        let (mut pairs, mut same_fresh) = (0, 0.0);
-        let (mut louds, mut one, mut two) = (0usize, 0usize, 0usize);
-        let mut believed = 0;
-        for (i, (f, is_believed)) in figures.enumerate() {
-            believed += usize::from(*is_believed);
-            let is_loud = *is_believed && f.fresh > loud_fresh;
-            if is_loud && std::mem::replace(&mut before[i % 4], is_loud) {
-                pairs += 1;
-                same_fresh += f.same_fresh;
-            }
-            before[i % 4] = is_loud;
-            if f.energy > loud {
-                louds += 1;
-                one += usize::from(f.one_partial > 0.9);
-                two += usize::from(f.two_partials > 0.95);
-            }
-        }
+        let n = louds.max(1) as f32;
         let top = sums.iter().fold(f32::NEG_INFINITY, |a, &b| a.max(b / n));
         let level = sums.iter().sum::<f32>() / (n * BANDS as f32);
         let (mut weights, mut deviation, mut shape) = (0.0, 0.0, 0.0);
@@ -275,9 +276,9 @@ impl Surroundings {
             shape += weight * (shapes[i] / n - (mean - level) * (mean - level)).max(0.0).sqrt();
         }
         let weights = f32::max(weights, f32::MIN_POSITIVE);
-        let share = |x: usize| x as f32 / louds.max(1) as f32;
         Self {
             frames,
+            louds,
             deviation: deviation / weights,
             shape: shape / weights,
             fresh: fresh / f32::max(energy, f32::MIN_POSITIVE),
@@ -285,8 +286,8 @@ impl Surroundings {
             believed,
             pairs,
             same_fresh: same_fresh / pairs.max(1) as f32,
-            one_partial: share(one),
-            two_partials: share(two),
+            one_partial: one as f32 / n,
+            two_partials: two as f32 / n,
         }
     }
 
@@ -319,3 +320,6 @@ impl Surroundings {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
