@@ -28,18 +28,33 @@ const FAR: usize = 192;
 /// Surroundings of fewer frames than this decide nothing: half a second.
 const LEAST: usize = 32;
 
-/// Mean deviation of the bands' loudness, in dB, below which a sound is stationary. (White, pink and brown noise 1.6
-/// to 2.0, hum under 1; speech over noise 10 dB below it at least 3.5, over hum as loud as itself 2.5.)
+/// Frames of sound that no syllable lasts, however it is drawn out (0.7 s).
+const LONG: usize = 44;
+
+/// Frames to either side in which words would show, about two syllables (0.4 s), and the fewest that show anything.
+const HERE: usize = 24;
+const FEW: usize = 8;
+
+/// Mean deviation of the bands' loudness, in dB, below which a sound is stationary. (White, pink and brown noise 1.4
+/// to 1.7, hum under 0.5; 99.9 % of speech over noise 10 dB below it at least 3.7, over hum as loud as itself 2.8.)
 const STATIONARY_DB: f32 = 2.3;
+
+/// The same of their loudness against each other, which also sees through wind and motors that wax and wane. (Noise
+/// 1.4 to 1.7; 99.9 % of speech over any of these at least 3.1.)
+const SHAPE_DB: f32 = 2.3;
+
+/// Of few frames both are less certain by this.
+const HERE_DB: f32 = 0.4;
 
 /// Bands this much below the loudest do not count.
 const BAND_RANGE_DB: f32 = 40.0;
 
 /// Cosine between spectra 64 ms apart, over what is fresh and loud, from which the partials of a sound stand still. (Speech,
-/// clean or over noise, hum or music 10 dB below it: 99.9 % of moments are below 0.70 within a second to each side,
-/// 0.62 within three; struck chords and melodies 0.75 to 0.95.)
+/// clean or over noise, hum or music 10 dB below it: 99.9 % of moments are below 0.78 within a second to each side;
+/// struck chords and melodies 0.75 to 0.95.)
 const FROZEN_NEAR: f32 = 0.75;
 const FROZEN_FAR: f32 = 0.70;
+const FROZEN_HERE: f32 = 0.62;
 
 /// The same for short sounds between silences, such as beeps, of which there is less to judge by.
 const FROZEN_SHORT: f32 = 0.93;
@@ -104,8 +119,8 @@ pub(super) struct Gate {
     offset: f32,
     /// The loudest mean square, fading.
     loudest: f64,
-    /// Figures of the frames around the ones held, oldest first.
-    figures: VecDeque<Figures>,
+    /// Figures of the frames around the ones held, oldest first, and whether the detector believes in each.
+    figures: VecDeque<(Figures, bool)>,
     /// Frames that wait.
     held: VecDeque<Judged>,
     /// Index in `figures` of the first frame held.
@@ -138,7 +153,7 @@ impl Gate {
             gated,
         });
         let Some(spectrum) = &mut self.spectrum else { return self.held.pop_front() };
-        self.figures.push_back(spectrum.feed(&samples));
+        self.figures.push_back((spectrum.feed(&samples), !faint && score >= self.offset));
         if self.held.len() > FAR { self.pop() } else { None }
     }
 
@@ -162,28 +177,48 @@ impl Gate {
 
     /// Whether the surroundings of the frame whose figures are at `at` are no speech.
     fn judge(&self, at: usize) -> Option<GateReason> {
-        let near = Surroundings::of(self.figures.range(around(at, NEAR, self.figures.len())));
-        near.stationary().or_else(|| near.tonal()).or_else(|| near.frozen(FROZEN_NEAR)).or_else(|| {
-            Surroundings::of(self.figures.range(around(at, FAR, self.figures.len()))).frozen(FROZEN_FAR)
-        })
+        let length = self.figures.len();
+        let within = |from: usize, to: usize| Surroundings::of(self.figures.range(from..to.min(length)));
+        let near = within(at.saturating_sub(NEAR), at + NEAR);
+        let reason = if near.frames < LEAST {
+            return None;
+        } else if near.louds >= LONG && near.is_stationary(STATIONARY_DB, SHAPE_DB) {
+            GateReason::Stationary
+        } else if near.is_tonal() {
+            GateReason::Tonal
+        } else if near.is_frozen(FROZEN_NEAR)
+            || within(at.saturating_sub(FAR), at + FAR).is_frozen(FROZEN_FAR)
+        {
+            GateReason::Frozen
+        } else {
+            return None;
+        };
+        // A few words in the midst of it are not outvoted: right here, before and after, all must stand still.
+        let here =
+            [(at.saturating_sub(HERE), at + HERE), (at.saturating_sub(2 * HERE), at), (at, at + 2 * HERE)];
+        here.into_iter()
+            .map(|(from, to)| within(from, to))
+            .all(|here| here.louds < FEW || here.agrees(reason))
+            .then_some(reason)
     }
-}
-
-/// As many frames before `at` as after it, up to `reach`, so that an edge of speech does not tip the balance.
-fn around(at: usize, reach: usize, length: usize) -> std::ops::Range<usize> {
-    at.saturating_sub(reach)..(at + reach).min(length)
 }
 
 /// What the frames around one have in common.
 struct Surroundings {
     frames: usize,
+    /// Those that are no pause. All figures but the two counts below are about them.
+    louds: usize,
     /// Mean deviation of the bands that matter, dB.
     deviation: f32,
+    /// The same of their loudness against each other: what is left when all wax and wane together.
+    shape: f32,
     /// Share of the energy that is fresh.
     fresh: f32,
     /// Mean cosine of whole spectra.
     same: f32,
-    /// Frames that are loud as well as those they are compared with, and the mean cosine of their fresh parts.
+    /// Frames that the detector believes in.
+    believed: usize,
+    /// Those that are loud as well as the ones they are compared with, and the mean cosine of their fresh parts.
     pairs: usize,
     same_fresh: f32,
     /// Share of loud frames with one partial, with two.
@@ -192,77 +227,99 @@ struct Surroundings {
 }
 
 impl Surroundings {
-    fn of<'a>(figures: impl ExactSizeIterator<Item = &'a Figures> + Clone) -> Self {
+    fn of<'a>(figures: impl ExactSizeIterator<Item = &'a (Figures, bool)> + Clone) -> Self {
         let frames = figures.len();
-        let n = frames.max(1) as f32;
-        let (mut energy, mut fresh, mut same) = (0.0, 0.0, 0.0);
         let (mut loudest, mut freshest) = (0.0f32, 0.0f32);
-        let (mut sums, mut squares) = ([0.0f32; BANDS], [0.0f32; BANDS]);
-        for f in figures.clone() {
-            energy += f.energy;
-            fresh += f.fresh;
-            same += f.same;
+        for (f, _) in figures.clone() {
             loudest = loudest.max(f.energy);
             freshest = freshest.max(f.fresh);
-            for i in 0..BANDS {
-                sums[i] += f.bands[i];
-                squares[i] += f.bands[i] * f.bands[i];
-            }
         }
-        // 26 dB below the loudest: between words and notes.
+        // Pauses do not count; 26 dB below the loudest is between words and notes.
         let (loud, loud_fresh) = (loudest / 400.0, freshest / 400.0);
+        let (mut energy, mut fresh, mut same) = (0.0, 0.0, 0.0);
+        let (mut sums, mut squares, mut shapes) = ([0.0f32; BANDS], [0.0f32; BANDS], [0.0f32; BANDS]);
         let mut before = [false; 4];
-        let (mut pairs, mut same_fresh) = (0, 0.0);
+        let (mut believed, mut pairs, mut same_fresh) = (0, 0, 0.0);
         let (mut louds, mut one, mut two) = (0usize, 0usize, 0usize);
-        for (i, f) in figures.enumerate() {
-            let is_loud = f.fresh > loud_fresh;
-            if is_loud && std::mem::replace(&mut before[i % 4], is_loud) {
+        for (i, (f, is_believed)) in figures.enumerate() {
+            believed += usize::from(*is_believed);
+            let counts = *is_believed && f.fresh > loud_fresh;
+            if std::mem::replace(&mut before[i % 4], counts) && counts {
                 pairs += 1;
                 same_fresh += f.same_fresh;
             }
-            before[i % 4] = is_loud;
-            if f.energy > loud {
-                louds += 1;
-                one += usize::from(f.one_partial > 0.9);
-                two += usize::from(f.two_partials > 0.95);
+            if f.energy <= loud {
+                continue;
+            }
+            louds += 1;
+            energy += f.energy;
+            fresh += f.fresh;
+            same += f.same;
+            one += usize::from(f.one_partial > 0.9);
+            two += usize::from(f.two_partials > 0.95);
+            let level = f.level();
+            for i in 0..BANDS {
+                sums[i] += f.bands[i];
+                squares[i] += f.bands[i] * f.bands[i];
+                shapes[i] += (f.bands[i] - level) * (f.bands[i] - level);
             }
         }
+        let n = louds.max(1) as f32;
         let top = sums.iter().fold(f32::NEG_INFINITY, |a, &b| a.max(b / n));
-        let (mut weights, mut deviation) = (0.0, 0.0);
+        let level = sums.iter().sum::<f32>() / (n * BANDS as f32);
+        let (mut weights, mut deviation, mut shape) = (0.0, 0.0, 0.0);
         for i in 0..BANDS {
             let mean = sums[i] / n;
             let weight = (mean - top + BAND_RANGE_DB).max(0.0);
             weights += weight;
             deviation += weight * (squares[i] / n - mean * mean).max(0.0).sqrt();
+            shape += weight * (shapes[i] / n - (mean - level) * (mean - level)).max(0.0).sqrt();
         }
-        let share = |x: usize| x as f32 / louds.max(1) as f32;
+        let weights = f32::max(weights, f32::MIN_POSITIVE);
         Self {
             frames,
-            deviation: deviation / f32::max(weights, f32::MIN_POSITIVE),
+            louds,
+            deviation: deviation / weights,
+            shape: shape / weights,
             fresh: fresh / f32::max(energy, f32::MIN_POSITIVE),
             same: same / n,
+            believed,
             pairs,
             same_fresh: same_fresh / pairs.max(1) as f32,
-            one_partial: share(one),
-            two_partials: share(two),
+            one_partial: one as f32 / n,
+            two_partials: two as f32 / n,
         }
     }
 
-    fn stationary(&self) -> Option<GateReason> {
-        let nothing_new = self.fresh < 0.1 && self.same > 0.9;
-        (self.frames >= LEAST && (self.deviation < STATIONARY_DB || nothing_new))
-            .then_some(GateReason::Stationary)
+    /// The bands keep their loudness, or what they have of it against each other, or there is nothing new in them.
+    fn is_stationary(&self, deviation: f32, shape: f32) -> bool {
+        self.deviation < deviation || self.shape < shape || (self.fresh < 0.1 && self.same > 0.9)
     }
 
-    fn tonal(&self) -> Option<GateReason> {
-        (self.frames >= LEAST && (self.one_partial > TONAL || self.two_partials > TONAL))
-            .then_some(GateReason::Tonal)
+    fn is_tonal(&self) -> bool {
+        self.one_partial > TONAL || self.two_partials > TONAL
     }
 
-    fn frozen(&self, limit: f32) -> Option<GateReason> {
-        let enough = self.pairs * 3 >= self.frames && self.pairs >= LEAST;
-        let frozen = (enough && self.same_fresh > limit)
-            || (self.pairs >= LEAST / 4 && self.same_fresh > FROZEN_SHORT);
-        (self.frames >= LEAST && frozen).then_some(GateReason::Frozen)
+    fn is_frozen(&self, limit: f32) -> bool {
+        let most = |share: usize| 10 * self.pairs >= share * self.believed;
+        (self.pairs >= LEAST && most(5) && self.same_fresh > limit)
+            || (self.pairs >= FEW && most(7) && self.same_fresh > FROZEN_SHORT)
+    }
+
+    /// Whether these few frames fit what the wider surroundings are taken for.
+    fn agrees(&self, reason: GateReason) -> bool {
+        let frozen = self.pairs >= FEW && self.same_fresh > FROZEN_NEAR;
+        match reason {
+            GateReason::Stationary => {
+                self.is_stationary(STATIONARY_DB + HERE_DB, SHAPE_DB + HERE_DB) || frozen
+            }
+            GateReason::Tonal => self.is_tonal() || frozen,
+            // Too few to tell: a note between rests.
+            GateReason::Frozen => self.pairs < FEW || self.same_fresh > FROZEN_HERE,
+            GateReason::Faint => true,
+        }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -63,6 +63,13 @@ pub(super) struct Figures {
     pub two_partials: f32,
 }
 
+impl Figures {
+    /// Mean loudness of the bands, dB below full scale.
+    pub fn level(&self) -> f32 {
+        self.bands.iter().sum::<f32>() / BANDS as f32
+    }
+}
+
 /// Magnitudes of the bins looked at.
 type Bins = Box<[f32; BINS]>;
 
@@ -225,19 +232,26 @@ fn cosine(product: f32, a: f32, b: f32) -> f32 {
     if norms > 0.0 { (product / norms).min(1.0) } else { 0.0 }
 }
 
-/// Energy in the strongest partial (seven bins wide: the window's main lobe and a little glide), and in the two strongest.
+/// How far a partial that glides may spread, in bins (±375 Hz: 12 kHz a second).
+const GLIDE: usize = 24;
+
+/// Energy in the strongest partial, and in the two strongest. A partial reaches to where its magnitude has fallen to a
+/// twentieth.
 fn partials(magnitudes: &[f32; BINS]) -> (f32, f32) {
-    let strongest = |without: Option<usize>| {
+    let strongest = |without: &std::ops::Range<usize>| {
         let mut best = (0, 0.0);
         for (i, &x) in magnitudes.iter().enumerate() {
-            if x > best.1 && without.is_none_or(|w| i.abs_diff(w) > 6) {
+            if x > best.1 && !without.contains(&i) {
                 best = (i, x);
             }
         }
-        let around = &magnitudes[best.0.saturating_sub(3)..(best.0 + 4).min(BINS)];
-        (best.0, around.iter().map(|x| x * x).sum::<f32>())
+        let (at, peak) = best;
+        let low = |i: &usize| magnitudes[*i] < peak / 20.0 || without.contains(i);
+        let from = (at.saturating_sub(GLIDE)..at).rev().find(low).map_or(at.saturating_sub(GLIDE), |i| i + 1);
+        let to = (at + 1..(at + GLIDE + 1).min(BINS)).find(low).unwrap_or((at + GLIDE + 1).min(BINS));
+        (magnitudes[from..to].iter().map(|x| x * x).sum::<f32>(), from..to)
     };
-    let (first, one) = strongest(None);
-    let (_, other) = strongest(Some(first));
+    let (one, around) = strongest(&(0..0));
+    let (other, _) = strongest(&around);
     (one, one + other)
 }

@@ -11,6 +11,7 @@ mod postgres;
 mod queue;
 mod search;
 mod server;
+mod silence;
 mod sources;
 mod store;
 mod transcribe;
