@@ -29,7 +29,7 @@ pub fn open(
     options: &TranscribeOptions,
     download: &mut dyn FnMut(Download),
 ) -> Result<Loaded, TranscribeError> {
-    let dir = model::resolve(&options.model, &options.models_dir, download)?;
+    let dir = options.engine.resolve(&options.model, &options.models_dir, download)?;
     let shape = Shape::read(&dir.path.join("model.bin")).map_err(TranscribeError::Load)?;
     let host = Host::survey(cuda_devices());
     let mut plan =

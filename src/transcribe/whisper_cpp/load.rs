@@ -31,7 +31,7 @@ pub fn open(
 ) -> Result<Loaded, TranscribeError> {
     processor().map_err(TranscribeError::Load)?;
     log::capture();
-    let dir = model::resolve(&options.model, &options.models_dir, download)?;
+    let dir = options.engine.resolve(&options.model, &options.models_dir, download)?;
     let header = Header::read(&dir.path).map_err(TranscribeError::Load)?;
     let plan = plan(options, &header).map_err(TranscribeError::Device)?;
     let source = Source { dir, header, aligns: options.decode.word_times };
