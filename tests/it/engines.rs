@@ -68,11 +68,19 @@ fn a_recording_is_written_down_with_its_times(engine: EngineKind) {
     let transcript = transcribe(&transcriber, &[audio]).remove(0).unwrap();
     let spoken: Vec<String> = sentences.iter().flat_map(|s| words(&s.text)).collect();
     let errors = word_errors(&spoken, &all_words(&transcript.segments));
-    assert!(errors * 10 <= spoken.len(), "{errors} of {} words wrong: {:?}", spoken.len(), transcript.segments);
+    assert!(
+        errors * 10 <= spoken.len(),
+        "{errors} of {} words wrong: {:?}",
+        spoken.len(),
+        transcript.segments
+    );
     let late = start_errors(&sentences, &transcript.segments).into_iter().filter(|e| *e > 0.5).count();
     assert!(late <= 1, "{late} of {} starts are off: {:?}", sentences.len(), transcript.segments);
     assert!(transcript.segments.windows(2).all(|w| w[0].end_ms <= w[1].start_ms));
-    assert!(transcript.segments.iter().all(|s| s.avg_logprob < 0.0 && s.avg_logprob > -1.0), "{transcript:?}");
+    assert!(
+        transcript.segments.iter().all(|s| s.avg_logprob < 0.0 && s.avg_logprob > -1.0),
+        "{transcript:?}"
+    );
     assert_eq!(transcript.language, "en");
 }
 
@@ -94,7 +102,9 @@ fn every_window_has_its_own_language(engine: EngineKind) {
         assert_eq!(transcript.as_ref().unwrap().language, language, "{name}");
     }
     let both = transcripts.last().unwrap().as_ref().unwrap();
-    assert!(both.segments.iter().any(|s| s.language == "en") && both.segments.iter().any(|s| s.language == "es"));
+    assert!(
+        both.segments.iter().any(|s| s.language == "en") && both.segments.iter().any(|s| s.language == "es")
+    );
     // Told what to choose from, it does.
     let transcriber = started(engine, |o| o.decode.languages = vec!["es".to_owned()]);
     let transcript = transcribe(&transcriber, &files[4..5]).remove(0).unwrap();
@@ -112,7 +122,9 @@ fn silence_and_tones_have_no_words(engine: EngineKind) {
     };
     let silent = raw(&vec![0; 2 * 16_000 * 3], &dir.path().join("silent"));
     let transcriber = started(engine, |_| {});
-    for result in transcribe(&transcriber, &[silent, tone(440.0, "a4"), tone(150.0, "hum"), tone(1000.0, "beep")]) {
+    for result in
+        transcribe(&transcriber, &[silent, tone(440.0, "a4"), tone(150.0, "hum"), tone(1000.0, "beep")])
+    {
         let failure = result.unwrap_err();
         assert_eq!(failure.class, FailureClass::NoSpeech, "{failure}");
     }
@@ -151,7 +163,10 @@ fn words_have_times_in_order(engine: EngineKind) {
         assert_eq!(words(&text), words(&segment.text));
         assert!(segment.words.iter().all(|w| w.start_ms <= w.end_ms && (0.0..=1.0).contains(&w.prob)));
         assert!(segment.words.windows(2).all(|w| w[0].end_ms <= w[1].start_ms), "{segment:?}");
-        assert!(segment.words[0].start_ms >= segment.start_ms && segment.words.last().unwrap().end_ms <= segment.end_ms);
+        assert!(
+            segment.words[0].start_ms >= segment.start_ms
+                && segment.words.last().unwrap().end_ms <= segment.end_ms
+        );
     }
 }
 
@@ -170,7 +185,10 @@ fn what_cannot_be_loaded_is_named(engine: EngineKind) {
     let load = |model: String| start(TranscribeOptions { model, ..options(engine) }).unwrap_err();
     let error = load(dir.path().display().to_string());
     assert!(matches!(error, TranscribeError::Load(_)), "{error}");
-    assert!(error.to_string().contains("cut off") && error.to_string().contains(dir.path().to_str().unwrap()), "{error}");
+    assert!(
+        error.to_string().contains("cut off") && error.to_string().contains(dir.path().to_str().unwrap()),
+        "{error}"
+    );
     let error = load("/no/such/model".to_owned()).to_string();
     assert!(error.contains("/no/such/model") && error.contains("WHISPER_MODEL"), "{error}");
     let other = EngineKind::all().find(|other| *other != engine);
@@ -203,7 +221,10 @@ fn all_engines_hear_the_same_words() {
     for engine in EngineKind::all() {
         let rate = error_rate(engine, &files);
         println!("{engine}: {rate:.2} %");
-        assert!((rate - reference).abs() <= 1.0, "{engine}: {rate:.2} %, {reference:.2} % of the default engine");
+        assert!(
+            (rate - reference).abs() <= 1.0,
+            "{engine}: {rate:.2} %, {reference:.2} % of the default engine"
+        );
     }
 }
 

@@ -9,7 +9,7 @@ use super::{Ct2Whisper, Vocabulary, cuda_devices};
 use crate::transcribe::{
     Download, TranscribeError, TranscribeOptions,
     engine::{Fallback, Loaded},
-    model::{self, ModelDir},
+    model::ModelDir,
     plan::{Compute, Device, Host, OnOutOfMemory, Plan},
     shape::Shape,
 };
