@@ -3,10 +3,13 @@
 //! The weights are loaded once; each replica is a state of its own with its own working memory. whisper.cpp takes one window at
 //! a time, so a batch is worked off window by window on whichever state is free.
 //!
-//! Its program for whole files ("full") is used for one window, one temperature, no context, and stopped after the first pass
-//! of its sliding window: everything it would do beyond that (falling back to other temperatures, going on where the text
-//! ended, dropping silence) is the feeder's business, the same for all engines.
+//! Greedy search and sampling are done here, token by token ([`decode`]). For beam search and word times whisper.cpp's program
+//! for whole files ("full") is used, with one window, one temperature, no context, and stopped after the first pass of its
+//! sliding window: everything it would do beyond that (falling back to other temperatures, going on where the text ended,
+//! dropping silence) is the feeder's business, the same for all engines. Its beam search knows no patience, and draws its
+//! candidates by lot; where the language is not given, the window is encoded a second time for it.
 
+mod decode;
 mod file;
 mod load;
 mod log;
@@ -23,11 +26,13 @@ use whisper_rs::{
 };
 
 use super::{
+    ct2::among,
     engine::{DecodeOptions, Engine, EngineError, Input, InputKind, Sound, Task, WindowText},
     engines::EngineInfo,
     quality::compression_ratio,
 };
-use states::States;
+use decode::{Forward, Rules, decode, log_sum_exp};
+use states::{States, Taken};
 use vocabulary::Vocabulary;
 
 /// This engine, for the table of engines.
@@ -52,6 +57,7 @@ pub struct WhisperCpp {
     context: WhisperContext,
     states: States,
     vocabulary: Vocabulary,
+    rules: Rules,
     languages: Vec<String>,
     multilingual: bool,
     threads: usize,
@@ -96,21 +102,46 @@ impl WhisperCpp {
             return Err(EngineError::Failed("a window without samples".to_owned()));
         };
         let mut pcm: Vec<f32> = samples.iter().take(WINDOW).map(|&s| f32::from(s) / 32_768.0).collect();
-        // Under 0.1 s it does nothing, and it needs at least half an analysis window.
+        // It needs some sound to begin with.
         pcm.resize(pcm.len().max(WINDOW / 30), 0.0);
+        let aligns = options.word_times && self.aligns;
+        // Both need its own program: several hypotheses at once, and attention, are not to be had otherwise.
+        let full = aligns || (temperature == 0.0 && options.beam_size > 1);
+        let previous = self.vocabulary.previous(&self.context, window, options);
         let mut taken = self.states.take(&self.context);
-        let (language, language_prob) = match window.language {
-            _ if !self.multilingual => ("en".to_owned(), 1.0),
-            Some(language) => (language.to_owned(), 1.0),
-            None => self.detect(taken.state()?, &pcm, &options.languages)?,
+        let mut given = window.language.map(|language| (language.to_owned(), 1.0));
+        if !self.multilingual {
+            given = Some(("en".to_owned(), 1.0));
+        }
+        let (language, language_prob, decoded) = match given {
+            Some((language, prob)) if full => (
+                language.clone(),
+                prob,
+                self.full(&mut taken, &pcm, &previous, &language, temperature, options)?,
+            ),
+            given => {
+                let mut heard = self.hear(taken.state()?, &pcm)?;
+                let mut no_speech_prob = heard.no_speech_prob(&self.vocabulary)?;
+                let (language, prob) = match given {
+                    Some(given) => given,
+                    None => self.detect(heard.scores()?, &options.languages)?,
+                };
+                let decoded = if full {
+                    let decoded = self.full(&mut taken, &pcm, &previous, &language, temperature, options)?;
+                    Decoded { no_speech_prob, ..decoded }
+                } else {
+                    if !previous.is_empty() {
+                        no_speech_prob = heard.after(&previous, &self.vocabulary)?;
+                    }
+                    let text = self.text(&mut heard, &language, temperature, options)?;
+                    Decoded { no_speech_prob, ..text }
+                };
+                (language, prob, decoded)
+            }
         };
-        // Its beam search draws candidates by lot, from a generator that lives as long as the state.
-        let by_lot = temperature > 0.0 || options.beam_size > 1;
-        let state = if by_lot { taken.new_state()? } else { taken.state()? };
-        let decoded = self.decode(state, &pcm, window, &language, temperature, options)?;
         drop(taken);
         let mut segments = self.vocabulary.segments(&decoded.tokens);
-        if options.word_times && self.aligns {
+        if aligns {
             words::attach(&mut segments, window.duration_ms, &language);
         }
         let segments: Vec<_> = segments.into_iter().map(|s| s.text).collect();
@@ -126,33 +157,19 @@ impl WhisperCpp {
         })
     }
 
-    /// Language code and probability.
-    fn detect(
+    /// Decodes with whisper.cpp's own program, which encodes the window first.
+    fn full(
         &self,
-        state: &mut WhisperState,
+        taken: &mut Taken<'_>,
         pcm: &[f32],
-        allowed: &[String],
-    ) -> Result<(String, f32), EngineError> {
-        state.pcm_to_mel(pcm, self.threads).map_err(log::failed)?;
-        let (_, probabilities) = state.lang_detect(0, self.threads).map_err(log::failed)?;
-        let ranked = self.languages.iter().filter_map(|code| {
-            let id = whisper_rs::get_lang_id(code)?;
-            Some((code.as_str(), *probabilities.get(id as usize)?))
-        });
-        super::ct2::among(ranked, allowed)
-            .ok_or_else(|| EngineError::Failed("no language was detected".to_owned()))
-    }
-
-    fn decode(
-        &self,
-        state: &mut WhisperState,
-        pcm: &[f32],
-        window: &Input<'_>,
+        previous: &[usize],
         language: &str,
         temperature: f32,
         options: &DecodeOptions,
     ) -> Result<Decoded, EngineError> {
-        let prompt = self.vocabulary.previous(&self.context, window, options);
+        let previous: Vec<c_int> = previous.iter().map(|&t| t as c_int).collect();
+        // Its beam search draws candidates by lot, from a generator that lives as long as the state.
+        let state = taken.new_state()?;
         let samples = if temperature > 0.0 { options.best_of } else { 1 };
         let strategy = if temperature == 0.0 && options.beam_size > 1 {
             SamplingStrategy::BeamSearch {
@@ -167,7 +184,7 @@ impl WhisperCpp {
         params.set_language(Some(language));
         params.set_translate(options.task == Task::Translate);
         params.set_no_context(true);
-        params.set_tokens(&prompt);
+        params.set_tokens(&previous);
         params.set_single_segment(true);
         params.set_temperature(temperature);
         params.set_temperature_inc(0.0);
@@ -194,7 +211,52 @@ impl WhisperCpp {
         Ok(self.read(state))
     }
 
-    /// What the state holds after decoding.
+    /// Encodes the window.
+    fn hear<'a>(&self, state: &'a mut WhisperState, pcm: &[f32]) -> Result<Heard<'a>, EngineError> {
+        state.pcm_to_mel(pcm, self.threads).map_err(log::failed)?;
+        state.encode(0, self.threads).map_err(log::failed)?;
+        Ok(Heard { state, threads: self.threads, past: 0 })
+    }
+
+    /// Language code and probability, from the decoder's answer to the start of a text.
+    fn detect(&self, scores: &[f32], allowed: &[String]) -> Result<(String, f32), EngineError> {
+        let scored: Vec<(&str, f32)> = self
+            .languages
+            .iter()
+            .filter_map(|code| Some((code.as_str(), *scores.get(self.vocabulary.language(code)?)?)))
+            .collect();
+        let all = log_sum_exp(&scored.iter().map(|(_, score)| *score).collect::<Vec<_>>());
+        among(scored.into_iter().map(|(code, score)| (code, (score - all).exp())), allowed)
+            .ok_or_else(|| EngineError::Failed("no language was detected".to_owned()))
+    }
+
+    /// Decodes what follows the start of the text.
+    fn text(
+        &self,
+        heard: &mut Heard<'_>,
+        language: &str,
+        temperature: f32,
+        options: &DecodeOptions,
+    ) -> Result<Decoded, EngineError> {
+        let steering = &self.vocabulary.steering;
+        if self.multilingual {
+            let unknown =
+                || EngineError::Failed(format!("the model does not know the language {language:?}"));
+            let task = match options.task {
+                Task::Transcribe => steering.transcribe,
+                Task::Translate => steering.translate,
+            };
+            heard.keep(&[self.vocabulary.language(language).ok_or_else(unknown)?, task])?;
+        }
+        let first = heard.scores()?.to_vec();
+        let past = heard.past;
+        let text = decode(heard, &self.rules, past, &first, temperature, options)?;
+        let avg_logprob = text.logprob / (text.tokens.len() + 1) as f32;
+        let tokens = text.tokens.into_iter().map(|(id, prob)| Token { id, prob, end_ms: None }).collect();
+        Ok(Decoded { tokens, avg_logprob, no_speech_prob: 0.0 })
+    }
+
+    /// What the state holds after [`Self::full`].
     fn read(&self, state: &WhisperState) -> Decoded {
         let Some(segment) = state.get_segment(0) else {
             return Decoded { tokens: Vec::new(), avg_logprob: 0.0, no_speech_prob: 1.0 };
@@ -214,6 +276,62 @@ impl WhisperCpp {
         // OpenAI counts the end of text as one more token.
         let avg_logprob = sum / (tokens.len() + 1) as f32;
         Decoded { tokens, avg_logprob, no_speech_prob: segment.no_speech_probability() }
+    }
+}
+
+/// A state that has heard a window: the decoder can be asked.
+struct Heard<'a> {
+    state: &'a mut WhisperState,
+    threads: usize,
+    /// Tokens the decoder has been given, and will not forget.
+    past: usize,
+}
+
+impl Heard<'_> {
+    /// What the decoder answered last.
+    fn scores(&self) -> Result<&[f32], EngineError> {
+        self.state.get_logits().map_err(log::failed)
+    }
+
+    /// Gives the decoder one more token or more to keep.
+    fn keep(&mut self, tokens: &[usize]) -> Result<(), EngineError> {
+        let past = self.past;
+        self.next(tokens, past)?;
+        self.past += tokens.len();
+        Ok(())
+    }
+
+    /// Begins the text; the probability that nobody speaks, which is asked at that place.
+    fn no_speech_prob(&mut self, vocabulary: &Vocabulary) -> Result<f32, EngineError> {
+        self.past = 0;
+        self.keep(&[vocabulary.steering.start])?;
+        let scores = self.scores()?;
+        Ok((scores[vocabulary.steering.no_speech] - log_sum_exp(scores)).exp())
+    }
+
+    /// Begins the text again, after what was said before; the probability that nobody speaks.
+    fn after(&mut self, previous: &[usize], vocabulary: &Vocabulary) -> Result<f32, EngineError> {
+        self.past = 0;
+        self.keep(&[vocabulary.steering.previous])?;
+        self.keep(previous)?;
+        self.keep(&[vocabulary.steering.start])?;
+        let scores = self.scores()?;
+        Ok((scores[vocabulary.steering.no_speech] - log_sum_exp(scores)).exp())
+    }
+}
+
+impl Forward for Heard<'_> {
+    fn next(&mut self, tokens: &[usize], past: usize) -> Result<&[f32], EngineError> {
+        let ids: Vec<c_int> = tokens.iter().map(|&t| t as c_int).collect();
+        let Some((last, before)) = ids.split_last() else {
+            return Err(EngineError::Failed("nothing to decode".to_owned()));
+        };
+        // Of several tokens at once it gives the answer to the first.
+        if !before.is_empty() {
+            self.state.decode(before, past, self.threads).map_err(log::failed)?;
+        }
+        self.state.decode(&[*last], past + before.len(), self.threads).map_err(log::failed)?;
+        self.scores()
     }
 }
 

@@ -5,6 +5,7 @@ mod bad_input;
 mod bench;
 mod cli;
 mod config;
+mod engines;
 mod ingest;
 mod kill;
 mod postgres;

@@ -17,7 +17,7 @@ use spoken::stage::StageMeter;
 use spoken::transcribe::{TranscribeError, TranscribeOptions, Transcriber};
 use tokio_util::sync::CancellationToken;
 
-fn fixtures() -> PathBuf {
+pub fn fixtures() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures")
 }
 
@@ -28,7 +28,7 @@ fn options() -> TranscribeOptions {
     }
 }
 
-fn start(
+pub fn start(
     options: TranscribeOptions,
 ) -> Result<(Transcriber, Arc<StageMeter>, Arc<StageMeter>), TranscribeError> {
     let (speech, asr) = (StageMeter::new("speech", 1), StageMeter::new("asr", 1));
@@ -37,19 +37,19 @@ fn start(
 }
 
 /// The samples of a 16 kHz mono wav as the decoder would leave them.
-fn decoded(wav: &Path, dir: &Path) -> Audio {
+pub fn decoded(wav: &Path, dir: &Path) -> Audio {
     let bytes = std::fs::read(wav).unwrap();
     let data = bytes.windows(4).position(|w| w == b"data").unwrap() + 8;
     raw(&bytes[data..], &dir.join(format!("{}.pcm", wav.file_name().unwrap().to_str().unwrap())))
 }
 
-fn raw(samples: &[u8], path: &Path) -> Audio {
+pub fn raw(samples: &[u8], path: &Path) -> Audio {
     std::fs::write(path, samples).unwrap();
     Audio { path: path.to_owned(), samples: samples.len() as u64 / 2, offset_ms: 0, hash: [0; 32] }
 }
 
 /// Transcribes files all at once, two submitters as in the pipeline; results in the order given.
-fn transcribe(transcriber: &Transcriber, files: &[Audio]) -> Vec<Result<Transcript, Failure>> {
+pub fn transcribe(transcriber: &Transcriber, files: &[Audio]) -> Vec<Result<Transcript, Failure>> {
     let (events, _keep) = Events::channel();
     let cancel = CancellationToken::new();
     let (told, results) = mpsc::channel();
@@ -73,12 +73,12 @@ fn transcribe(transcriber: &Transcriber, files: &[Audio]) -> Vec<Result<Transcri
     all.into_iter().map(|(_, result)| result).collect()
 }
 
-struct Sentence {
-    start: f64,
-    text: String,
+pub struct Sentence {
+    pub start: f64,
+    pub text: String,
 }
 
-fn truth(json: &Path) -> Vec<Sentence> {
+pub fn truth(json: &Path) -> Vec<Sentence> {
     let json: serde_json::Value = serde_json::from_slice(&std::fs::read(json).unwrap()).unwrap();
     json["sentences"]
         .as_array()
@@ -92,7 +92,7 @@ fn truth(json: &Path) -> Vec<Sentence> {
 }
 
 /// Lower-case words without punctuation.
-fn words(text: &str) -> Vec<String> {
+pub fn words(text: &str) -> Vec<String> {
     text.to_lowercase()
         .split(|c: char| !c.is_alphanumeric() && c != '\'')
         .filter(|w| !w.is_empty())
@@ -101,7 +101,7 @@ fn words(text: &str) -> Vec<String> {
 }
 
 /// Insertions, deletions and substitutions between two word sequences.
-fn word_errors(truth: &[String], heard: &[String]) -> usize {
+pub fn word_errors(truth: &[String], heard: &[String]) -> usize {
     let mut row: Vec<usize> = (0..=heard.len()).collect();
     for (i, word) in truth.iter().enumerate() {
         let mut diagonal = row[0];
@@ -116,7 +116,7 @@ fn word_errors(truth: &[String], heard: &[String]) -> usize {
 }
 
 /// For each true sentence, how far the nearest segment's start is from its own.
-fn start_errors(truth: &[Sentence], segments: &[Segment]) -> Vec<f64> {
+pub fn start_errors(truth: &[Sentence], segments: &[Segment]) -> Vec<f64> {
     truth
         .iter()
         .map(|s| {
@@ -128,7 +128,7 @@ fn start_errors(truth: &[Sentence], segments: &[Segment]) -> Vec<f64> {
         .collect()
 }
 
-fn all_words(segments: &[Segment]) -> Vec<String> {
+pub fn all_words(segments: &[Segment]) -> Vec<String> {
     segments.iter().flat_map(|s| words(&s.text)).collect()
 }
 
@@ -275,6 +275,9 @@ fn corpus() {
     if let Some(model) = var("WHISPER_MODEL") {
         options.model = model;
     }
+    options.engine = var("WHISPER_ENGINE").map_or_else(Default::default, |v| v.parse().unwrap());
+    options.language = var("WHISPER_LANGUAGE");
+    options.decode.word_times = var("WORD_TIMES").is_some();
     options.decode.beam_size = var("BEAM_SIZE").map_or(5, |v| v.parse().unwrap());
     options.wishes.batch_size = var("WHISPER_BATCH_SIZE").map(|v| v.parse().unwrap());
     options.wishes.parallel_models = var("WHISPER_PARALLEL_MODELS").map(|v| v.parse().unwrap());

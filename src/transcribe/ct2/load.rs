@@ -9,7 +9,7 @@ use super::{Ct2Whisper, Vocabulary, cuda_devices};
 use crate::transcribe::{
     Download, TranscribeError, TranscribeOptions,
     engine::{Fallback, Loaded},
-    model::{self, ModelDir},
+    model::ModelDir,
     plan::{Compute, Device, Host, OnOutOfMemory, Plan},
     shape::Shape,
 };
@@ -29,7 +29,7 @@ pub fn open(
     options: &TranscribeOptions,
     download: &mut dyn FnMut(Download),
 ) -> Result<Loaded, TranscribeError> {
-    let dir = model::resolve(&options.model, &options.models_dir, download)?;
+    let dir = options.engine.resolve(&options.model, &options.models_dir, download)?;
     let shape = Shape::read(&dir.path.join("model.bin")).map_err(TranscribeError::Load)?;
     let host = Host::survey(cuda_devices());
     let mut plan =

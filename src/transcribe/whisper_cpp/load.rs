@@ -6,7 +6,9 @@ use whisper_rs::{
     DtwMode, DtwModelPreset, DtwParameters, SystemInfo, WhisperContext, WhisperContextParameters,
 };
 
-use super::{MAX_DECODERS, WhisperCpp, file::Header, log, model, states::States, vocabulary::Vocabulary};
+use super::{
+    MAX_DECODERS, WhisperCpp, decode::Rules, file::Header, log, states::States, vocabulary::Vocabulary,
+};
 use crate::transcribe::{
     Download, TranscribeError, TranscribeOptions,
     ct2::cuda_devices,
@@ -25,7 +27,7 @@ pub fn open(
 ) -> Result<Loaded, TranscribeError> {
     processor().map_err(TranscribeError::Load)?;
     log::capture();
-    let dir = model::resolve(&options.model, &options.models_dir, download)?;
+    let dir = options.engine.resolve(&options.model, &options.models_dir, download)?;
     let header = Header::read(&dir.path).map_err(TranscribeError::Load)?;
     let plan = plan(options, &header).map_err(TranscribeError::Device)?;
     let source = Source { dir, header, aligns: options.decode.word_times };
@@ -121,12 +123,18 @@ impl Source {
         let states = States::new(&context, plan.replicas).map_err(|e| told(&e))?;
         let multilingual = context.is_multilingual();
         let vocabulary = Vocabulary::new(&context).map_err(|e| told(&e))?;
-        let languages = if multilingual { vocabulary.languages(&context) } else { vec!["en".to_owned()] };
+        let languages = if multilingual { vocabulary.languages() } else { vec!["en".to_owned()] };
+        let rules = Rules {
+            end_of_text: vocabulary.end_of_text,
+            timestamp_begin: vocabulary.timestamp_begin,
+            not_speech: vocabulary.not_speech.clone(),
+        };
         Ok(WhisperCpp {
             name: self.dir.name.clone(),
             context,
             states,
             vocabulary,
+            rules,
             languages,
             multilingual,
             threads: plan.threads,

@@ -1,5 +1,6 @@
 //! The model's tokens: their texts, and what they mean.
 
+use std::collections::HashSet;
 use std::ffi::c_int;
 
 use whisper_rs::WhisperContext;
@@ -23,8 +24,32 @@ pub struct Vocabulary {
     pub end_of_text: usize,
     /// `<|0.00|>`; every higher id is a later time.
     pub timestamp_begin: usize,
+    /// The tokens that say what to do.
+    pub steering: Steering,
+    /// Text tokens that no speaker says.
+    pub not_speech: Vec<usize>,
     languages: usize,
 }
+
+/// Tokens that say what to do.
+#[derive(Clone, Copy, Debug)]
+pub struct Steering {
+    /// `<|startoftranscript|>`; the languages follow, in the order of whisper.cpp's numbers for them.
+    pub start: usize,
+    /// `<|transcribe|>`.
+    pub transcribe: usize,
+    /// `<|translate|>`.
+    pub translate: usize,
+    /// `<|startofprev|>`.
+    pub previous: usize,
+    /// `<|nospeech|>`.
+    pub no_speech: usize,
+}
+
+/// What OpenAI's tokenizer counts as no speech, alone and after a space; of those with music signs the first token, which is a part
+/// of the character.
+const NOT_SPEECH: &str = "\" # ( ) * + / : ; < = > @ [ \\ ] ^ _ ` { | } ~ 「 」 『 』 << >> <<< >>> -- --- -( -[ (' (\" (( )) ((( ))) \
+                          [[ ]] {{ }} ♪♪ ♪♪♪ ♩ ♪ ♫ ♬ ♭ ♮ ♯";
 
 /// A segment with the tokens it is made of.
 pub struct Stretch<'a> {
@@ -56,11 +81,43 @@ impl Vocabulary {
         }
         // Between the ids of <|startoftranscript|> and <|translate|> are the languages.
         let languages = (context.token_translate() - context.token_sot() - 1).max(0) as usize;
-        Ok(Self { texts, ends, end_of_text, timestamp_begin, languages })
+        let steering = Steering {
+            start: id(context.token_sot(), "the start")?,
+            transcribe: id(context.token_transcribe(), "its task")?,
+            translate: id(context.token_translate(), "translation")?,
+            previous: id(context.token_prev(), "what was before")?,
+            no_speech: id(context.token_nosp(), "silence")?,
+        };
+        let mut vocabulary =
+            Self { texts, ends, end_of_text, timestamp_begin, steering, not_speech: Vec::new(), languages };
+        vocabulary.not_speech = vocabulary.find_not_speech();
+        Ok(vocabulary)
+    }
+
+    fn find_not_speech(&self) -> Vec<usize> {
+        let mut wanted: HashSet<Vec<u8>> = [&b" -"[..], b" '"].map(<[u8]>::to_vec).into();
+        for symbol in NOT_SPEECH.split_whitespace() {
+            for text in [symbol.to_owned(), format!(" {symbol}")] {
+                let bytes = text.into_bytes();
+                // U+266x: the first two of three bytes are a token.
+                if symbol.chars().count() == 1 && symbol.starts_with(['♩', '♪', '♫', '♬', '♭', '♮', '♯'])
+                {
+                    wanted.insert(bytes[..bytes.len() - 1].to_vec());
+                }
+                wanted.insert(bytes);
+            }
+        }
+        (0..self.end_of_text).filter(|&token| wanted.contains(self.text(token))).collect()
+    }
+
+    /// The token of a language.
+    pub fn language(&self, code: &str) -> Option<usize> {
+        let id = whisper_rs::get_lang_id(code).and_then(|id| usize::try_from(id).ok())?;
+        (id < self.languages).then_some(self.steering.start + 1 + id)
     }
 
     /// Codes of the languages of a multilingual model.
-    pub fn languages(&self, _context: &WhisperContext) -> Vec<String> {
+    pub fn languages(&self) -> Vec<String> {
         (0..self.languages).filter_map(|id| whisper_rs::get_lang_str(id as i32)).map(str::to_owned).collect()
     }
 
@@ -78,14 +135,15 @@ impl Vocabulary {
         context: &WhisperContext,
         window: &Input<'_>,
         options: &DecodeOptions,
-    ) -> Vec<c_int> {
-        let tokens = |text: &str| -> Vec<c_int> {
+    ) -> Vec<usize> {
+        let tokens = |text: &str| -> Vec<usize> {
             let text = text.trim().replace('\0', " ");
             if text.is_empty() {
                 return Vec::new();
             }
             // Text in mid sentence begins with a space. A token is at least a byte.
-            context.tokenize(&format!(" {text}"), text.len() + 1).unwrap_or_default()
+            let ids = context.tokenize(&format!(" {text}"), text.len() + 1).unwrap_or_default();
+            ids.into_iter().filter_map(|id| usize::try_from(id).ok()).collect()
         };
         let (mut hotwords, mut before) = (Vec::new(), Vec::new());
         if window.prompted {
