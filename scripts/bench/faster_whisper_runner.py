@@ -4,7 +4,7 @@ Started by the benchmarks with the interpreter of faster-whisper's own environme
 input; when the model is loaded, `ready` goes to standard output; `go` starts the clock; the report is one line of JSON.
 
 Request: model, files, beam, mode (plain | batched), batch, threads (of a worker), workers (files at a time, each with threads of its
-own), words, prompt_free (no text of the window before; as spoken's default).
+own), words. As spoken does by default, speech is detected first and no text is carried over from window to window.
 """
 import json
 import resource
