@@ -73,7 +73,12 @@ def audio_seconds(truths):
 
 
 def spoken(binary, model, files, beam, **settings):
-    """One run of `spoken bench`; `settings` are configuration keys."""
+    """One run of `spoken bench`; `settings` are configuration keys.
+
+    A timing model says as much in a short window as in a long one, which no speaker does: second tries at higher temperatures, for
+    text that cannot be, are left out with it, here and for faster-whisper."""
+    if is_timing(model):
+        settings["temperature"] = 0
     with tempfile.TemporaryDirectory(prefix="spoken-bench-") as data:
         env = environment(data, whisper_model=model, whisper_compute="int8", whisper_device="cpu", beam_size=beam, **settings)
         done = subprocess.run([binary, "bench", "--rounds", "1", "--json", "--texts", *map(str, files)], env=env, text=True,
@@ -137,14 +142,14 @@ def divided(files, truths, parts):
 def faster_whisper(model, files, truths, beam, setting, words=False):
     """One run of faster-whisper."""
     python = faster_whisper_python()
-    # Its threads are the model's own; those of numpy's and ONNX Runtime's libraries are left at what they choose.
+    # A number of threads in the environment would win over the setting's.
     env = {k: v for k, v in os.environ.items() if k != "OMP_NUM_THREADS"}
     processes = []
     for part in divided(files, truths, setting.processes) if setting.processes > 1 else [files]:
         request = {"model": str(model), "files": [str(p) for p in part], "beam": beam, "mode": setting.mode, "batch": setting.batch,
-                   "threads": setting.threads, "workers": setting.workers, "words": words}
-        process = subprocess.Popen([python, RUNNER], env=env, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                                   stderr=subprocess.DEVNULL)
+                   "threads": setting.threads, "workers": setting.workers, "words": words,
+                   "calm": is_timing(model)}
+        process = subprocess.Popen([python, RUNNER], env=env, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         process.stdin.write(json.dumps(request) + "\n")
         process.stdin.flush()
         processes.append(process)
@@ -154,9 +159,10 @@ def faster_whisper(model, files, truths, beam, setting, words=False):
     for process in processes:
         process.stdin.write("go\n")
         process.stdin.flush()
-    reports = [json.loads(process.stdout.readline()) for process in processes]
-    for process in processes:
-        process.wait()
+    lines = [process.stdout.readline() for process in processes]
+    if any([process.wait() for process in processes]):
+        raise SystemExit(f"faster-whisper ({setting}) broke off")
+    reports = [json.loads(line) for line in lines]
     texts = {pathlib.Path(t["path"]).name: t for r in reports for t in r["texts"]}
     return Run(max(r["end"] for r in reports) - min(r["begin"] for r in reports), {n: t["segments"] for n, t in texts.items()},
                {n: t["language"] for n, t in texts.items()}, sum(r["peak_rss"] for r in reports), max(r["load_s"] for r in reports), {})

@@ -4,7 +4,7 @@ Started by the benchmarks with the interpreter of faster-whisper's own environme
 input; when the model is loaded, `ready` goes to standard output; `go` starts the clock; the report is one line of JSON.
 
 Request: model, files, beam, mode (plain | batched), batch, threads (of a worker), workers (files at a time, each with threads of its
-own), words, prompt_free (no text of the window before; as spoken's default).
+own), words, calm (no second tries at higher temperatures). As spoken does by default, speech is detected first and no text is carried over from window to window.
 """
 import json
 import resource
@@ -21,6 +21,8 @@ def main():
     model = WhisperModel(r["model"], device=r.get("device", "cpu"), compute_type=r.get("compute", "int8"), cpu_threads=r["threads"],
                          num_workers=r["workers"])
     options = {"beam_size": r["beam"], "vad_filter": True, "word_timestamps": r["words"]}
+    if r["calm"]:
+        options["temperature"] = 0.0
     if r["mode"] == "batched":
         options["batch_size"] = r["batch"]
         transcriber = lambda: BatchedInferencePipeline(model)

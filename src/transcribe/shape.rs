@@ -112,7 +112,8 @@ fn variables(mut file: impl Read + Seek, bytes: u64) -> io::Result<Shape> {
                 shape.heads = usize::try_from(u64::from_le_bytes(value)).unwrap_or(0);
                 continue;
             }
-            "encoder/conv1/bias" => shape.d_model = first,
+            // Not the bias: equal variables are written once, and a bias of zeros is equal to many.
+            "encoder/conv1/weight" => shape.d_model = first,
             _ => {}
         }
         file.seek_relative(size as i64)?;

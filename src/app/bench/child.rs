@@ -50,6 +50,8 @@ pub struct Report {
     pub audio_ms: u64,
     /// Speech detected in it.
     pub speech_ms: u64,
+    /// Windows that the model was given, second tries not counted.
+    pub windows: u64,
     /// Calls of the model that can be under way at once.
     pub model_workers: usize,
     /// Inside the model.
@@ -149,6 +151,7 @@ fn run(loaded: &Loaded, files: &[PathBuf], keep: &Path) -> anyhow::Result<Report
         // A GPU has one feeder more than it can serve, so that the next batch is ready.
         model_workers: if plan.device == Device::Cuda { workers.saturating_sub(1).max(1) } else { workers },
         reasons: plan.reasons,
+        windows: offline.windows().windows,
         files: files.len(),
         silent,
         failed,

@@ -16,6 +16,7 @@ fn report(wall_ms: u64, failed: usize, peak: u64) -> Report {
         wall_ms,
         audio_ms: 60_000,
         speech_ms: 50_000,
+        windows: 4,
         model_workers: 2,
         model_busy_ms: wall_ms,
         model_waited_ms: 10,
