@@ -14,8 +14,8 @@ use crate::pipeline::spool::Spool;
 use crate::pipeline::{Meters, Pipeline, Sizes, Steps};
 use crate::speech::SpeechOptions;
 use crate::transcribe::{
-    self, CheckpointOptions, Compute, Device, Download, EngineKind, OnOutOfMemory, TranscribeOptions, Transcriber,
-    Wishes,
+    self, CheckpointOptions, Compute, Device, Download, EngineKind, OnOutOfMemory, TranscribeOptions,
+    Transcriber, Wishes,
 };
 use crate::ytdlp::{YtDlp, YtDlpOptions};
 
