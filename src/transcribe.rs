@@ -41,6 +41,7 @@ mod shape;
 mod tokens;
 #[cfg(feature = "whisper-cpp")]
 mod whisper_cpp;
+mod words;
 
 use std::fmt;
 use std::path::PathBuf;

@@ -6,11 +6,13 @@ use std::collections::BTreeMap;
 use super::{
     clock::{Clock, millis},
     coverage,
-    engine::{DecodeOptions, Task, TimedText, WindowText},
+    engine::{DecodeOptions, Task, TimedText, TimedWord, WindowText},
     guard::{Evidence, GuardOptions, Verdict, judge},
     quality::Measure,
 };
-use crate::media::{Audio, DropReason, Dropped, Failure, FailureClass, SAMPLE_RATE, Segment, Transcript};
+use crate::media::{
+    Audio, DropReason, Dropped, Failure, FailureClass, SAMPLE_RATE, Segment, Transcript, Word,
+};
 
 /// With less speech than this, the language must be surer.
 const LITTLE_SPEECH: u64 = 3 * SAMPLE_RATE as u64;
@@ -148,11 +150,24 @@ pub(super) fn judged(pieces: &[Piece], rules: &Rules) -> Judged {
                 language: rules.written(&text.language).to_owned(),
                 avg_logprob: text.avg_logprob,
                 no_speech_prob: text.no_speech_prob,
-                words: Vec::new(),
+                words: words(&kept.words, &piece.clock, start, end),
             });
         }
     }
     judged
+}
+
+/// `timed` on the file's own clock, within `start` and `end`, none before the end of the one before.
+fn words(timed: &[TimedWord], clock: &Clock, start: i64, end: i64) -> Vec<Word> {
+    let mut at = start;
+    timed
+        .iter()
+        .map(|word| {
+            let start = clock.start(word.start_ms).clamp(at, end);
+            at = clock.end(word.end_ms).clamp(start, end);
+            Word { start_ms: start, end_ms: at, text: word.text.trim().to_owned(), prob: word.prob }
+        })
+        .collect()
 }
 
 /// The stretches of speech that have no text, as windows to be heard by themselves.

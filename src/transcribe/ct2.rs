@@ -2,6 +2,7 @@
 //!
 //! A batch is encoded once; languages are detected, text is generated and words are aligned from the encoder's output.
 
+mod align;
 mod load;
 
 use std::fmt;
@@ -125,18 +126,24 @@ impl Ct2Whisper {
     /// The tokens before a window's text: what was said before, what to expect, and what to do.
     fn prompt(&self, window: &Input<'_>, language: &str, options: &DecodeOptions) -> Vec<String> {
         let mut prompt = self.vocabulary.previous(window, options, MAX_PREVIOUS);
-        prompt.push("<|startoftranscript|>".to_owned());
+        prompt.extend(self.task(language, options.task));
+        prompt
+    }
+
+    /// The tokens that say what to do.
+    fn task(&self, language: &str, task: Task) -> Vec<String> {
+        let mut tokens = vec!["<|startoftranscript|>".to_owned()];
         if self.multilingual {
-            prompt.push(format!("<|{language}|>"));
-            prompt.push(
-                match options.task {
+            tokens.push(format!("<|{language}|>"));
+            tokens.push(
+                match task {
                     Task::Transcribe => "<|transcribe|>",
                     Task::Translate => "<|translate|>",
                 }
                 .to_owned(),
             );
         }
-        prompt
+        tokens
     }
 
     fn generate(
@@ -236,8 +243,9 @@ impl Engine for Ct2Whisper {
             .zip(&languages)
             .map(|(w, (language, _))| self.prompt(w, language, options))
             .collect();
-        let texts = self.generate(&encoded, &prompts, temperature, options)?;
-        Ok(texts
+        let decoded = self.generate(&encoded, &prompts, temperature, options)?;
+        let tokens: Vec<Vec<usize>> = decoded.iter().map(|d| d.tokens.clone()).collect();
+        let mut texts: Vec<WindowText> = decoded
             .into_iter()
             .zip(languages)
             .map(|(decoded, (language, language_prob))| {
@@ -253,7 +261,11 @@ impl Engine for Ct2Whisper {
                     temperature,
                 }
             })
-            .collect())
+            .collect();
+        if options.word_times {
+            self.add_words(batch, &encoded, &tokens, &mut texts, options)?;
+        }
+        Ok(texts)
     }
 }
 

@@ -76,22 +76,89 @@ impl Vocabulary {
     /// Cuts a window's tokens into timed text. A sentence stands between two timestamps; the last one may lack its
     /// second where the window ended in mid sentence.
     pub fn segments(&self, tokens: &[usize]) -> Vec<TimedText> {
-        cut(tokens, self.timestamp_begin)
-            .into_iter()
-            .filter_map(|piece| {
-                let ids: Vec<u32> =
-                    piece.tokens.iter().filter(|&&t| t < self.end_of_text).map(|&t| t as u32).collect();
-                let text = self.tokenizer.decode(&ids, true).unwrap_or_default();
-                let text = text.trim();
-                (!text.is_empty()).then(|| TimedText {
+        self.pieces(tokens)
+            .filter_map(|(piece, _, text)| {
+                text.map(|text| TimedText {
                     start_ms: piece.start_ms,
                     end_ms: piece.end_ms,
-                    text: text.to_owned(),
+                    text,
                     words: Vec::new(),
                 })
             })
             .collect()
     }
+
+    /// The text tokens of each of [`Self::segments`].
+    pub fn texts(&self, tokens: &[usize]) -> Vec<TextTokens> {
+        let mut skipped = 0;
+        self.pieces(tokens)
+            .filter_map(|(_, ids, text)| {
+                if text.is_none() {
+                    skipped += ids.len();
+                    return None;
+                }
+                Some(TextTokens { skipped: std::mem::take(&mut skipped), ids })
+            })
+            .collect()
+    }
+
+    /// Tokens between timestamps, the ids of those that are text, and the text, trimmed, where there is any.
+    fn pieces(&self, tokens: &[usize]) -> impl Iterator<Item = (Piece, Vec<u32>, Option<String>)> {
+        cut(tokens, self.timestamp_begin).into_iter().map(|piece| {
+            let ids: Vec<u32> =
+                piece.tokens.iter().filter(|&&t| self.is_text(t)).map(|&t| t as u32).collect();
+            let text = self.tokenizer.decode(&ids, true).unwrap_or_default();
+            let text = text.trim();
+            let text = (!text.is_empty()).then(|| text.to_owned());
+            (piece, ids, text)
+        })
+    }
+
+    /// Whether `token` is text: neither a time nor an order.
+    pub fn is_text(&self, token: usize) -> bool {
+        token < self.end_of_text
+    }
+
+    /// The ids of `tokens`; unknown ones are left out.
+    pub fn ids(&self, tokens: &[String]) -> Vec<usize> {
+        tokens.iter().filter_map(|t| self.tokenizer.token_to_id(t)).map(|id| id as usize).collect()
+    }
+
+    /// The bytes that a text token stands for.
+    pub fn bytes(&self, id: u32) -> Vec<u8> {
+        self.tokenizer.id_to_token(id).map_or(Vec::new(), |token| bytes(&token))
+    }
+}
+
+/// The tokens of one segment's text.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TextTokens {
+    /// Text tokens between the segment before and this one that make up no text.
+    pub skipped: usize,
+    /// Its own.
+    pub ids: Vec<u32>,
+}
+
+/// What a token's name stands for. Vocabularies of this kind (GPT-2's) write each byte as a character: itself where it
+/// prints in Latin-1, else the next free one from U+0100 on.
+fn bytes(token: &str) -> Vec<u8> {
+    let prints = |b: &u8| matches!(b, b'!'..=b'~' | 0xa1..=0xac | 0xae..=0xff);
+    let mut bytes = Vec::with_capacity(token.len());
+    for c in token.chars() {
+        let byte = match u8::try_from(u32::from(c)) {
+            Ok(byte) => Some(byte).filter(prints),
+            Err(_) => {
+                let nth = (u32::from(c) - 0x100) as usize;
+                (0..=u8::MAX).filter(|b| !prints(b)).nth(nth)
+            }
+        };
+        match byte {
+            Some(byte) => bytes.push(byte),
+            // No such name; it stands for itself.
+            None => bytes.extend_from_slice(c.encode_utf8(&mut [0; 4]).as_bytes()),
+        }
+    }
+    bytes
 }
 
 /// `en` of `<|en|>`.
@@ -144,6 +211,16 @@ mod tests {
 
     fn times(tokens: &[usize]) -> Vec<(u32, Option<u32>, usize)> {
         cut(tokens, T0).into_iter().map(|p| (p.start_ms, p.end_ms, p.tokens.len())).collect()
+    }
+
+    #[test]
+    fn names_of_tokens_stand_for_bytes() {
+        assert_eq!(bytes("Ġthe"), b" the");
+        assert_eq!(bytes("Ċ"), b"\n");
+        assert_eq!(bytes("å¥½"), "好".as_bytes());
+        assert_eq!(bytes("Ã±"), "ñ".as_bytes());
+        assert_eq!(bytes("ł"), [0xa0]);
+        assert_eq!(bytes("Ń"), [0xad]);
     }
 
     #[test]
