@@ -31,8 +31,8 @@ pub struct Plan {
     embed: EmbedOptions,
 }
 
-/// Decides the numbers of workers and checks what can be checked for nothing: that local models are there and that
-/// names are known.
+/// Decides the numbers of workers and checks what can be checked for nothing: that local models are there and whole, that
+/// names are known, and that a GPU that was asked for can be used.
 ///
 /// # Errors
 /// A model that cannot be had, with what would do instead.
@@ -44,9 +44,12 @@ pub fn plan(config: &Config) -> anyhow::Result<Plan> {
             name.contains('/') || transcribe.engine.known_names().contains(&name.as_str())
         }
     };
-    if !needs_network {
-        transcribe.engine.resolve(&transcribe.model, &transcribe.models_dir, &mut |_| {})?;
-    }
+    let model = if needs_network {
+        None
+    } else {
+        Some(transcribe.engine.resolve(&transcribe.model, &transcribe.models_dir, &mut |_| {})?)
+    };
+    transcribe::check(&transcribe, model.as_ref())?;
     let embed = embed_options(config);
     embed.check()?;
     if let Some(path) = &config.cookies_file

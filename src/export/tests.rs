@@ -82,7 +82,38 @@ fn json_has_the_documented_shape() {
     assert_eq!(value["media"]["title"], heading().title);
     assert_eq!(value["media"].as_object().unwrap().len(), 5);
     let empty: serde_json::Value = serde_json::from_str(&export(Format::Json, &[])).unwrap();
-    assert_eq!(empty["segments"], serde_json::json!([]));
+    assert_eq!(
+        (&empty["segments"], &empty["coverage"], &empty["dropped"]),
+        (&serde_json::json!([]), &serde_json::Value::Null, &serde_json::json!([]))
+    );
+}
+
+#[test]
+fn json_has_words_coverage_and_what_was_dropped() {
+    let mut said = segment(0, 1500, "Hello.");
+    said.words = vec![Word { start_ms: 100, end_ms: 900, text: "Hello.".into(), prob: 0.875 }];
+    let mut exporter = Exporter::start(Format::Json, &heading(), Vec::new()).unwrap();
+    exporter.account(
+        Some(Coverage { transcribed_ms: 1_500, words: 1, ..Coverage::default() }),
+        vec![Dropped {
+            start_ms: 2_000,
+            end_ms: 3_000,
+            text: "Thank you \"all\"".into(),
+            language: "en".into(),
+            reason: crate::media::DropReason::Phantom,
+        }],
+    );
+    exporter.segment(&said).unwrap();
+    let value: serde_json::Value = serde_json::from_slice(&exporter.finish().unwrap()).unwrap();
+    assert_eq!(
+        value["segments"][0]["words"],
+        serde_json::json!([{"start_ms": 100, "end_ms": 900, "text": "Hello.", "prob": 0.875}])
+    );
+    assert_eq!(
+        value["coverage"],
+        serde_json::json!({"transcribed_ms": 1500, "words": 1, "gaps": [], "flags": []})
+    );
+    assert_eq!(value["dropped"][0]["reason"], "phantom");
 }
 
 #[test]
