@@ -224,7 +224,8 @@ async fn ingest_command(
 async fn transcribe_command(args: TranscribeArgs, loaded: Loaded, output: &Output) -> anyhow::Result<u8> {
     // The hints are about a library, which there is none of.
     let bars = !transcribe::shares_the_terminal(&args);
-    let watch = Watch::start(&loaded, output, bars, report::Options { hints: false, ..report::Options::default() })?;
+    let watch =
+        Watch::start(&loaded, output, bars, report::Options { hints: false, ..report::Options::default() })?;
     let (events, cancel) = (watch.events.clone(), watch.stopping.stop.clone());
     let result =
         tokio::task::spawn_blocking(move || transcribe::transcribe(&loaded.config, &args, &events, &cancel))

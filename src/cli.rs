@@ -202,13 +202,17 @@ impl Cli {
         }
         if let Command::Transcribe(args) = &self.command {
             set("language", args.language.clone(), "--language");
+            set("whisper_task", args.task.clone(), "--task");
+            set("whisper_engine", args.engine.clone(), "--engine");
             set("whisper_model", args.model.clone(), "--model");
+            set("whisper_profile", args.quality.clone(), "--quality");
             set("beam_size", args.beam_size.clone(), "--beam-size");
         }
         if let Command::Ingest(args) = &self.command {
             set("ingestion_limit", args.limit.clone(), "--limit");
             set("language", args.language.clone(), "--language");
             set("whisper_task", args.task.clone(), "--task");
+            set("whisper_engine", args.engine.clone(), "--engine");
             set("whisper_model", args.model.clone(), "--model");
             set("whisper_profile", args.quality.clone(), "--quality");
             set("whisper_device", args.device.clone(), "--device");
@@ -327,7 +331,7 @@ mod tests {
         let cli = parse(
             "ingest a b --limit 7 --language de --model tiny --device cpu --compute int8 --parallel-models 2 \
              --batch-size 3 --beam-size 1 --io-workers 4 --asr-workers 5 --db-workers 6 --cookies c.txt \
-             --task translate --quality fast --no-progress --profile cpu --set beam_size=2 --set IO_WORKERS=9 --data-dir /d -v",
+             --task translate --engine ct2 --quality fast --no-progress --profile cpu --set beam_size=2 --set IO_WORKERS=9 --data-dir /d -v",
         );
         let overrides = cli.overrides();
         let shown: Vec<String> =
@@ -341,6 +345,7 @@ mod tests {
             "language=de --language",
             "whisper_model=tiny --model",
             "whisper_task=translate --task",
+            "whisper_engine=ct2 --engine",
             "whisper_profile=fast --quality",
             "log_format=text --no-progress",
             "cookies_file=c.txt --cookies",

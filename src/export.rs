@@ -17,7 +17,7 @@ use std::str::FromStr;
 
 use serde::Serialize;
 
-use crate::media::{Coverage, Dropped, MediaId, Segment, Word};
+use crate::media::{Coverage, Dropped, MediaId, Segment, Transcript, Word};
 use caption::{Caption, Layout};
 
 /// How to write a transcript.
@@ -215,20 +215,16 @@ impl<W: Write> Exporter<W> {
     }
 }
 
-/// Writes a whole transcript from an iterator.
+/// Writes a whole transcript.
 ///
 /// # Errors
 /// Those of `out`.
-pub fn write<W: Write>(
-    format: Format,
-    heading: &Heading,
-    segments: impl IntoIterator<Item = Segment>,
-    out: W,
-) -> io::Result<W> {
+pub fn write<W: Write>(format: Format, heading: &Heading, transcript: Transcript, out: W) -> io::Result<W> {
     let mut exporter = Exporter::start(format, heading, out)?;
-    for segment in segments {
-        exporter.segment(&segment)?;
+    for segment in &transcript.segments {
+        exporter.segment(segment)?;
     }
+    exporter.account(Some(transcript.coverage), transcript.dropped);
     exporter.finish()
 }
 

@@ -14,8 +14,8 @@ use crate::pipeline::spool::Spool;
 use crate::pipeline::{Meters, Pipeline, Sizes, Steps};
 use crate::speech::SpeechOptions;
 use crate::transcribe::{
-    self, CheckpointOptions, Compute, Device, Download, EngineKind, OnOutOfMemory, TranscribeOptions, Transcriber,
-    Wishes,
+    self, CheckpointOptions, Compute, Device, Download, EngineKind, OnOutOfMemory, TranscribeOptions,
+    Transcriber, Wishes,
 };
 use crate::ytdlp::{YtDlp, YtDlpOptions};
 
@@ -37,7 +37,7 @@ pub struct Plan {
 /// # Errors
 /// A model that cannot be had, with what would do instead.
 pub fn plan(config: &Config) -> anyhow::Result<Plan> {
-    let transcribe = transcribe_options(config);
+    let transcribe = transcribe_options(config)?;
     let needs_network = match &config.whisper_model {
         ModelRef::Path(_) => false,
         ModelRef::Name(name) => {
@@ -142,11 +142,16 @@ pub(super) fn decode_options(config: &Config) -> DecodeOptions {
     }
 }
 
-pub(super) fn transcribe_options(config: &Config) -> TranscribeOptions {
+/// The ASR stage as configured.
+///
+/// # Errors
+/// Where this build lacks the engine.
+pub(super) fn transcribe_options(config: &Config) -> anyhow::Result<TranscribeOptions> {
     let recipe = config.recipe();
     let ms = |ms: u32| Duration::from_millis(ms.into());
-    TranscribeOptions {
-        engine: EngineKind::default(),
+    let engine: EngineKind = config.whisper_engine.as_str().parse().map_err(anyhow::Error::msg)?;
+    Ok(TranscribeOptions {
+        engine,
         model: model_name(&config.whisper_model),
         models_dir: config.data_dir.join("models"),
         wishes: Wishes {
@@ -199,6 +204,8 @@ pub(super) fn transcribe_options(config: &Config) -> TranscribeOptions {
         },
         speech: SpeechOptions {
             threshold: recipe.vad_threshold as f32,
+            onset: Some(recipe.vad_onset as f32),
+            offset: Some(recipe.vad_offset as f32),
             min_speech: ms(recipe.vad_min_speech_ms),
             min_silence: ms(recipe.vad_min_silence_ms),
             pad: ms(recipe.vad_pad_ms),
@@ -209,7 +216,7 @@ pub(super) fn transcribe_options(config: &Config) -> TranscribeOptions {
             dir: config.data_dir.join("windows"),
             max_bytes: config.checkpoint_max_mb << 20,
         }),
-    }
+    })
 }
 
 /// A model as the steps take it: a directory's path or a name.

@@ -72,7 +72,11 @@ pub struct IngestArgs {
     #[arg(long, value_name = "TASK", help_heading = "Transcription")]
     pub task: Option<String>,
 
-    /// Whisper model: a name such as small or large-v3-turbo, or a directory [env: WHISPER_MODEL]
+    /// What runs the model: ct2, whisper-cpp [env: WHISPER_ENGINE]
+    #[arg(long, value_name = "ENGINE", help_heading = "Transcription")]
+    pub engine: Option<String>,
+
+    /// Whisper model: a name such as small or large-v3-turbo, or a path [env: WHISPER_MODEL]
     #[arg(short, long, value_name = "MODEL", help_heading = "Transcription", value_hint = ValueHint::AnyPath)]
     pub model: Option<String>,
 

@@ -25,7 +25,9 @@ fn segment(start_ms: i64, end_ms: i64, text: &str) -> Segment {
 }
 
 fn export(format: Format, segments: &[Segment]) -> String {
-    String::from_utf8(write(format, &heading(), segments.iter().cloned(), Vec::new()).unwrap()).unwrap()
+    let mut exporter = Exporter::start(format, &heading(), Vec::new()).unwrap();
+    segments.iter().for_each(|segment| exporter.segment(segment).unwrap());
+    String::from_utf8(exporter.finish().unwrap()).unwrap()
 }
 
 /// Lines of text, without numbers and times.
@@ -92,19 +94,23 @@ fn json_has_the_documented_shape() {
 fn json_has_words_coverage_and_what_was_dropped() {
     let mut said = segment(0, 1500, "Hello.");
     said.words = vec![Word { start_ms: 100, end_ms: 900, text: "Hello.".into(), prob: 0.875 }];
-    let mut exporter = Exporter::start(Format::Json, &heading(), Vec::new()).unwrap();
-    exporter.account(
-        Some(Coverage { transcribed_ms: 1_500, words: 1, ..Coverage::default() }),
-        vec![Dropped {
+    let transcript = Transcript {
+        segments: vec![said],
+        language: "en".into(),
+        duration_ms: 3_000,
+        speech_ms: 1_500,
+        model: "m".into(),
+        dropped: vec![Dropped {
             start_ms: 2_000,
             end_ms: 3_000,
             text: "Thank you \"all\"".into(),
             language: "en".into(),
             reason: crate::media::DropReason::Phantom,
         }],
-    );
-    exporter.segment(&said).unwrap();
-    let value: serde_json::Value = serde_json::from_slice(&exporter.finish().unwrap()).unwrap();
+        coverage: Coverage { transcribed_ms: 1_500, words: 1, ..Coverage::default() },
+    };
+    let json = write(Format::Json, &heading(), transcript, Vec::new()).unwrap();
+    let value: serde_json::Value = serde_json::from_slice(&json).unwrap();
     assert_eq!(
         value["segments"][0]["words"],
         serde_json::json!([{"start_ms": 100, "end_ms": 900, "text": "Hello.", "prob": 0.875}])

@@ -126,18 +126,22 @@ fn failures(run: &RunSummary, width: usize, style: Style, out: &mut Vec<String>)
 /// What is done and looks incomplete.
 fn flagged(run: &RunSummary, width: usize, style: Style, options: &Options, out: &mut Vec<String>) {
     let look = if run.flagged.len() == 1 { "looks" } else { "look" };
-    let show = spoken("show ID", options);
-    let heading = format!("! {} {look} incomplete: `{show}`", count(run.flagged.len() as u64, "item"));
+    // Without a library there is nothing to show.
+    let show = if options.hints { format!(": `{}`", spoken("show ID", options)) } else { String::new() };
+    let heading = format!("! {} {look} incomplete{show}", count(run.flagged.len() as u64, "item"));
     out.push(style.paint(Tone::Warn, &heading));
     for item in run.flagged.iter().take(FLAGGED) {
         let id: String = item.media_id.to_string().chars().take(8).collect();
         let title = truncate(&clean(&item.title), width.saturating_sub(14).max(20));
-        out.push(format!("    {}  {title}", style.paint(Tone::Dim, &id)));
-        dim(&in_words(&item.flags), "              ", width, style, out);
+        let id = if options.hints { format!("{}  ", style.paint(Tone::Dim, &id)) } else { String::new() };
+        out.push(format!("    {id}{title}"));
+        dim(&in_words(&item.flags), "      ", width, style, out);
     }
     let more = run.flagged.len().saturating_sub(FLAGGED);
     if more > 0 {
-        out.push(style.paint(Tone::Dim, &format!("… and {more} more, see `{}`", spoken("status", options))));
+        let see =
+            if options.hints { format!(", see `{}`", spoken("status", options)) } else { String::new() };
+        out.push(style.paint(Tone::Dim, &format!("… and {more} more{see}")));
     }
 }
 
@@ -318,8 +322,8 @@ mod tests {
 
 ! 1 item looks incomplete: `spoken --profile sample show ID`
     8f2d47a3  a concert
-              much of the detected speech has no text; fewer words than so much
-              speech holds
+      much of the detected speech has no text; fewer words than so much speech
+      holds
 
 stage  workers  busy  waited for input  waited for room  items
 io          24  23 %             1.5 s           12 min     38

@@ -188,7 +188,10 @@ fn decoded(result: WhisperGenerationResult, length_penalty: f32) -> Decoded {
 }
 
 /// The most probable language of `ranked`, and its probability among those that are `allowed` (all where that is empty).
-pub(super) fn among<'a>(ranked: impl Iterator<Item = (&'a str, f32)>, allowed: &[String]) -> Option<(String, f32)> {
+pub(super) fn among<'a>(
+    ranked: impl Iterator<Item = (&'a str, f32)>,
+    allowed: &[String],
+) -> Option<(String, f32)> {
     let mut total = 0.0;
     let mut best: Option<(&str, f32)> = None;
     for (code, probability) in

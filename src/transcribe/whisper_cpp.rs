@@ -62,7 +62,10 @@ pub struct WhisperCpp {
 
 impl fmt::Debug for WhisperCpp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("WhisperCpp").field("name", &self.name).field("threads", &self.threads).finish_non_exhaustive()
+        f.debug_struct("WhisperCpp")
+            .field("name", &self.name)
+            .field("threads", &self.threads)
+            .finish_non_exhaustive()
     }
 }
 
@@ -84,7 +87,12 @@ struct Decoded {
 }
 
 impl WhisperCpp {
-    fn window(&self, window: &Input<'_>, temperature: f32, options: &DecodeOptions) -> Result<WindowText, EngineError> {
+    fn window(
+        &self,
+        window: &Input<'_>,
+        temperature: f32,
+        options: &DecodeOptions,
+    ) -> Result<WindowText, EngineError> {
         let Sound::Samples(samples) = window.sound else {
             return Err(EngineError::Failed("a window without samples".to_owned()));
         };
@@ -120,7 +128,12 @@ impl WhisperCpp {
     }
 
     /// Language code and probability.
-    fn detect(&self, state: &mut WhisperState, pcm: &[f32], allowed: &[String]) -> Result<(String, f32), EngineError> {
+    fn detect(
+        &self,
+        state: &mut WhisperState,
+        pcm: &[f32],
+        allowed: &[String],
+    ) -> Result<(String, f32), EngineError> {
         state.pcm_to_mel(pcm, self.threads).map_err(log::failed)?;
         let (_, probabilities) = state.lang_detect(0, self.threads).map_err(log::failed)?;
         let ranked = self.languages.iter().filter_map(|code| {
@@ -143,7 +156,10 @@ impl WhisperCpp {
         let prompt = self.vocabulary.previous(&self.context, window, options);
         let samples = if temperature > 0.0 { options.best_of } else { 1 };
         let strategy = if temperature == 0.0 && options.beam_size > 1 {
-            SamplingStrategy::BeamSearch { beam_size: options.beam_size.min(MAX_DECODERS) as c_int, patience: -1.0 }
+            SamplingStrategy::BeamSearch {
+                beam_size: options.beam_size.min(MAX_DECODERS) as c_int,
+                patience: -1.0,
+            }
         } else {
             SamplingStrategy::Greedy { best_of: samples.clamp(1, MAX_DECODERS) as c_int }
         };

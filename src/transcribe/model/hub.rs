@@ -307,11 +307,11 @@ mod tests {
             "vocabulary.txt",
         ]);
         let mut told = Vec::new();
-        let model =
-            {
+        let model = {
             let wanted = wanted("maker/model");
             fetch_from(endpoint, "maker/model", "maker/model", models.path(), wanted, &mut |d| told.push(d))
-        }.unwrap();
+        }
+        .unwrap();
         assert_eq!(model.weights_bytes, WEIGHTS as u64);
         assert!(
             model.path.join("preprocessor_config.json").is_file() && !model.path.join("README.md").exists()
@@ -325,7 +325,15 @@ mod tests {
 
         // Nobody listens on port 9 of this machine; nobody is asked.
         let nowhere = "http://127.0.0.1:9".to_owned();
-        let again = fetch_from(nowhere, "maker/model", "maker/model", models.path(), wanted("maker/model"), &mut |_| {}).unwrap();
+        let again = fetch_from(
+            nowhere,
+            "maker/model",
+            "maker/model",
+            models.path(),
+            wanted("maker/model"),
+            &mut |_| {},
+        )
+        .unwrap();
         assert_eq!(again, model);
     }
 
@@ -334,7 +342,9 @@ mod tests {
         let models = tempfile::tempdir().unwrap();
         let endpoint = hub(&["config.json", "model.safetensors", "tokenizer.json"]);
         let fetch = |name: &str| {
-            fetch_from(endpoint.clone(), name, name, models.path(), wanted(name), &mut |_| {}).unwrap_err().to_string()
+            fetch_from(endpoint.clone(), name, name, models.path(), wanted(name), &mut |_| {})
+                .unwrap_err()
+                .to_string()
         };
         assert!(
             fetch("maker/model").contains("no ctranslate2 model (no model.bin)"),
@@ -348,7 +358,14 @@ mod tests {
     fn without_a_network_the_error_says_what_would_do() {
         let models = tempfile::tempdir().unwrap();
         for endpoint in ["http://127.0.0.1:9", "http://hub.invalid"] {
-            let error = fetch_from(endpoint.to_owned(), "small", "maker/small", models.path(), wanted("small"), &mut |_| {});
+            let error = fetch_from(
+                endpoint.to_owned(),
+                "small",
+                "maker/small",
+                models.path(),
+                wanted("small"),
+                &mut |_| {},
+            );
             let error = error.unwrap_err().to_string();
             assert!(error.contains("WHISPER_MODEL=/path/to/dir") && error.contains(endpoint), "{error}");
         }

@@ -133,7 +133,10 @@ fn walk(mut file: impl Read + Seek, bytes: u64) -> io::Result<Header> {
     let format = number(&mut file)? % 1000;
     let weights = WEIGHTS.iter().find(|(n, _)| *n == format).map(|(_, name)| *name);
     let weights = weights.ok_or_else(|| wrong(format!("unknown format of weights {format}")))?;
-    if (audio_ctx, text_ctx, text_width) != (1500, 448, d_model) || n_vocab < 51_864 || ![80, 128].contains(&n_mels) {
+    if (audio_ctx, text_ctx, text_width) != (1500, 448, d_model)
+        || n_vocab < 51_864
+        || ![80, 128].contains(&n_mels)
+    {
         return Err(wrong("its sizes are not a whisper model's"));
     }
     let filters = u64::from(number(&mut file)?) * u64::from(number(&mut file)?);

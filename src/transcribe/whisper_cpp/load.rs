@@ -6,13 +6,7 @@ use whisper_rs::{
     DtwMode, DtwModelPreset, DtwParameters, SystemInfo, WhisperContext, WhisperContextParameters,
 };
 
-use super::{
-    MAX_DECODERS, WhisperCpp,
-    file::Header,
-    log, model,
-    states::States,
-    vocabulary::Vocabulary,
-};
+use super::{MAX_DECODERS, WhisperCpp, file::Header, log, model, states::States, vocabulary::Vocabulary};
 use crate::transcribe::{
     Download, TranscribeError, TranscribeOptions,
     ct2::cuda_devices,
@@ -38,7 +32,8 @@ pub fn open(
     let started = Instant::now();
     let engine = source.load(&plan).map_err(TranscribeError::Load)?;
     let plan = Plan { load_ms: started.elapsed().as_millis() as u64, ..plan };
-    let identity = format!("whisper-cpp {} {} {}", source.dir.name, source.dir.weights_bytes, source.header.weights);
+    let identity =
+        format!("whisper-cpp {} {} {}", source.dir.name, source.dir.weights_bytes, source.header.weights);
     let mut fallbacks = Vec::new();
     if options.wishes.on_out_of_memory == OnOutOfMemory::Cpu && plan.device == Device::Cuda {
         let plan = Plan { device: Device::Cpu, replicas: 1, ..plan.clone() };
@@ -82,14 +77,18 @@ fn plan(options: &TranscribeOptions, header: &Header) -> Result<Plan, String> {
     plan.batch_size = 1;
     plan.feeders = plan.replicas;
     plan.reasons.retain(|reason| !reason.starts_with("batches of"));
-    plan.reasons.push("whisper.cpp works on one window at a time: replicas, not batches, keep it busy".to_owned());
+    plan.reasons
+        .push("whisper.cpp works on one window at a time: replicas, not batches, keep it busy".to_owned());
     plan.compute = match header.weights {
         "f32" => Compute::Float32,
         "f16" => Compute::Float16,
         // Quantised weights meet activations of eight bits.
         _ => Compute::Int8,
     };
-    plan.reasons.push(format!("weights are {}, as the file has them; WHISPER_COMPUTE has no say in that", header.weights));
+    plan.reasons.push(format!(
+        "weights are {}, as the file has them; WHISPER_COMPUTE has no say in that",
+        header.weights
+    ));
     if options.decode.beam_size.max(options.decode.best_of) > MAX_DECODERS {
         plan.reasons.push(format!("whisper.cpp follows {MAX_DECODERS} hypotheses at most"));
     }
@@ -113,7 +112,10 @@ impl Source {
         let mut parameters = WhisperContextParameters::default();
         parameters.use_gpu(plan.device == Device::Cuda);
         if self.aligns {
-            parameters.dtw_parameters(DtwParameters { mode: self.alignment(), dtw_mem_size: self.alignment_bytes() });
+            parameters.dtw_parameters(DtwParameters {
+                mode: self.alignment(),
+                dtw_mem_size: self.alignment_bytes(),
+            });
         }
         let context = WhisperContext::new_with_params(&self.dir.path, parameters).map_err(|e| told(&e))?;
         let states = States::new(&context, plan.replicas).map_err(|e| told(&e))?;

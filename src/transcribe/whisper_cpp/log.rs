@@ -47,16 +47,17 @@ unsafe extern "C" fn heard(level: u32, text: *const c_char, _data: *mut c_void) 
 /// The last error told on this thread, once, without the C++ function's name.
 pub fn last_error() -> Option<String> {
     let text = LAST.with_borrow_mut(std::mem::take);
-    let text = text.split_once(": ").map_or(text.as_str(), |(function, rest)| {
-        if function.contains(' ') { text.as_str() } else { rest }
-    });
+    let text = text
+        .split_once(": ")
+        .map_or(text.as_str(), |(function, rest)| if function.contains(' ') { text.as_str() } else { rest });
     (!text.is_empty()).then(|| text.to_owned())
 }
 
 /// An error of the binding in whisper.cpp's own words, where it said any.
 pub fn failed(error: WhisperError) -> EngineError {
     let told = last_error();
-    let memory = told.as_deref().is_some_and(|t| ["alloc", "out of memory", "buffer"].iter().any(|w| t.contains(w)));
+    let memory =
+        told.as_deref().is_some_and(|t| ["alloc", "out of memory", "buffer"].iter().any(|w| t.contains(w)));
     let message = told.unwrap_or_else(|| error.to_string());
     if memory { EngineError::OutOfMemory(message) } else { EngineError::Failed(message) }
 }

@@ -54,8 +54,7 @@ const NAMES: [&str; 35] = [
 const ALIASES: [(&str, &str); 2] = [("large", "large-v3"), ("turbo", "large-v3-turbo")];
 
 /// What to write in place of a name.
-const LOCAL_ADVICE: &str =
-    "set WHISPER_MODEL=/path/to/ggml-small.bin, a model in whisper.cpp's format, or a directory that holds exactly one";
+const LOCAL_ADVICE: &str = "set WHISPER_MODEL=/path/to/ggml-small.bin, a model in whisper.cpp's format, or a directory that holds exactly one";
 
 /// The short names that [`resolve`] knows.
 pub fn known_names() -> Vec<&'static str> {
@@ -98,13 +97,17 @@ pub fn resolve(
     }
     if NAMES.contains(&model) {
         let full = ALIASES.iter().find(|(alias, _)| *alias == model).map_or(model, |(_, name)| name);
-        return hub::fetch(model, REPOSITORY, models_dir, wanted(model, Some(format!("ggml-{full}.bin"))), progress);
+        return hub::fetch(
+            model,
+            REPOSITORY,
+            models_dir,
+            wanted(model, Some(format!("ggml-{full}.bin"))),
+            progress,
+        );
     }
     let parts: Vec<&str> = model.split('/').collect();
     match parts[..] {
-        _ if local || model.ends_with('/') => {
-            Err(no_model(path, "is not there".to_owned()))
-        }
+        _ if local || model.ends_with('/') => Err(no_model(path, "is not there".to_owned())),
         [_] if model.ends_with(".bin") => Err(no_model(path, "is not there".to_owned())),
         [_] => Err(unknown_name(model, known_names())),
         [owner, repository] => {
@@ -177,7 +180,10 @@ fn choose(there: &[String], file: Option<&str>) -> Result<Vec<String>, String> {
             match models[..] {
                 [model] => Ok(vec![model.clone()]),
                 [] => Err("the repository holds no ggml-*.bin".to_owned()),
-                _ => Err(format!("the repository holds {} models; name one as owner/repository/file.bin", models.len())),
+                _ => Err(format!(
+                    "the repository holds {} models; name one as owner/repository/file.bin",
+                    models.len()
+                )),
             }
         }
     }
@@ -202,7 +208,10 @@ mod tests {
         for path in [&file, dir.path()] {
             assert!(recognises(path));
             let model = quietly(path.to_str().unwrap(), dir.path()).unwrap();
-            assert_eq!(model, ModelDir { path: file.clone(), name: "small-q5_1".to_owned(), weights_bytes: 13 });
+            assert_eq!(
+                model,
+                ModelDir { path: file.clone(), name: "small-q5_1".to_owned(), weights_bytes: 13 }
+            );
         }
         std::fs::write(dir.path().join("ggml-tiny.bin"), MAGIC).unwrap();
         let error = quietly(dir.path().to_str().unwrap(), dir.path()).unwrap_err().to_string();
@@ -212,7 +221,14 @@ mod tests {
     #[test]
     fn what_is_not_there_says_what_would_do() {
         let dir = tempfile::tempdir().unwrap();
-        for path in ["/no/such/model", "./ggml-small.bin", "ggml-small.bin", "models/", "a/b/c/d", dir.path().to_str().unwrap()] {
+        for path in [
+            "/no/such/model",
+            "./ggml-small.bin",
+            "ggml-small.bin",
+            "models/",
+            "a/b/c/d",
+            dir.path().to_str().unwrap(),
+        ] {
             let error = quietly(path, dir.path()).unwrap_err();
             assert!(matches!(error, ModelError::NoModel { .. }), "{path}: {error}");
             assert!(error.to_string().contains("WHISPER_MODEL=/path/to/ggml-small.bin"), "{error}");
@@ -224,7 +240,9 @@ mod tests {
     #[test]
     fn what_was_fetched_before_needs_no_network() {
         let models = tempfile::tempdir().unwrap();
-        for (repository, file) in [("ggerganov--whisper.cpp", "ggml-large-v3-turbo.bin"), ("maker--mine", "ggml-mine.bin")] {
+        for (repository, file) in
+            [("ggerganov--whisper.cpp", "ggml-large-v3-turbo.bin"), ("maker--mine", "ggml-mine.bin")]
+        {
             let repository = models.path().join(format!("models--{repository}"));
             let snapshot = repository.join("snapshots/abc");
             std::fs::create_dir_all(&snapshot).unwrap();

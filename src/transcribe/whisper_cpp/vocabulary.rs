@@ -40,7 +40,9 @@ impl Vocabulary {
     /// # Errors
     /// A message where it is not a Whisper model's.
     pub fn new(context: &WhisperContext) -> Result<Self, String> {
-        let id = |token: c_int, what: &str| usize::try_from(token).map_err(|_| format!("it has no token for {what}"));
+        let id = |token: c_int, what: &str| {
+            usize::try_from(token).map_err(|_| format!("it has no token for {what}"))
+        };
         let end_of_text = id(context.token_eot(), "the end of text")?;
         let timestamp_begin = id(context.token_beg(), "times")?;
         let n_vocab = id(context.n_vocab(), "anything")?;
@@ -71,7 +73,12 @@ impl Vocabulary {
 
     /// What stands before a window's text: hotwords, the initial prompt and what was said before. Where it is too long, the end
     /// of the latter counts most. Empty where there is nothing.
-    pub fn previous(&self, context: &WhisperContext, window: &Input<'_>, options: &DecodeOptions) -> Vec<c_int> {
+    pub fn previous(
+        &self,
+        context: &WhisperContext,
+        window: &Input<'_>,
+        options: &DecodeOptions,
+    ) -> Vec<c_int> {
         let tokens = |text: &str| -> Vec<c_int> {
             let text = text.trim().replace('\0', " ");
             if text.is_empty() {
@@ -109,8 +116,10 @@ impl Vocabulary {
                 let bytes: Vec<u8> = tokens.iter().flat_map(|(bytes, _)| bytes.iter().copied()).collect();
                 let text = String::from_utf8_lossy(&bytes).trim().to_owned();
                 let (start_ms, end_ms) = (piece.start_ms, piece.end_ms);
-                (!text.is_empty())
-                    .then(|| Stretch { text: TimedText { start_ms, end_ms, text, words: Vec::new() }, tokens })
+                (!text.is_empty()).then(|| Stretch {
+                    text: TimedText { start_ms, end_ms, text, words: Vec::new() },
+                    tokens,
+                })
             })
             .collect()
     }

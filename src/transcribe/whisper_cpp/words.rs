@@ -126,13 +126,19 @@ mod tests {
 
     #[test]
     fn characters_split_over_tokens_are_put_together() {
-        let tokens = tokens(&[(b"\xe6\x97", Some(1100)), (b"\xa5", Some(1200)), ("本".as_bytes(), Some(1400)), ("。".as_bytes(), Some(1500))]);
+        let tokens = tokens(&[
+            (b"\xe6\x97", Some(1100)),
+            (b"\xa5", Some(1200)),
+            ("本".as_bytes(), Some(1400)),
+            ("。".as_bytes(), Some(1500)),
+        ]);
         assert_eq!(told(&tokens, "ja"), [("日".to_owned(), 1000, 1200), ("本。".to_owned(), 1200, 1400)]);
     }
 
     #[test]
     fn times_stay_in_order_and_in_the_segment() {
-        let tokens = tokens(&[(b" a", Some(500)), (b" b", Some(2500)), (b" c", Some(2000)), (b" d", Some(9000))]);
+        let tokens =
+            tokens(&[(b" a", Some(500)), (b" b", Some(2500)), (b" c", Some(2000)), (b" d", Some(9000))]);
         let times: Vec<(u32, u32)> = told(&tokens, "en").into_iter().map(|(_, s, e)| (s, e)).collect();
         assert_eq!(times, [(1000, 1000), (1000, 2500), (2500, 2500), (2500, 3000)]);
     }
