@@ -125,7 +125,7 @@ fn widest_vectors() {
 
 async fn run(cli: &Cli, loaded: Loaded, output: &Output) -> anyhow::Result<u8> {
     match &cli.command {
-        Command::Ingest(args) => ingest_command(args, loaded, output).await,
+        Command::Ingest(args) => ingest_command(args, cli.global.library_flags(), loaded, output).await,
         Command::Doctor(args) => doctor_command(args.json, &loaded).await,
         Command::Db(args) => db_command(args.command, loaded).await,
         Command::Status(args) => {
@@ -218,9 +218,14 @@ impl Watch {
 }
 
 /// `spoken ingest`: the reporter listens to events while the run goes on, and has the last word.
-async fn ingest_command(args: &IngestArgs, loaded: Loaded, output: &Output) -> anyhow::Result<u8> {
+async fn ingest_command(
+    args: &IngestArgs,
+    flags: String,
+    loaded: Loaded,
+    output: &Output,
+) -> anyhow::Result<u8> {
     let request = read_request(args)?;
-    let watch = Watch::start(&loaded, output, true, report::Options::default())?;
+    let watch = Watch::start(&loaded, output, true, report::Options { hints: true, flags })?;
     let connections = u32::try_from(loaded.config.db_workers).unwrap_or(12) + 4;
     let result = match World::open(loaded.config, connections).await {
         Ok(world) => {
@@ -241,7 +246,8 @@ async fn ingest_command(args: &IngestArgs, loaded: Loaded, output: &Output) -> a
 async fn transcribe_command(args: TranscribeArgs, loaded: Loaded, output: &Output) -> anyhow::Result<u8> {
     // The hints are about a library, which there is none of.
     let bars = !transcribe::shares_the_terminal(&args);
-    let watch = Watch::start(&loaded, output, bars, report::Options { hints: false })?;
+    let watch =
+        Watch::start(&loaded, output, bars, report::Options { hints: false, ..report::Options::default() })?;
     let (events, cancel) = (watch.events.clone(), watch.stopping.stop.clone());
     let result =
         tokio::task::spawn_blocking(move || transcribe::transcribe(&loaded.config, &args, &events, &cancel))

@@ -202,13 +202,19 @@ impl Cli {
         }
         if let Command::Transcribe(args) = &self.command {
             set("language", args.language.clone(), "--language");
+            set("whisper_task", args.task.clone(), "--task");
+            set("whisper_engine", args.engine.clone(), "--engine");
             set("whisper_model", args.model.clone(), "--model");
+            set("whisper_profile", args.quality.clone(), "--quality");
             set("beam_size", args.beam_size.clone(), "--beam-size");
         }
         if let Command::Ingest(args) = &self.command {
             set("ingestion_limit", args.limit.clone(), "--limit");
             set("language", args.language.clone(), "--language");
+            set("whisper_task", args.task.clone(), "--task");
+            set("whisper_engine", args.engine.clone(), "--engine");
             set("whisper_model", args.model.clone(), "--model");
+            set("whisper_profile", args.quality.clone(), "--quality");
             set("whisper_device", args.device.clone(), "--device");
             set("whisper_compute", args.compute.clone(), "--compute");
             set("whisper_parallel_models", args.parallel_models.clone(), "--parallel-models");
@@ -225,6 +231,25 @@ impl Cli {
         }
         all
     }
+}
+
+impl Global {
+    /// The flags that another command needs to mean the same library as this one, as typed; empty where there are none.
+    pub fn library_flags(&self) -> String {
+        let data_dir = self.data_dir.as_ref().map(|path| path.to_string_lossy().into_owned());
+        let flags = [("--profile", self.profile.clone()), ("--data-dir", data_dir)];
+        let typed = flags.into_iter().filter_map(|(flag, value)| Some(format!("{flag} {}", quoted(&value?))));
+        typed.collect::<Vec<_>>().join(" ")
+    }
+}
+
+/// A word for a shell.
+fn quoted(word: &str) -> String {
+    let plain = |c: char| c.is_alphanumeric() || "/._-+:@%".contains(c);
+    if !word.is_empty() && word.chars().all(plain) {
+        return word.to_owned();
+    }
+    format!("'{}'", word.replace('\'', r"'\''"))
 }
 
 /// The command with its help put in order.
@@ -306,7 +331,7 @@ mod tests {
         let cli = parse(
             "ingest a b --limit 7 --language de --model tiny --device cpu --compute int8 --parallel-models 2 \
              --batch-size 3 --beam-size 1 --io-workers 4 --asr-workers 5 --db-workers 6 --cookies c.txt \
-             --no-progress --profile cpu --set beam_size=2 --set IO_WORKERS=9 --data-dir /d -v",
+             --task translate --engine ct2 --quality fast --no-progress --profile cpu --set beam_size=2 --set IO_WORKERS=9 --data-dir /d -v",
         );
         let overrides = cli.overrides();
         let shown: Vec<String> =
@@ -319,6 +344,9 @@ mod tests {
             "ingestion_limit=7 --limit",
             "language=de --language",
             "whisper_model=tiny --model",
+            "whisper_task=translate --task",
+            "whisper_engine=ct2 --engine",
+            "whisper_profile=fast --quality",
             "log_format=text --no-progress",
             "cookies_file=c.txt --cookies",
         ] {
@@ -328,6 +356,15 @@ mod tests {
             let known = given.key == "profile" || crate::config::Key::find(&given.key).is_some();
             assert!(known, "{} is no key", given.key);
         }
+    }
+
+    #[test]
+    fn a_hint_repeats_what_chose_the_library() {
+        let flags = |arguments: &str| parse(arguments).global.library_flags();
+        assert_eq!(flags("ingest a"), "");
+        assert_eq!(flags("ingest a --profile sample -v"), "--profile sample");
+        let cli = Cli::try_from(["spoken", "--data-dir", "/my data/it's", "status"]).unwrap();
+        assert_eq!(cli.global.library_flags(), r"--data-dir '/my data/it'\''s'");
     }
 
     #[test]

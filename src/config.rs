@@ -42,7 +42,8 @@ pub use problem::{ConfigError, Problem};
 pub use recipe::Recipe;
 pub use show::{Shown, ShownSetting};
 pub use value::{
-    Auto, Compute, DatabaseUrl, Device, LogFormat, ModelRef, OnOutOfMemory, REDACTED, Task, WhisperProfile,
+    Auto, Compute, DatabaseUrl, Device, Engine, LogFormat, ModelRef, OnOutOfMemory, REDACTED, Task,
+    WhisperProfile,
 };
 
 use layers::Layers;
@@ -67,7 +68,9 @@ pub struct Config {
     /// What the set-up scripts installed: yt-dlp, deno, ONNX Runtime, PostgreSQL.
     pub tools_dir: PathBuf,
 
-    /// The Whisper model: a directory in CTranslate2 form or a name.
+    /// What runs the Whisper model.
+    pub whisper_engine: Engine,
+    /// The Whisper model: a path to one in the engine's format, or a name.
     pub whisper_model: ModelRef,
     /// Where the model runs.
     pub whisper_device: Device,
@@ -123,6 +126,10 @@ pub struct Config {
 
     /// Probability (0 to 1) above which a frame counts as speech.
     pub vad_threshold: Auto<f64>,
+    /// Probability from which a frame begins speech; `auto` is the threshold.
+    pub vad_onset: Auto<f64>,
+    /// Probability below which a frame may end it; `auto` is the threshold less 0.15.
+    pub vad_offset: Auto<f64>,
     /// Speech shorter than this is dropped, milliseconds.
     pub vad_min_speech_ms: Auto<u32>,
     /// Silence shorter than this does not end a stretch of speech, milliseconds.
@@ -174,6 +181,7 @@ impl Config {
             database_url: None,
             data_dir: value::expand_home(DEFAULT_DATA_DIR, Some(home)),
             tools_dir: value::expand_home(DEFAULT_TOOLS_DIR, Some(home)),
+            whisper_engine: Engine::Ct2,
             whisper_model: ModelRef::Name("small".into()),
             whisper_device: Device::Auto,
             whisper_compute: Compute::Auto,
@@ -201,6 +209,8 @@ impl Config {
             logprob_threshold: Auto::Auto,
             compression_ratio_threshold: Auto::Auto,
             vad_threshold: Auto::Auto,
+            vad_onset: Auto::Auto,
+            vad_offset: Auto::Auto,
             vad_min_speech_ms: Auto::Auto,
             vad_min_silence_ms: Auto::Auto,
             vad_pad_ms: Auto::Auto,
@@ -419,6 +429,19 @@ fn contradictions(config: &Config, origins: &BTreeMap<&'static str, Provenance>)
             config.whisper_compute.to_string(),
             "a CPU cannot compute in 16-bit floats: use int8, int8_float32, float32 or auto, or whisper_device = cuda"
                 .to_owned(),
+        );
+    }
+    let recipe = config.recipe();
+    if recipe.vad_offset > recipe.vad_onset {
+        let key = if config.vad_offset == Auto::Auto { "vad_onset" } else { "vad_offset" };
+        let value = if key == "vad_onset" { recipe.vad_onset } else { recipe.vad_offset };
+        wrong(
+            key,
+            value.to_string(),
+            format!(
+                "speech would end before it begins: vad_offset ({}) must not be above vad_onset ({})",
+                recipe.vad_offset, recipe.vad_onset
+            ),
         );
     }
     if let Auto::Set(language) = &config.language

@@ -9,7 +9,7 @@ use std::time::Duration;
 use serde::Serialize;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
-use crate::media::{FailureClass, MediaId};
+use crate::media::{FailureClass, Flag, MediaId};
 use crate::stage::StageSummary;
 
 /// The step an item is in.
@@ -94,6 +94,15 @@ pub enum Event {
         segments: usize,
         /// From taken to stored.
         took_ms: u64,
+    },
+    /// A stored transcript looks incomplete; told before [`Event::ItemFinished`].
+    ItemFlagged {
+        /// The item.
+        media_id: MediaId,
+        /// Untrusted text.
+        title: String,
+        /// What looks wrong; never empty.
+        flags: Vec<Flag>,
     },
     /// An attempt failed and another one is scheduled.
     ItemDelayed {
@@ -188,6 +197,17 @@ pub struct FailedItem {
     pub remedy: Option<String>,
 }
 
+/// A transcript that looks incomplete, to list at the end of a run.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct FlaggedItem {
+    /// The item.
+    pub media_id: MediaId,
+    /// Untrusted text.
+    pub title: String,
+    /// What looks wrong.
+    pub flags: Vec<Flag>,
+}
+
 /// The end of a run. Serialised as the last line of `ingest --json`; the names are a stable interface.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct RunSummary {
@@ -205,6 +225,12 @@ pub struct RunSummary {
     pub stages: Vec<StageSummary>,
     /// What failed and why.
     pub failures: Vec<FailedItem>,
+    /// What is done and looks incomplete.
+    pub flagged: Vec<FlaggedItem>,
+    /// Windows of speech in the files that were transcribed in this run.
+    pub windows: u64,
+    /// Of these, finished by an earlier run and not done again.
+    pub windows_known: u64,
     /// True when the run was stopped before everything was done.
     pub interrupted: bool,
 }
@@ -233,7 +259,7 @@ impl Events {
         let _ = self.to.send(event);
     }
 
-    /// The outcomes so far: done, failed, skipped and audio; the other fields are the caller's to fill.
+    /// The outcomes so far: done, failed, skipped, flagged and audio; the other fields are the caller's to fill.
     pub fn tally(&self) -> RunSummary {
         self.tally.lock().unwrap_or_else(|e| e.into_inner()).clone()
     }
@@ -245,6 +271,11 @@ impl Events {
                 tally.done += 1;
                 tally.audio_ms += u64::try_from(*audio_ms).unwrap_or(0);
             }
+            Event::ItemFlagged { media_id, title, flags } => tally.flagged.push(FlaggedItem {
+                media_id: *media_id,
+                title: title.clone(),
+                flags: flags.clone(),
+            }),
             Event::ItemSkipped { .. } => tally.skipped += 1,
             Event::ItemFailed { media_id, title, source, class, message, remedy } => {
                 tally.failed += 1;

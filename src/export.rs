@@ -4,7 +4,10 @@
 //! data here: whatever they contain, the file stays well-formed.
 //!
 //! The JSON shape is a stable interface:
-//! `{"media":{"media_id","source","title","language","duration_ms"},"segments":[{"start_ms","end_ms","text"}]}`.
+//! `{"media":{"media_id","source","title","language","duration_ms"},"segments":[{"start_ms","end_ms","text","words"}],
+//! "coverage":{"transcribed_ms","words","gaps":[{"start_ms","end_ms"}],"flags":[…]},
+//! "dropped":[{"start_ms","end_ms","text","language","reason"}]}`. The words of a segment are
+//! `[{"start_ms","end_ms","text","prob"}]`, and missing where their times are not known.
 
 mod caption;
 
@@ -14,7 +17,7 @@ use std::str::FromStr;
 
 use serde::Serialize;
 
-use crate::media::{MediaId, Segment};
+use crate::media::{Coverage, Dropped, MediaId, Segment, Transcript, Word};
 use caption::{Caption, Layout};
 
 /// How to write a transcript.
@@ -81,6 +84,8 @@ struct JsonSegment<'a> {
     start_ms: i64,
     end_ms: i64,
     text: &'a str,
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    words: &'a [Word],
 }
 
 /// Writes a transcript piece by piece: [`Exporter::start`], [`Exporter::segment`] for each, [`Exporter::finish`].
@@ -92,6 +97,8 @@ pub struct Exporter<W: Write> {
     written: u64,
     /// A caption waits for its successor, which may begin before it ends.
     pending: Option<Caption>,
+    coverage: Option<Coverage>,
+    dropped: Vec<Dropped>,
 }
 
 impl<W: Write> Exporter<W> {
@@ -115,7 +122,12 @@ impl<W: Write> Exporter<W> {
                 out.write_all(b",\"segments\":[")?;
             }
         }
-        Ok(Self { format, out, written: 0, pending: None })
+        Ok(Self { format, out, written: 0, pending: None, coverage: None, dropped: Vec::new() })
+    }
+
+    /// Notes how much of the speech has text and what was not believed: for programs, which read it after the segments.
+    pub fn account(&mut self, coverage: Option<Coverage>, dropped: Vec<Dropped>) {
+        (self.coverage, self.dropped) = (coverage, dropped);
     }
 
     /// Writes the next segment; they come in order of their start.
@@ -136,8 +148,8 @@ impl<W: Write> Exporter<W> {
                 }
                 self.written += 1;
                 self.out.write_all(b"\n")?;
-                let Segment { start_ms, end_ms, text, .. } = segment;
-                let line = JsonSegment { start_ms: *start_ms, end_ms: *end_ms, text };
+                let Segment { start_ms, end_ms, text, words, .. } = segment;
+                let line = JsonSegment { start_ms: *start_ms, end_ms: *end_ms, text, words };
                 serde_json::to_writer(&mut self.out, &line)?;
             }
             Format::Srt | Format::Vtt => {
@@ -192,27 +204,27 @@ impl<W: Write> Exporter<W> {
             self.write_caption(&last)?;
         }
         if self.format == Format::Json {
-            self.out.write_all(b"\n]}\n")?;
+            self.out.write_all(b"\n],\"coverage\":")?;
+            serde_json::to_writer(&mut self.out, &self.coverage)?;
+            self.out.write_all(b",\"dropped\":")?;
+            serde_json::to_writer(&mut self.out, &self.dropped)?;
+            self.out.write_all(b"}\n")?;
         }
         self.out.flush()?;
         Ok(self.out)
     }
 }
 
-/// Writes a whole transcript from an iterator.
+/// Writes a whole transcript.
 ///
 /// # Errors
 /// Those of `out`.
-pub fn write<W: Write>(
-    format: Format,
-    heading: &Heading,
-    segments: impl IntoIterator<Item = Segment>,
-    out: W,
-) -> io::Result<W> {
+pub fn write<W: Write>(format: Format, heading: &Heading, transcript: Transcript, out: W) -> io::Result<W> {
     let mut exporter = Exporter::start(format, heading, out)?;
-    for segment in segments {
-        exporter.segment(&segment)?;
+    for segment in &transcript.segments {
+        exporter.segment(segment)?;
     }
+    exporter.account(Some(transcript.coverage), transcript.dropped);
     exporter.finish()
 }
 

@@ -188,6 +188,21 @@ impl DropReason {
             Self::Silence => "silence",
         }
     }
+
+    /// The name for people.
+    pub fn in_words(self) -> &'static str {
+        match self {
+            Self::RepeatedPhrase => "repeated phrase",
+            Self::RepeatedCharacters => "repeated characters",
+            Self::FewUniqueWords => "few different words",
+            Self::NoLetters => "no letters",
+            Self::TooFast => "faster than anybody speaks",
+            Self::WrongScript => "another language's script",
+            Self::Phantom => "written where nobody speaks",
+            Self::PromptEcho => "the prompt, said back",
+            Self::Silence => "silence",
+        }
+    }
 }
 
 /// Text that was not believed; kept so that nothing goes silently.
@@ -238,6 +253,37 @@ impl Flag {
             Self::MuchDropped => "much_dropped",
         }
     }
+
+    /// What it means, for people.
+    pub fn in_words(self) -> &'static str {
+        match self {
+            Self::LowCoverage => "much of the detected speech has no text",
+            Self::FewWords => "fewer words than so much speech holds",
+            Self::ManyWords => "more words than anybody says in that time",
+            Self::MuchDropped => "much of what the model wrote was not believed",
+        }
+    }
+
+    /// What to look at, and what may help.
+    pub fn remedy(self) -> &'static str {
+        match self {
+            Self::LowCoverage => {
+                "listen at the gaps: if somebody speaks there, a larger WHISPER_MODEL or --quality quality hears more; \
+                 music and crowds have no text"
+            }
+            Self::FewWords => {
+                "if it is no music, the language may be wrong (--language), or the model too small (WHISPER_MODEL)"
+            }
+            Self::ManyWords => {
+                "the model may go round in circles: a larger WHISPER_MODEL or --quality quality helps, or \
+                 NO_REPEAT_NGRAM_SIZE=5"
+            }
+            Self::MuchDropped => {
+                "read what was dropped (--dropped): if it was said, the language may be wrong (--language), or the model \
+                 too small (WHISPER_MODEL)"
+            }
+        }
+    }
 }
 
 /// Speech heard against speech written down.
@@ -251,6 +297,18 @@ pub struct Coverage {
     pub gaps: Vec<Gap>,
     /// What looks wrong with the whole.
     pub flags: Vec<Flag>,
+}
+
+impl Coverage {
+    /// Share of `speech_ms` of detected speech that has text, 0 to 1; `None` without speech.
+    pub fn share(&self, speech_ms: i64) -> Option<f64> {
+        (speech_ms > 0).then(|| (self.transcribed_ms as f64 / speech_ms as f64).clamp(0.0, 1.0))
+    }
+
+    /// Words in a minute of the speech that has text; `None` without any.
+    pub fn words_a_minute(&self) -> Option<f64> {
+        (self.transcribed_ms > 0).then(|| f64::from(self.words) * 60_000.0 / self.transcribed_ms as f64)
+    }
 }
 
 /// All that was said in one item.

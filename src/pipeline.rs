@@ -29,7 +29,7 @@ use crate::media::{Audio, Failure, MediaId, Metadata, Transcript};
 use crate::queue::Outcome;
 use crate::stage::{StageMeter, StageSummary};
 use crate::store::{Store, Work};
-use crate::transcribe::Transcriber;
+use crate::transcribe::{Transcriber, WindowCounts};
 
 mod asr;
 mod db;
@@ -246,6 +246,11 @@ impl Pipeline {
     /// What the stages counted so far, in flow order.
     pub fn stages(&self) -> Vec<StageSummary> {
         [&self.io, &self.speech, &self.asr, &self.db].map(|m| m.summary()).into()
+    }
+
+    /// Windows of the files that were transcribed so far.
+    pub fn window_counts(&self) -> WindowCounts {
+        self.shared.steps.transcriber.window_counts()
     }
 
     /// Closes the entry and waits until every stage has drained.

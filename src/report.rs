@@ -133,15 +133,18 @@ fn reflows() -> bool {
 }
 
 /// What the reporter is told besides the events.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Options {
     /// End the summary with the commands to try next.
     pub hints: bool,
+    /// What has to follow `spoken` in these commands, so that they mean the same library: `--profile sample`. Empty:
+    /// nothing.
+    pub flags: String,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { hints: true }
+        Self { hints: true, flags: String::new() }
     }
 }
 
@@ -268,7 +271,7 @@ mod tests {
         let terminal = screen::tests::Emulator::new(24, 80);
         let rows = Rows::new(terminal.screen());
         let style = style::Style { color: true, unicode: true };
-        let mut bars = bars::Bars::new(rows, style, Options { hints: false });
+        let mut bars = bars::Bars::new(rows, style, Options { hints: false, ..Options::default() });
         let (events, told) = Events::channel();
         let media_id = MediaId::new("t", "1");
         let title = || "a \u{1b}[2Jtalk".to_owned();

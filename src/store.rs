@@ -5,12 +5,14 @@
 //! * Work on one item: [`Store::claim`], then exactly one of [`Store::complete`], [`Store::fail`],
 //!   [`Store::delay`] and [`Store::release`]. Each of the four is **fenced**: it names the number its claim
 //!   drew, and changes nothing once somebody else has claimed the item ([`SaveError::LeaseLost`]).
-//! * Reading: [`Store::counts`], [`Store::items`], [`Store::find`], [`Store::segments`].
+//! * Reading: [`Store::counts`], [`Store::items`], [`Store::find`], [`Store::segments`],
+//!   [`Store::dropped`].
 //!
 //! Segments, passages, vectors and the state of the item change in one transaction, so `done` means complete.
 //! Statements that may be repeated are repeated when the connection breaks or a deadlock is resolved against
 //! us ([`is_transient`]); all clock times are the database's.
 
+mod account;
 mod claim;
 mod copy;
 mod items;

@@ -165,6 +165,19 @@ pub enum TranscribeError {
     Thread(#[from] std::io::Error),
 }
 
+/// Checks what can be told without loading anything: that the device that was asked for is there and, with a `model` on
+/// this machine, that its weights are whole and of a Whisper model. Takes milliseconds.
+///
+/// # Errors
+/// [`TranscribeError::Device`] and [`TranscribeError::Load`], as [`Transcriber::start`] would have them.
+pub fn check(options: &TranscribeOptions, model: Option<&ModelDir>) -> Result<(), TranscribeError> {
+    plan::check_device(options.wishes.device, ct2::cuda_devices()).map_err(TranscribeError::Device)?;
+    if let Some(model) = model {
+        options.engine.check(model).map_err(TranscribeError::Load)?;
+    }
+    Ok(())
+}
+
 /// A loaded model with its pool and feeders. Dropping it is [`Transcriber::shutdown`].
 pub struct Transcriber {
     shared: Arc<Shared>,

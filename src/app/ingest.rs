@@ -16,6 +16,7 @@ use crate::pipeline::Pipeline;
 use crate::pipeline::spool::Spool;
 use crate::queue::{Queue, QueueOptions};
 use crate::stage::StageSummary;
+use crate::transcribe::WindowCounts;
 
 /// How often the database is asked whether anything is left, and the stages are shown.
 const TICK: Duration = Duration::from_millis(250);
@@ -64,6 +65,7 @@ pub async fn ingest(
         tokio::select! { _ = work.recv() => {}, () = stopping.stop.cancelled() => {} }
     }
     let mut stages = Vec::new();
+    let mut windows = WindowCounts::default();
     if stopping.stop.is_cancelled() || queue.drained().await? {
         spool.close();
     } else {
@@ -75,6 +77,7 @@ pub async fn ingest(
             }
         };
         stages = drain(&queue, &pipeline, &lister, events, stopping).await;
+        windows = pipeline.window_counts();
         pipeline.spool().close();
     }
     lister.await??;
@@ -83,6 +86,8 @@ pub async fn ingest(
     let summary = RunSummary {
         wall_ms: started.elapsed().as_millis() as u64,
         stages,
+        windows: windows.windows,
+        windows_known: windows.known,
         interrupted: stopping.stop.is_cancelled() && left.queued + left.active > 0,
         ..events.tally()
     };

@@ -2,6 +2,8 @@
 //!
 //! What is asked for goes to standard output; what is said about it (hints, questions back) to standard error.
 
+mod show;
+
 use std::io::{BufWriter, Write};
 
 use anyhow::bail;
@@ -9,14 +11,15 @@ use console::style;
 use futures::TryStreamExt;
 use serde_json::json;
 
+pub use show::show;
+
 use super::{steps, world::World};
 use crate::cli::{
-    EXIT_FAILED, EXIT_OK, ExportArgs, ExportFormat, RetryArgs, SearchArgs, SearchMode, ShowArgs, StatusArgs,
+    EXIT_FAILED, EXIT_OK, ExportArgs, ExportFormat, RetryArgs, SearchArgs, SearchMode, StatusArgs,
 };
 use crate::embed::Embedder;
-use crate::export::{Exporter, Heading};
-use crate::media::{Segment, State};
-
+use crate::export::{Exporter, Format, Heading};
+use crate::media::State;
 use crate::search::{self, Hit, Mode, QueryVector, SearchRequest};
 use crate::store::{EmbeddingModel, ItemFilter, MediaRow, Selection, Store};
 use crate::telemetry::sanitize;
@@ -53,6 +56,7 @@ pub async fn status(world: &World, args: &StatusArgs) -> anyhow::Result<u8> {
         eprintln!("nothing here yet: `spoken ingest FOLDER|URL…` brings something in");
         return Ok(EXIT_OK);
     }
+    let mut flagged = 0;
     while let Some(row) = rows.try_next().await? {
         writeln!(
             out,
@@ -69,13 +73,29 @@ pub async fn status(world: &World, args: &StatusArgs) -> anyhow::Result<u8> {
                 writeln!(out, "            {}", style(sanitize(remedy)).dim())?;
             }
         }
+        if !row.flags().is_empty() {
+            flagged += 1;
+            let flags: Vec<&str> = row.flags().iter().map(|flag| flag.in_words()).collect();
+            writeln!(out, "          {} {}", style("└").dim(), style(flags.join("; ")).yellow())?;
+        }
     }
+    let incomplete = match flagged {
+        0 => String::new(),
+        1 => " (1 looks incomplete)".to_owned(),
+        n => format!(" ({n} look incomplete)"),
+    };
     writeln!(
         out,
-        "{} done, {} failed, {} active, {} queued",
+        "{} done{incomplete}, {} failed, {} active, {} queued",
         counts.done, counts.failed, counts.active, counts.queued
     )?;
     out.flush()?;
+    if flagged > 0 {
+        eprintln!(
+            "{}",
+            style("spoken show ID says what looks incomplete and what may help").for_stderr().dim()
+        );
+    }
     if counts.failed > 0 {
         eprintln!("{}", style("spoken retry --failed queues the failed ones again").for_stderr().dim());
     }
@@ -89,6 +109,12 @@ fn status_json(row: &MediaRow) -> serde_json::Value {
         "title": row.title,
         "state": row.state.as_str(),
         "duration_ms": row.duration_ms,
+        "speech_ms": row.speech_ms,
+        "transcribed_ms": row.coverage.as_ref().map(|c| c.transcribed_ms),
+        "words": row.coverage.as_ref().map(|c| c.words),
+        "gaps": row.coverage.as_ref().map(|c| c.gaps.len()),
+        "dropped": row.dropped,
+        "flags": row.flags(),
         "language": row.language,
         "error": row.error.as_deref().filter(|_| row.state != State::Done),
     })
@@ -203,41 +229,6 @@ fn print_hit(out: &mut impl Write, hit: &Hit) -> std::io::Result<()> {
     writeln!(out, "  {}", style(sanitize(&hit.link)).dim())
 }
 
-/// `spoken show`.
-///
-/// # Errors
-/// Where the item is not known or not unique, the database's, or standard output's.
-pub async fn show(world: &World, args: &ShowArgs) -> anyhow::Result<u8> {
-    let row = the_one(&world.store, &args.media).await?;
-    let mut out = BufWriter::new(std::io::stdout().lock());
-    writeln!(out, "{}", style(sanitize(&row.title)).bold())?;
-    let mut field = |name: &str, value: Option<String>| match value {
-        Some(value) => writeln!(out, "{} {}", style(format!("{name:<10}")).dim(), sanitize(&value)),
-        None => Ok(()),
-    };
-    field("id", Some(row.media_id.to_string()))?;
-    field("source", Some(row.address().to_owned()))?;
-    field("channel", row.channel.clone())?;
-    field("published", row.published_at.map(|t| t.format("%Y-%m-%d").to_string()))?;
-    field("state", Some(row.state.as_str().to_owned()))?;
-    field("length", row.duration_ms.map(clock))?;
-    field("speech", row.speech_ms.map(clock))?;
-    field("language", row.language.clone())?;
-    field("model", row.model.clone())?;
-    field("error", row.error.clone().filter(|_| row.state != State::Done))?;
-    field("remedy", row.remedy.clone().filter(|_| row.state == State::Failed))?;
-    let mut segments = world.store.segments(row.media_id);
-    let mut first = true;
-    while let Some(Segment { start_ms, text, .. }) = segments.try_next().await? {
-        if std::mem::take(&mut first) {
-            writeln!(out)?;
-        }
-        writeln!(out, "{}  {}", style(format!("{:>8}", clock(start_ms))).cyan(), sanitize(&text))?;
-    }
-    out.flush()?;
-    Ok(EXIT_OK)
-}
-
 /// `spoken export`.
 ///
 /// # Errors
@@ -285,6 +276,9 @@ async fn write_export(
     let mut segments = world.store.segments(row.media_id);
     while let Some(segment) = segments.try_next().await? {
         exporter.segment(&segment)?;
+    }
+    if Format::from(format) == Format::Json {
+        exporter.account(row.coverage.clone(), world.store.dropped(row.media_id).await?);
     }
     exporter.finish()?.flush()?;
     Ok(())

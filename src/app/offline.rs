@@ -66,7 +66,7 @@ impl Offline {
     /// # Errors
     /// A model that cannot be had or loaded, or a directory that cannot be made; each says what to do.
     pub fn start(config: &Config, keep: &Path, events: &Events) -> anyhow::Result<Self> {
-        let mut options = steps::transcribe_options(&Config { data_dir: keep.to_owned(), ..config.clone() });
+        let mut options = steps::transcribe_options(&Config { data_dir: keep.to_owned(), ..config.clone() })?;
         options.models_dir = config.data_dir.join("models");
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let decoders = cores.min(config.io_workers);

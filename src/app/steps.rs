@@ -31,22 +31,25 @@ pub struct Plan {
     embed: EmbedOptions,
 }
 
-/// Decides the numbers of workers and checks what can be checked for nothing: that local models are there and that
-/// names are known.
+/// Decides the numbers of workers and checks what can be checked for nothing: that local models are there and whole, that
+/// names are known, and that a GPU that was asked for can be used.
 ///
 /// # Errors
 /// A model that cannot be had, with what would do instead.
 pub fn plan(config: &Config) -> anyhow::Result<Plan> {
-    let transcribe = transcribe_options(config);
+    let transcribe = transcribe_options(config)?;
     let needs_network = match &config.whisper_model {
         ModelRef::Path(_) => false,
         ModelRef::Name(name) => {
             name.contains('/') || transcribe.engine.known_names().contains(&name.as_str())
         }
     };
-    if !needs_network {
-        transcribe.engine.resolve(&transcribe.model, &transcribe.models_dir, &mut |_| {})?;
-    }
+    let model = if needs_network {
+        None
+    } else {
+        Some(transcribe.engine.resolve(&transcribe.model, &transcribe.models_dir, &mut |_| {})?)
+    };
+    transcribe::check(&transcribe, model.as_ref())?;
     let embed = embed_options(config);
     embed.check()?;
     if let Some(path) = &config.cookies_file
@@ -139,11 +142,16 @@ pub(super) fn decode_options(config: &Config) -> DecodeOptions {
     }
 }
 
-pub(super) fn transcribe_options(config: &Config) -> TranscribeOptions {
+/// The ASR stage as configured.
+///
+/// # Errors
+/// Where this build lacks the engine.
+pub(super) fn transcribe_options(config: &Config) -> anyhow::Result<TranscribeOptions> {
     let recipe = config.recipe();
     let ms = |ms: u32| Duration::from_millis(ms.into());
-    TranscribeOptions {
-        engine: EngineKind::default(),
+    let engine: EngineKind = config.whisper_engine.as_str().parse().map_err(anyhow::Error::msg)?;
+    Ok(TranscribeOptions {
+        engine,
         model: model_name(&config.whisper_model),
         models_dir: config.data_dir.join("models"),
         wishes: Wishes {
@@ -196,6 +204,8 @@ pub(super) fn transcribe_options(config: &Config) -> TranscribeOptions {
         },
         speech: SpeechOptions {
             threshold: recipe.vad_threshold as f32,
+            onset: Some(recipe.vad_onset as f32),
+            offset: Some(recipe.vad_offset as f32),
             min_speech: ms(recipe.vad_min_speech_ms),
             min_silence: ms(recipe.vad_min_silence_ms),
             pad: ms(recipe.vad_pad_ms),
@@ -206,7 +216,7 @@ pub(super) fn transcribe_options(config: &Config) -> TranscribeOptions {
             dir: config.data_dir.join("windows"),
             max_bytes: config.checkpoint_max_mb << 20,
         }),
-    }
+    })
 }
 
 /// A model as the steps take it: a directory's path or a name.

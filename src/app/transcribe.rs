@@ -77,6 +77,8 @@ pub fn transcribe(
     Ok(RunSummary {
         wall_ms: started.elapsed().as_millis() as u64,
         stages: offline.stages(),
+        windows,
+        windows_known: known,
         interrupted: cancel.is_cancelled(),
         ..events.tally()
     })
@@ -95,6 +97,7 @@ fn hand_out(
     match heard.result {
         Ok(transcript) => {
             let (audio_ms, segments) = (transcript.duration_ms, transcript.segments.len());
+            let flags = transcript.coverage.flags.clone();
             match folder {
                 Some(folder) => write_file(&output(path, folder, format), path, transcript, format)?,
                 None => {
@@ -103,16 +106,14 @@ fn hand_out(
                         // As `head` and `tail` tell files apart.
                         writeln!(out, "==> {} <==", crate::telemetry::sanitize(&path.to_string_lossy()))?;
                     }
-                    export::write(
-                        format,
-                        &heading(path, &transcript),
-                        transcript.segments,
-                        BufWriter::new(&mut out),
-                    )?;
+                    export::write(format, &heading(path, &transcript), transcript, BufWriter::new(&mut out))?;
                     if several && format == Format::Txt {
                         writeln!(out)?;
                     }
                 }
+            }
+            if !flags.is_empty() {
+                events.send(Event::ItemFlagged { media_id: id, title: name.clone(), flags });
             }
             let took_ms = heard.took.as_millis() as u64;
             events.send(Event::ItemFinished { media_id: id, title: name, audio_ms, segments, took_ms });
@@ -145,9 +146,7 @@ fn write_file(output: &Path, path: &Path, transcript: Transcript, format: Format
     part.push(".part");
     let part = PathBuf::from(part);
     let written = File::create(&part)
-        .and_then(|file| {
-            export::write(format, &heading(path, &transcript), transcript.segments, BufWriter::new(file))
-        })
+        .and_then(|file| export::write(format, &heading(path, &transcript), transcript, BufWriter::new(file)))
         .and_then(|_| fs::rename(&part, output));
     if written.is_err() {
         let _ = fs::remove_file(&part);

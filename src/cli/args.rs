@@ -68,9 +68,24 @@ pub struct IngestArgs {
     #[arg(short, long, value_name = "CODE", help_heading = "Transcription")]
     pub language: Option<String>,
 
-    /// Whisper model: a name such as small or large-v3-turbo, or a directory [env: WHISPER_MODEL]
+    /// Write what is said in its own language, or in English: transcribe, translate [env: WHISPER_TASK]
+    #[arg(long, value_name = "TASK", help_heading = "Transcription")]
+    pub task: Option<String>,
+
+    /// What runs the model: ct2, whisper-cpp [env: WHISPER_ENGINE]
+    #[arg(long, value_name = "ENGINE", help_heading = "Transcription")]
+    pub engine: Option<String>,
+
+    /// Whisper model: a name such as small or large-v3-turbo, or a path [env: WHISPER_MODEL]
     #[arg(short, long, value_name = "MODEL", help_heading = "Transcription", value_hint = ValueHint::AnyPath)]
     pub model: Option<String>,
+
+    /// How much time accuracy is worth: fast, balanced, quality [env: WHISPER_PROFILE]
+    ///
+    /// Decides beams, temperatures, thresholds and speech detection, as far as they are not set themselves: `spoken
+    /// config --set whisper_profile=quality` shows what it comes to. (--profile is something else: a file of settings.)
+    #[arg(long, value_name = "LEVEL", help_heading = "Transcription")]
+    pub quality: Option<String>,
 
     /// Where the model runs: auto, cpu, cuda [env: WHISPER_DEVICE]
     #[arg(long, value_name = "DEVICE", help_heading = "Transcription")]
@@ -88,7 +103,7 @@ pub struct IngestArgs {
     #[arg(long, value_name = "N", help_heading = "Transcription")]
     pub batch_size: Option<String>,
 
-    /// Beams of the search; 1 is fastest [env: BEAM_SIZE]
+    /// Beams of the search: auto or a number; 1 is fastest [env: BEAM_SIZE]
     #[arg(long, value_name = "N", help_heading = "Transcription")]
     pub beam_size: Option<String>,
 
@@ -175,6 +190,14 @@ pub struct ShowArgs {
     /// Id of an item (its first characters will do), or the file or address it came from
     #[arg(value_name = "MEDIA")]
     pub media: String,
+
+    /// Instead of the transcript, list all that the model wrote and was not believed, and why
+    #[arg(long)]
+    pub dropped: bool,
+
+    /// Print JSON: {"media_id", …, "coverage": {…}, "dropped": […]}; `spoken export` has the transcript
+    #[arg(long, conflicts_with = "dropped")]
+    pub json: bool,
 }
 
 /// Form of an exported transcript.
@@ -186,7 +209,7 @@ pub enum ExportFormat {
     Srt,
     /// WebVTT subtitles
     Vtt,
-    /// {"media": {…}, "segments": [{"start_ms", "end_ms", "text"}]}
+    /// {"media": {…}, "segments": [{"start_ms", "end_ms", "text", "words"}], "coverage", "dropped"}
     Json,
 }
 

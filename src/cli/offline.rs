@@ -50,11 +50,23 @@ pub struct TranscribeArgs {
     #[arg(short, long, value_name = "CODE")]
     pub language: Option<String>,
 
-    /// Whisper model: a name such as small or large-v3-turbo, or a directory [env: WHISPER_MODEL]
+    /// Write what is said in its own language, or in English: transcribe, translate [env: WHISPER_TASK]
+    #[arg(long, value_name = "TASK")]
+    pub task: Option<String>,
+
+    /// What runs the model: ct2, whisper-cpp [env: WHISPER_ENGINE]
+    #[arg(long, value_name = "ENGINE")]
+    pub engine: Option<String>,
+
+    /// Whisper model: a name such as small or large-v3-turbo, or a path [env: WHISPER_MODEL]
     #[arg(short, long, value_name = "MODEL", value_hint = ValueHint::AnyPath)]
     pub model: Option<String>,
 
-    /// Beams of the search; 1 is fastest [env: BEAM_SIZE]
+    /// How much time accuracy is worth: fast, balanced, quality [env: WHISPER_PROFILE]
+    #[arg(long, value_name = "LEVEL")]
+    pub quality: Option<String>,
+
+    /// Beams of the search: auto or a number; 1 is fastest [env: BEAM_SIZE]
     #[arg(long, value_name = "N")]
     pub beam_size: Option<String>,
 }

@@ -6,7 +6,8 @@ use figment::value::{Empty, Num, Tag, Value};
 
 use super::problem::nearest;
 use super::value::{
-    Compute, DatabaseUrl, Device, LogFormat, ModelRef, OnOutOfMemory, Task, WhisperProfile, expand_home,
+    Compute, DatabaseUrl, Device, Engine, LogFormat, ModelRef, OnOutOfMemory, Task, WhisperProfile,
+    expand_home,
 };
 
 /// A heading under which keys are listed.
@@ -150,7 +151,7 @@ impl Key {
             Kind::OneOf(words) => format!("one of {}", words.join(", ")),
             Kind::Text => "a text".to_owned(),
             Kind::Path => "a path".to_owned(),
-            Kind::Model => "a directory or the name of a model".to_owned(),
+            Kind::Model => "a path or the name of a model".to_owned(),
             Kind::Language => "auto or a language code that Whisper knows, such as en, de or es".to_owned(),
             Kind::Languages => {
                 "language codes that Whisper knows, as in en,de (empty: all of them)".to_owned()
@@ -296,7 +297,8 @@ pub const KEYS: &[Key] = &[
     key!(Places, "data_dir", "SPOKEN_DATA_DIR", Kind::Path, "everything the program keeps"),
     key!(Places, "tools_dir", "SPOKEN_TOOLS_DIR", Kind::Path, "what the set-up scripts installed"),
 
-    key!(Transcription, "whisper_model", "WHISPER_MODEL", Kind::Model, "Whisper model: a name or a directory"),
+    key!(Transcription, "whisper_engine", "WHISPER_ENGINE", Kind::OneOf(Engine::NAMES), "what runs the model, in whose format it has to be"),
+    key!(Transcription, "whisper_model", "WHISPER_MODEL", Kind::Model, "Whisper model: a name or a path"),
     key!(Transcription, "whisper_device", "WHISPER_DEVICE", Kind::OneOf(Device::NAMES), "where the model runs"),
     key!(Transcription, "whisper_compute", "WHISPER_COMPUTE", Kind::OneOf(Compute::NAMES), "number format of the model"),
     key!(Transcription, "whisper_parallel_models", "WHISPER_PARALLEL_MODELS", Kind::AutoInt(1, 64), "replicas; they share the weights on a CPU"),
@@ -325,6 +327,8 @@ pub const KEYS: &[Key] = &[
     key!(Quality, "compression_ratio_threshold", "COMPRESSION_RATIO_THRESHOLD", Kind::AutoReal(1.0, 100.0), "a text that compresses better repeats itself: tried again"),
 
     key!(Speech, "vad_threshold", "VAD_THRESHOLD", Kind::AutoReal(0.0, 1.0), "probability above which a frame is speech"),
+    key!(Speech, "vad_onset", "VAD_ONSET", Kind::AutoReal(0.0, 1.0), "probability from which speech begins"),
+    key!(Speech, "vad_offset", "VAD_OFFSET", Kind::AutoReal(0.0, 1.0), "probability below which it may end"),
     key!(Speech, "vad_min_speech_ms", "VAD_MIN_SPEECH_MS", Kind::AutoInt(0, 10_000), "shorter speech is dropped"),
     key!(Speech, "vad_min_silence_ms", "VAD_MIN_SILENCE_MS", Kind::AutoInt(0, 10_000), "shorter silence does not end speech"),
     key!(Speech, "vad_pad_ms", "VAD_PAD_MS", Kind::AutoInt(0, 2_000), "added at both ends of speech"),

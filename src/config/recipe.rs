@@ -29,6 +29,10 @@ pub struct Recipe {
     pub compression_ratio_threshold: f64,
     /// Probability above which a frame counts as speech.
     pub vad_threshold: f64,
+    /// Probability from which a frame begins speech.
+    pub vad_onset: f64,
+    /// Probability below which a frame may end it.
+    pub vad_offset: f64,
     /// Speech shorter than this is dropped, milliseconds.
     pub vad_min_speech_ms: u32,
     /// Silence shorter than this does not end speech, milliseconds.
@@ -37,6 +41,14 @@ pub struct Recipe {
     pub vad_pad_ms: u32,
     /// Longest window, seconds.
     pub chunk_length: u32,
+}
+
+/// How far below the threshold speech ends; as in Silero's reference code and in `SpeechOptions`.
+const HYSTERESIS: f64 = 0.15;
+
+/// Where speech begins and ends with this threshold, to three decimals.
+fn around(threshold: f64) -> (f64, f64) {
+    (threshold, ((threshold - HYSTERESIS).max(0.0) * 1000.0).round() / 1000.0)
 }
 
 impl WhisperProfile {
@@ -56,6 +68,8 @@ impl WhisperProfile {
             logprob_threshold: -1.0,
             compression_ratio_threshold: 2.4,
             vad_threshold: 0.5,
+            vad_onset: 0.5,
+            vad_offset: 0.35,
             vad_min_speech_ms: 96,
             vad_min_silence_ms: 160,
             vad_pad_ms: 200,
@@ -70,6 +84,8 @@ impl WhisperProfile {
                 patience: 2.0,
                 best_of: 10,
                 vad_threshold: 0.3,
+                vad_onset: 0.3,
+                vad_offset: 0.15,
                 vad_min_speech_ms: 48,
                 vad_pad_ms: 400,
                 ..balanced
@@ -82,6 +98,8 @@ impl Config {
     /// The settings that the profile decides, in effect: what is set, and what the profile says for the rest.
     pub fn recipe(&self) -> Recipe {
         let profile = self.whisper_profile.recipe();
+        let vad_threshold = self.vad_threshold.unwrap_or(profile.vad_threshold);
+        let (onset, offset) = around(vad_threshold);
         Recipe {
             beam_size: self.beam_size.unwrap_or(profile.beam_size),
             patience: self.patience.unwrap_or(profile.patience),
@@ -95,7 +113,9 @@ impl Config {
             compression_ratio_threshold: self
                 .compression_ratio_threshold
                 .unwrap_or(profile.compression_ratio_threshold),
-            vad_threshold: self.vad_threshold.unwrap_or(profile.vad_threshold),
+            vad_threshold,
+            vad_onset: self.vad_onset.unwrap_or(onset),
+            vad_offset: self.vad_offset.unwrap_or(offset),
             vad_min_speech_ms: self.vad_min_speech_ms.unwrap_or(profile.vad_min_speech_ms),
             vad_min_silence_ms: self.vad_min_silence_ms.unwrap_or(profile.vad_min_silence_ms),
             vad_pad_ms: self.vad_pad_ms.unwrap_or(profile.vad_pad_ms),

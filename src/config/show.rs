@@ -61,7 +61,7 @@ impl Loaded {
         let directory = self.config_dir.as_ref().map_or("none".into(), |d| d.display().to_string());
         let _ = writeln!(out, "profile: {profile}    configuration directory: {directory}");
         let mut group = None;
-        let (decided, because) = (self.decided(), self.because());
+        let decided = self.decided();
         for (key, value) in &values {
             if group != Some(key.group) {
                 group = Some(key.group);
@@ -73,8 +73,8 @@ impl Loaded {
                 if origin.layer == "default" { value.clone() } else { changed.apply_to(value).to_string() };
             let from = match decided.get(key.name) {
                 // Who left it open matters less than who decided it.
-                Some(_) if origin.layer == "default" => because.clone(),
-                Some(_) => format!("{}; {because}", origin.from),
+                Some(_) if origin.layer == "default" => self.because(key.name),
+                Some(_) => format!("{}; {}", origin.from, self.because(key.name)),
                 None => origin.from,
             };
             let _ = writeln!(
@@ -95,7 +95,7 @@ impl Loaded {
             let origin = self.origin(key.name);
             let value = values.remove(key.name).unwrap_or(Value::Null);
             let effective = decided.remove(key.name);
-            let because = effective.as_ref().map(|_| self.because());
+            let because = effective.as_ref().map(|_| self.because(key.name));
             ShownSetting {
                 key: key.name,
                 env: key.env,
@@ -131,8 +131,11 @@ impl Loaded {
         recipe
     }
 
-    /// The profile, and where it was chosen.
-    fn because(&self) -> String {
+    /// Who decides a key that is `auto`, and where that was chosen: the profile, but for what hangs on another key.
+    fn because(&self, key: &str) -> String {
+        if matches!(key, "vad_onset" | "vad_offset") {
+            return format!("vad_threshold = {}", self.config.recipe().vad_threshold);
+        }
         let origin = self.origin("whisper_profile");
         let profile = self.config.whisper_profile;
         match origin.layer {

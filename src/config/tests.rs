@@ -312,7 +312,11 @@ fn a_profile_decides_what_is_left_to_it_and_nothing_else() {
     // Every field can be set, and then the profile has no say in it.
     for (field, value) in serde_json::to_value(&quality).unwrap().as_object().unwrap() {
         let other = if field == "temperature" { "0,1".to_owned() } else { "1".to_owned() };
-        let other = if field == "logprob_threshold" { "-0.5".to_owned() } else { other };
+        let other = match field.as_str() {
+            "logprob_threshold" => "-0.5".to_owned(),
+            "vad_offset" => "0.1".to_owned(),
+            _ => other,
+        };
         let set = profile("quality").flag(field, &other).load().config.recipe();
         let set = serde_json::to_value(set).unwrap();
         assert_ne!(set, *value);
@@ -333,6 +337,7 @@ fn what_auto_comes_to_is_shown_with_who_decided() {
     assert_eq!(line("temperature"), "temperature auto: 0,0.2,0.4,0.6,0.8,1 whisper_profile = quality, --set");
     assert_eq!(line("whisper_threads"), "whisper_threads auto default");
     assert_eq!(line("languages"), "languages (all) default");
+    assert_eq!(line("vad_offset"), "vad_offset auto: 0.15 vad_threshold = 0.3");
     let json = serde_json::to_value(loaded.to_json()).unwrap();
     let find =
         |key: &str| json["settings"].as_array().unwrap().iter().find(|s| s["key"] == key).unwrap().clone();
@@ -377,6 +382,19 @@ fn lists_and_truths_are_read_from_every_place() {
     }
     let problems = World::new().file("empty/default.toml", "io_workers = [1]\n").problems();
     assert!(problems[0].ends_with("must be a whole number from 1 to 512, not array"), "{problems:?}");
+}
+
+#[test]
+fn speech_begins_above_where_it_ends() {
+    let recipe = World::new().flag("vad_threshold", "0.45").load().config.recipe();
+    assert_eq!((recipe.vad_onset, recipe.vad_offset), (0.45, 0.3));
+    let problems = World::new().environment("VAD_OFFSET", "0.6").problems();
+    assert!(
+        problems[0].starts_with("vad_offset = \"0.6\" (VAD_OFFSET in the environment): speech would end"),
+        "{problems:?}"
+    );
+    let problems = World::new().environment("VAD_ONSET", "0.2").problems();
+    assert!(problems[0].starts_with("vad_onset = \"0.2\""), "{problems:?}");
 }
 
 #[test]

@@ -117,6 +117,16 @@ macro_rules! named {
 }
 
 named! {
+    /// What runs the Whisper model.
+    Engine {
+        /// CTranslate2.
+        Ct2 = "ct2",
+        /// whisper.cpp.
+        WhisperCpp = "whisper-cpp",
+    }
+}
+
+named! {
     /// Where the Whisper model runs.
     Device {
         /// A GPU if the build and the machine have one, else the CPU.
@@ -196,14 +206,14 @@ named! {
     }
 }
 
-/// A model: a directory here, or a name to look up.
+/// A model: a directory or file here, or a name to look up.
 ///
 /// A text is a path if it begins with `/`, `./`, `../`, `~` or `{` (or is `.` or `..`), or if it has a slash in it
-/// and that directory exists; everything else is a name. So `small` and `Systran/faster-whisper-small` are
+/// and exists; everything else is a name. So `small` and `Systran/faster-whisper-small` are
 /// names, and `models/mine` is a path where there is such a directory.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ModelRef {
-    /// A directory, absolute.
+    /// A directory or a file, absolute.
     Path(PathBuf),
     /// `small`, `org/repository`.
     Name(String),
@@ -214,7 +224,7 @@ impl ModelRef {
     pub(super) fn is_path(text: &str, base: &Path) -> bool {
         matches!(text, "." | "..")
             || ["/", "./", "../", "~", "{"].iter().any(|start| text.starts_with(start))
-            || (text.contains('/') && base.join(text).is_dir())
+            || (text.contains('/') && base.join(text).exists())
     }
 }
 

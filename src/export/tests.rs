@@ -25,7 +25,9 @@ fn segment(start_ms: i64, end_ms: i64, text: &str) -> Segment {
 }
 
 fn export(format: Format, segments: &[Segment]) -> String {
-    String::from_utf8(write(format, &heading(), segments.iter().cloned(), Vec::new()).unwrap()).unwrap()
+    let mut exporter = Exporter::start(format, &heading(), Vec::new()).unwrap();
+    segments.iter().for_each(|segment| exporter.segment(segment).unwrap());
+    String::from_utf8(exporter.finish().unwrap()).unwrap()
 }
 
 /// Lines of text, without numbers and times.
@@ -82,7 +84,42 @@ fn json_has_the_documented_shape() {
     assert_eq!(value["media"]["title"], heading().title);
     assert_eq!(value["media"].as_object().unwrap().len(), 5);
     let empty: serde_json::Value = serde_json::from_str(&export(Format::Json, &[])).unwrap();
-    assert_eq!(empty["segments"], serde_json::json!([]));
+    assert_eq!(
+        (&empty["segments"], &empty["coverage"], &empty["dropped"]),
+        (&serde_json::json!([]), &serde_json::Value::Null, &serde_json::json!([]))
+    );
+}
+
+#[test]
+fn json_has_words_coverage_and_what_was_dropped() {
+    let mut said = segment(0, 1500, "Hello.");
+    said.words = vec![Word { start_ms: 100, end_ms: 900, text: "Hello.".into(), prob: 0.875 }];
+    let transcript = Transcript {
+        segments: vec![said],
+        language: "en".into(),
+        duration_ms: 3_000,
+        speech_ms: 1_500,
+        model: "m".into(),
+        dropped: vec![Dropped {
+            start_ms: 2_000,
+            end_ms: 3_000,
+            text: "Thank you \"all\"".into(),
+            language: "en".into(),
+            reason: crate::media::DropReason::Phantom,
+        }],
+        coverage: Coverage { transcribed_ms: 1_500, words: 1, ..Coverage::default() },
+    };
+    let json = write(Format::Json, &heading(), transcript, Vec::new()).unwrap();
+    let value: serde_json::Value = serde_json::from_slice(&json).unwrap();
+    assert_eq!(
+        value["segments"][0]["words"],
+        serde_json::json!([{"start_ms": 100, "end_ms": 900, "text": "Hello.", "prob": 0.875}])
+    );
+    assert_eq!(
+        value["coverage"],
+        serde_json::json!({"transcribed_ms": 1500, "words": 1, "gaps": [], "flags": []})
+    );
+    assert_eq!(value["dropped"][0]["reason"], "phantom");
 }
 
 #[test]

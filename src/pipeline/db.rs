@@ -27,6 +27,10 @@ pub(super) async fn db_worker(shared: Arc<Shared>, meter: Arc<StageMeter>, from:
             Ok((Written::Stored, transcript)) => {
                 shared.steps.spool.remove(media_id);
                 meter.finished();
+                if !transcript.coverage.flags.is_empty() {
+                    let (title, flags) = (active.title.clone(), transcript.coverage.flags.clone());
+                    shared.events.send(Event::ItemFlagged { media_id, title, flags });
+                }
                 shared.events.send(Event::ItemFinished {
                     media_id,
                     title: active.title,

@@ -72,6 +72,9 @@ impl Reporter for Bars {
                 let (mark, facts) = (self.style.paint(Tone::Good, "✓"), self.style.paint(Tone::Dim, &facts));
                 self.print(vec![format!("{mark} {title}  {facts}")]);
             }
+            Event::ItemFlagged { title, flags, .. } => {
+                self.problem("!", Tone::Warn, title, &summary::in_words(flags), None);
+            }
             Event::ItemDelayed { title, message, retry_in_ms, .. } => {
                 let then = format!("next attempt in {}", duration(*retry_in_ms));
                 self.problem("↻", Tone::Warn, title, message, Some(then));
@@ -111,7 +114,7 @@ impl Reporter for Bars {
         }
         // A line apart from what was printed on the way.
         let mut lines = vec![String::new()];
-        lines.extend(summary::lines(run, self.columns().min(120), self.style, self.options.hints));
+        lines.extend(summary::lines(run, self.columns().min(120), self.style, &self.options));
         self.rows.finish(&lines);
     }
 }

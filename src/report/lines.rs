@@ -77,6 +77,13 @@ impl<W: Write + Send> Reporter for Lines<W> {
                     count(*segments as u64, "segment")
                 ));
             }
+            Event::ItemFlagged { title, flags, .. } => {
+                self.line(&format!(
+                    "warning: {} looks incomplete: {}",
+                    clean(title),
+                    summary::in_words(flags)
+                ));
+            }
             Event::ItemDelayed { title, message, retry_in_ms, .. } => self.line(&format!(
                 "delayed {}: {}; next attempt in {}",
                 clean(title),
@@ -129,7 +136,7 @@ impl<W: Write + Send> Reporter for Lines<W> {
             return;
         }
         let plain = Style { color: false, unicode: true };
-        for line in summary::lines(run, WIDTH, plain, self.options.hints) {
+        for line in summary::lines(run, WIDTH, plain, &self.options) {
             write_line(&mut self.out, &line);
         }
     }

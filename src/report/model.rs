@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::time::{Duration, Instant};
 
 use super::text;
-use crate::event::{Event, FailedItem, Machine, RunSummary, Step};
+use crate::event::{Event, FailedItem, FlaggedItem, Machine, RunSummary, Step};
 use crate::media::MediaId;
 use crate::stage::StageSummary;
 
@@ -74,6 +74,8 @@ pub struct Model {
     pub skip_reasons: BTreeMap<String, u64>,
     /// What failed.
     pub failures: Vec<FailedItem>,
+    /// What is done and looks incomplete.
+    pub flagged: Vec<FlaggedItem>,
     /// Set by [`Event::RunFinished`].
     pub finished: Option<RunSummary>,
     known: HashSet<MediaId>,
@@ -101,6 +103,7 @@ impl Model {
             stopping: false,
             skip_reasons: BTreeMap::new(),
             failures: Vec::new(),
+            flagged: Vec::new(),
             finished: None,
             known: HashSet::new(),
             delayed: HashSet::new(),
@@ -161,6 +164,11 @@ impl Model {
                 self.audio_ms += audio;
                 self.done += 1;
             }
+            Event::ItemFlagged { media_id, title, flags } => self.flagged.push(FlaggedItem {
+                media_id: *media_id,
+                title: title.clone(),
+                flags: flags.clone(),
+            }),
             Event::ItemDelayed { media_id, .. } => {
                 self.in_flight.remove(media_id);
                 self.delayed.insert(*media_id);
@@ -353,7 +361,9 @@ impl Model {
             audio_ms: self.audio_ms,
             stages: self.stages.clone(),
             failures: self.failures.clone(),
+            flagged: self.flagged.clone(),
             interrupted: self.stopping || self.waiting() > 0 || !self.in_flight.is_empty(),
+            ..RunSummary::default()
         })
     }
 }

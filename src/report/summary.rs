@@ -2,20 +2,22 @@
 
 use std::collections::BTreeMap;
 
-use super::advice;
 use super::figures::{count, duration, rate};
 use super::style::{Style, Tone};
 use super::text::{clean, clean_message, pad, pad_left, truncate, width as text_width, wrap};
+use super::{Options, advice};
 use crate::event::{FailedItem, RunSummary};
-use crate::media::FailureClass;
+use crate::media::{FailureClass, Flag};
 
 /// Failed items named before the rest is only counted.
 const FAILURES: usize = 20;
+/// Items that look incomplete named before the rest is only counted.
+const FLAGGED: usize = 10;
 /// Characters kept of a message that may quote a server.
 const MESSAGE: usize = 300;
 
 /// The lines that close a run, for a terminal (or file) `width` columns wide.
-pub(super) fn lines(run: &RunSummary, width: usize, style: Style, hints: bool) -> Vec<String> {
+pub(super) fn lines(run: &RunSummary, width: usize, style: Style, options: &Options) -> Vec<String> {
     let mut out = vec![headline(run, style)];
     if let Some(line) = throughput(run) {
         out.push(line);
@@ -23,6 +25,10 @@ pub(super) fn lines(run: &RunSummary, width: usize, style: Style, hints: bool) -
     if !run.failures.is_empty() {
         out.push(String::new());
         failures(run, width, style, &mut out);
+    }
+    if !run.flagged.is_empty() {
+        out.push(String::new());
+        flagged(run, width, style, options, &mut out);
     }
     let worked = run.stages.iter().any(|s| s.busy_ms > 0);
     if worked {
@@ -38,8 +44,8 @@ pub(super) fn lines(run: &RunSummary, width: usize, style: Style, hints: bool) -
             out.extend(wrap(&line, width).iter().map(|line| style.paint(Tone::Dim, line)));
         }
     }
-    if hints {
-        out.extend(next_steps(run, style));
+    if options.hints {
+        out.extend(next_steps(run, style, options));
     }
     out.into_iter().map(|line| style.spell(line)).collect()
 }
@@ -117,6 +123,39 @@ fn failures(run: &RunSummary, width: usize, style: Style, out: &mut Vec<String>)
     }
 }
 
+/// What is done and looks incomplete.
+fn flagged(run: &RunSummary, width: usize, style: Style, options: &Options, out: &mut Vec<String>) {
+    let look = if run.flagged.len() == 1 { "looks" } else { "look" };
+    // Without a library there is nothing to show.
+    let show = if options.hints { format!(": `{}`", spoken("show ID", options)) } else { String::new() };
+    let heading = format!("! {} {look} incomplete{show}", count(run.flagged.len() as u64, "item"));
+    out.push(style.paint(Tone::Warn, &heading));
+    for item in run.flagged.iter().take(FLAGGED) {
+        let id: String = item.media_id.to_string().chars().take(8).collect();
+        let title = truncate(&clean(&item.title), width.saturating_sub(14).max(20));
+        let id = if options.hints { format!("{}  ", style.paint(Tone::Dim, &id)) } else { String::new() };
+        out.push(format!("    {id}{title}"));
+        dim(&in_words(&item.flags), "      ", width, style, out);
+    }
+    let more = run.flagged.len().saturating_sub(FLAGGED);
+    if more > 0 {
+        let see =
+            if options.hints { format!(", see `{}`", spoken("status", options)) } else { String::new() };
+        out.push(style.paint(Tone::Dim, &format!("… and {more} more{see}")));
+    }
+}
+
+/// What looks wrong, in one sentence.
+pub(super) fn in_words(flags: &[Flag]) -> String {
+    flags.iter().map(|flag| flag.in_words()).collect::<Vec<_>>().join("; ")
+}
+
+/// A command that means the same library as this run.
+fn spoken(command: &str, options: &Options) -> String {
+    let space = if options.flags.is_empty() { "" } else { " " };
+    format!("spoken{space}{} {command}", options.flags)
+}
+
 fn dim(text: &str, indent: &str, width: usize, style: Style, out: &mut Vec<String>) {
     for line in wrap(text, width.saturating_sub(indent.len()).max(20)) {
         out.push(format!("{indent}{}", style.paint(Tone::Dim, &line)));
@@ -180,16 +219,16 @@ fn stages(run: &RunSummary, style: Style) -> Vec<String> {
 }
 
 /// What to do next.
-fn next_steps(run: &RunSummary, style: Style) -> Vec<String> {
+fn next_steps(run: &RunSummary, style: Style, options: &Options) -> Vec<String> {
     let mut steps = Vec::new();
     if run.interrupted {
-        steps.push(("go on", "run the same command again"));
+        steps.push(("go on", "run the same command again".to_owned()));
     }
     if run.done > 0 || run.skipped > 0 {
-        steps.push(("find what was said", "spoken search \"some words\""));
+        steps.push(("find what was said", spoken("search \"some words\"", options)));
     }
     if run.failed > 0 {
-        steps.push(("try the failed ones again", "spoken retry --failed"));
+        steps.push(("try the failed ones again", spoken("retry --failed", options)));
     }
     if steps.is_empty() {
         return Vec::new();
@@ -198,7 +237,7 @@ fn next_steps(run: &RunSummary, style: Style) -> Vec<String> {
     let mut out = vec![String::new()];
     for (what, how) in steps {
         let what = format!("{}{}", pad(&format!("{what}:"), width + 1), "  ");
-        out.push(format!("{}{}", style.paint(Tone::Dim, &what), style.paint(Tone::Bold, how)));
+        out.push(format!("{}{}", style.paint(Tone::Dim, &what), style.paint(Tone::Bold, &how)));
     }
     out
 }
@@ -206,6 +245,7 @@ fn next_steps(run: &RunSummary, style: Style) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::event::FlaggedItem;
     use crate::media::MediaId;
     use crate::stage::StageSummary;
 
@@ -218,6 +258,10 @@ mod tests {
             message: message.into(),
             remedy: remedy.map(Into::into),
         }
+    }
+
+    fn hints(hints: bool) -> Options {
+        Options { hints, ..Options::default() }
     }
 
     fn stage(name: &'static str, workers: usize, busy_ms: u64, wait_out_ms: u64) -> StageSummary {
@@ -252,9 +296,15 @@ mod tests {
                 failed(FailureClass::NoAudio, "silent film", "there is only video in it", None),
                 failed(FailureClass::NoAudio, "another\u{1b}[2J", "there is only video in it", None),
             ],
-            interrupted: false,
+            flagged: vec![FlaggedItem {
+                media_id: MediaId::new("t", "a concert"),
+                title: "a concert".into(),
+                flags: vec![Flag::LowCoverage, Flag::FewWords],
+            }],
+            ..RunSummary::default()
         };
-        let text = lines(&run, 80, Style::PLAIN, true).join("\n");
+        let options = Options { flags: "--profile sample".into(), ..Options::default() };
+        let text = lines(&run, 80, Style::PLAIN, &options).join("\n");
         assert_eq!(
             text,
             "\
@@ -270,6 +320,11 @@ mod tests {
       connection reset
   → check the network
 
+! 1 item looks incomplete: `spoken --profile sample show ID`
+    8f2d47a3  a concert
+      much of the detected speech has no text; fewer words than so much speech
+      holds
+
 stage  workers  busy  waited for input  waited for room  items
 io          24  23 %             1.5 s           12 min     38
 asr          2  93 %             1.5 s              0 s     38
@@ -278,8 +333,8 @@ Bottleneck: transcription (its workers were busy 93 % of the time); the stage
 before it waited 12 min for room.
 Wall time 12 min 3 s, 1.06 × the 11 min 19 s that each of its workers was busy.
 
-find what was said:         spoken search \"some words\"
-try the failed ones again:  spoken retry --failed"
+find what was said:         spoken --profile sample search \"some words\"
+try the failed ones again:  spoken --profile sample retry --failed"
         );
     }
 
@@ -287,7 +342,7 @@ try the failed ones again:  spoken retry --failed"
     fn many_failures_are_cut() {
         let failures = (0..50).map(|n| failed(FailureClass::Empty, &n.to_string(), "empty", None)).collect();
         let run = RunSummary { failed: 50, failures, ..RunSummary::default() };
-        let text = lines(&run, 80, Style::PLAIN, false);
+        let text = lines(&run, 80, Style::PLAIN, &hints(false));
         assert_eq!(text.last().map(String::as_str), Some("… and 30 more, see `spoken status`"));
         assert!(text.len() < 50);
     }
@@ -295,9 +350,9 @@ try the failed ones again:  spoken retry --failed"
     #[test]
     fn nothing_to_do_is_one_line() {
         let run = RunSummary { skipped: 40, wall_ms: 900, ..RunSummary::default() };
-        assert_eq!(lines(&run, 80, Style::PLAIN, false), ["0 items done, 40 skipped in 900 ms"]);
+        assert_eq!(lines(&run, 80, Style::PLAIN, &hints(false)), ["0 items done, 40 skipped in 900 ms"]);
         let stopped = RunSummary { done: 1, interrupted: true, wall_ms: 61_000, ..RunSummary::default() };
-        let text = lines(&stopped, 80, Style::PLAIN, true).join("\n");
+        let text = lines(&stopped, 80, Style::PLAIN, &hints(true)).join("\n");
         assert!(text.starts_with("Stopped after 1 min 1 s: 1 item done"), "{text}");
         assert!(text.contains("run the same command again"));
     }

@@ -4,8 +4,10 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use sqlx::postgres::PgConnection;
+use sqlx::types::Json;
 use sqlx::{AssertSqlSafe, Row};
 
+use super::account;
 use super::copy::Rows;
 use super::{EmbeddingModel, Store, StoreError, Transient, clean, is_transient, locator, retrying};
 use crate::media::{Failure, Item, MediaId, Metadata, Passage, Transcript};
@@ -369,6 +371,7 @@ impl Completion<'_> {
                  published_at = coalesce($6, published_at),
                  duration_ms = $7, speech_ms = $8, language = $9, model = $10,
                  embedding_model = $11, segments = $12,
+                 coverage = $13, dropped = $14, dropped_count = $15, flags = $16,
                  error_class = NULL, error = NULL, remedy = NULL, retry_at = NULL,
                  finished_at = now(), updated_at = now()
              WHERE media_id = $1 AND fence = $2 AND state = 'active'",
@@ -385,6 +388,10 @@ impl Completion<'_> {
         .bind(&*clean(&self.transcript.model))
         .bind(&*clean(&self.embedding.model_id))
         .bind(i32::try_from(self.transcript.segments.len()).unwrap_or(i32::MAX))
+        .bind(Json(&self.transcript.coverage))
+        .bind(account::dropped_json(&self.transcript.dropped))
+        .bind(i32::try_from(self.transcript.dropped.len()).unwrap_or(i32::MAX))
+        .bind(self.transcript.coverage.flags.iter().map(|flag| flag.as_str()).collect::<Vec<_>>())
         .execute(conn)
         .await?;
         Ok(updated.rows_affected() == 1)
@@ -404,7 +411,7 @@ impl Completion<'_> {
     }
 
     async fn copy_segments(&self, conn: &mut PgConnection) -> Result<(), sqlx::Error> {
-        let mut rows = Rows::new(9);
+        let mut rows = Rows::new(10);
         for (seq, segment) in (0..).zip(&self.transcript.segments) {
             rows.row();
             rows.uuid(self.claimed.media_id.0);
@@ -416,9 +423,13 @@ impl Completion<'_> {
             rows.text(&segment.language);
             rows.float4(segment.avg_logprob);
             rows.float4(segment.no_speech_prob);
+            match account::words_json(&segment.words) {
+                Some(words) => rows.jsonb(&words),
+                None => rows.null(),
+            }
         }
         let statement = "COPY segments (media_id, model_id, seq, start_ms, end_ms, text, language, avg_logprob, \
-                         no_speech_prob) FROM STDIN (FORMAT binary)";
+                         no_speech_prob, words) FROM STDIN (FORMAT binary)";
         rows.send(conn, statement).await.map(drop)
     }
 

@@ -55,6 +55,18 @@ impl Rows {
         self.field(super::clean(value).as_bytes());
     }
 
+    /// As `jsonb_recv` in PostgreSQL's `src/backend/utils/adt/jsonb.c` reads it: a version, 1, then the text.
+    pub(super) fn jsonb(&mut self, text: &[u8]) {
+        self.buffer.extend_from_slice(&(1 + text.len() as i32).to_be_bytes());
+        self.buffer.push(1);
+        self.buffer.extend_from_slice(text);
+    }
+
+    /// No value: a length of −1 and no bytes.
+    pub(super) fn null(&mut self) {
+        self.buffer.extend_from_slice(&(-1i32).to_be_bytes());
+    }
+
     /// As `halfvec_recv` in pgvector's `src/halfvec.c` reads it: the dimension and a zero, 16 bits each, then every
     /// element as an IEEE 754 half.
     pub(super) fn halfvec(&mut self, values: &[f32]) {
@@ -90,6 +102,14 @@ mod tests {
         let mut expected = b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0".to_vec();
         expected.extend_from_slice(b"\0\x02\0\0\0\x04\xff\xff\xff\xfe\0\0\0\x05\xc3\xa9\xef\xbf\xbd");
         assert_eq!(rows.buffer, expected);
+    }
+
+    #[test]
+    fn json_carries_its_version_and_nothing_is_less_than_empty() {
+        let mut rows = Rows::new(2);
+        rows.jsonb(b"[]");
+        rows.null();
+        assert_eq!(&rows.buffer[19..], b"\0\0\0\x03\x01[]\xff\xff\xff\xff");
     }
 
     #[test]

@@ -6,18 +6,19 @@ use chrono::{DateTime, Utc};
 use futures::stream::{BoxStream, StreamExt, TryStreamExt};
 use serde::Serialize;
 use sqlx::postgres::PgRow;
+use sqlx::types::Json;
 use sqlx::{AssertSqlSafe, Row};
 use uuid::Uuid;
 
-use super::{Store, StoreError, clean, locator, text_key};
-use crate::media::{FailureClass, Locator, MediaId, Segment, State};
+use super::{Store, StoreError, account, clean, locator, text_key};
+use crate::media::{Coverage, Dropped, FailureClass, Flag, Locator, MediaId, Segment, State};
 
 /// Most rows that [`Store::find`] returns.
 const FIND_LIMIT: i64 = 50;
 
 const COLUMNS: &str = "media_id, extractor, source_id, locator, source, webpage_url, title, channel, published_at, \
      state, generation, attempts, crashes, retry_at, error_class, error, remedy, duration_ms, speech_ms, language, \
-     model, embedding_model, segments, worker, discovered_at, started_at, finished_at, updated_at";
+     model, embedding_model, segments, coverage, dropped_count, worker, discovered_at, started_at, finished_at, updated_at";
 
 /// Items in each state.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
@@ -33,7 +34,7 @@ pub struct Counts {
 }
 
 /// Everything known about an item, except what was said in it. Text is untrusted.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct MediaRow {
     /// Identity.
     pub media_id: MediaId,
@@ -81,6 +82,10 @@ pub struct MediaRow {
     pub embedding_model: Option<String>,
     /// Number of segments.
     pub segments: Option<i32>,
+    /// Speech heard against speech written down; none before it is done, and for items of early releases.
+    pub coverage: Option<Coverage>,
+    /// Pieces of text that were not believed; [`Store::dropped`] has them.
+    pub dropped: i32,
     /// Who claimed it last.
     pub worker: Option<String>,
     /// When it was first found.
@@ -97,6 +102,12 @@ impl MediaRow {
     /// What a link should open: the page, else the source.
     pub fn address(&self) -> &str {
         self.webpage_url.as_deref().unwrap_or(&self.source)
+    }
+
+    /// What looks wrong with the transcript; empty until there is one.
+    pub fn flags(&self) -> &[Flag] {
+        let done = self.coverage.as_ref().filter(|_| self.state == State::Done);
+        done.map_or(&[], |coverage| &coverage.flags)
     }
 
     fn read(row: &PgRow) -> Result<Self, sqlx::Error> {
@@ -125,6 +136,8 @@ impl MediaRow {
             model: row.try_get("model")?,
             embedding_model: row.try_get("embedding_model")?,
             segments: row.try_get("segments")?,
+            coverage: account::coverage(row.try_get("coverage")?),
+            dropped: row.try_get("dropped_count")?,
             worker: row.try_get("worker")?,
             discovered_at: row.try_get("discovered_at")?,
             started_at: row.try_get("started_at")?,
@@ -255,24 +268,37 @@ impl Store {
 
     /// The stored segments of an item in order, as they come from the server. Empty until it is done.
     pub fn segments(&self, media_id: MediaId) -> BoxStream<'_, Result<Segment, StoreError>> {
-        type Columns = (i64, i64, String, String, f32, f32);
+        type Columns = (i64, i64, String, String, f32, f32, Option<Json<Vec<account::WordRow>>>);
         sqlx::query_as::<_, Columns>(
-            "SELECT start_ms, end_ms, text, language, avg_logprob, no_speech_prob
+            "SELECT start_ms, end_ms, text, language, avg_logprob, no_speech_prob, words
              FROM segments WHERE media_id = $1 ORDER BY model_id, seq",
         )
         .bind(media_id.0)
         .fetch(&self.pool)
-        .map_ok(|(start_ms, end_ms, text, language, avg_logprob, no_speech_prob)| Segment {
-            words: Vec::new(),
+        .map_ok(|(start_ms, end_ms, text, language, avg_logprob, no_speech_prob, words)| Segment {
             start_ms,
             end_ms,
             text,
             language,
             avg_logprob,
             no_speech_prob,
+            words: account::words(words),
         })
         .map_err(StoreError::from)
         .boxed()
+    }
+
+    /// What a model wrote about an item and was not believed, in order of time; of very many only the first thousand.
+    ///
+    /// # Errors
+    /// [`StoreError::Database`].
+    pub async fn dropped(&self, media_id: MediaId) -> Result<Vec<Dropped>, StoreError> {
+        let stored: Option<Option<serde_json::Value>> =
+            sqlx::query_scalar("SELECT dropped FROM media WHERE media_id = $1")
+                .bind(media_id.0)
+                .fetch_optional(&self.pool)
+                .await?;
+        Ok(account::dropped(stored.flatten()))
     }
 }
 

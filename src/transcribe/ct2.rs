@@ -17,6 +17,7 @@ use super::{
     mel::FRAMES,
     model,
     quality::compression_ratio,
+    shape::Shape,
     tokens::{Vocabulary, language_code},
 };
 
@@ -27,6 +28,7 @@ pub static INFO: EngineInfo = EngineInfo {
     names: model::known_names,
     recognises: model::is_ct2,
     resolve: model::resolve,
+    check: |model| Shape::read(&model.path.join("model.bin")).map(drop),
     open: load::open,
 };
 

@@ -33,6 +33,8 @@ pub struct EngineInfo {
     pub recognises: fn(&Path) -> bool,
     /// Finds a model by path or name, fetching it if need be.
     pub resolve: fn(&str, &Path, &mut dyn FnMut(Download)) -> Result<ModelDir, ModelError>,
+    /// Whether the weights of a model on this machine are whole, without reading them.
+    pub check: fn(&ModelDir) -> Result<(), String>,
     /// Finds the model, decides how to run it, and loads it.
     pub open: fn(&TranscribeOptions, &mut dyn FnMut(Download)) -> Result<Loaded, TranscribeError>,
 }
@@ -75,13 +77,19 @@ impl EngineKind {
         progress: &mut dyn FnMut(Download),
     ) -> Result<ModelDir, ModelError> {
         let path = model::expand_home(model);
-        if path.exists()
+        if model::is_path(model)
+            && path.exists()
             && !(self.0.recognises)(&path)
             && let Some(other) = ALL.iter().find(|other| (other.recognises)(&path))
         {
             return Err(ModelError::OtherEngine { path, engine: self.name(), its: other.name });
         }
         (self.0.resolve)(model, models_dir, progress)
+    }
+
+    /// Whether the weights of `model` are whole, and of a Whisper model.
+    pub(super) fn check(self, model: &ModelDir) -> Result<(), String> {
+        (self.0.check)(model)
     }
 
     /// Finds the model that `options` names, decides how to run it, and loads it.

@@ -135,7 +135,14 @@ pub fn known_names() -> Vec<&'static str> {
     NAMES.iter().map(|(name, _)| *name).collect()
 }
 
-/// Finds `model`, a directory, a short name (`small`, `distil-large-v3`, …) or `organisation/repository` on the hub.
+/// Whether `model` is written as a path: it begins with `/`, `.` or `~`. Anything else is a name, even where something in
+/// the current directory is called like it.
+pub fn is_path(model: &str) -> bool {
+    model.starts_with(['/', '.', '~'])
+}
+
+/// Finds `model`: a directory (see [`is_path`]), a short name (`small`, `distil-large-v3`, …) or `organisation/repository`
+/// on the hub.
 ///
 /// What was fetched before is taken from `models_dir` (or the user's own hub cache) without any network. Otherwise the
 /// files are downloaded into `models_dir`, and `progress` hears of it. Blocks; fails within about ten seconds where
@@ -149,7 +156,7 @@ pub fn resolve(
     progress: &mut dyn FnMut(Download),
 ) -> Result<ModelDir, ModelError> {
     let path = expand_home(model);
-    if path.is_dir() {
+    if is_path(model) && path.is_dir() {
         let name = path
             .canonicalize()
             .ok()
@@ -161,9 +168,7 @@ pub fn resolve(
         return hub::fetch(name, repository, models_dir, wanted(name), progress);
     }
     let slashes = model.matches('/').count();
-    let looks_local =
-        path.exists() || slashes > 1 || model.starts_with(['/', '.', '~']) || model.ends_with('/');
-    if looks_local {
+    if is_path(model) || slashes > 1 || model.ends_with('/') {
         return Err(ModelError::NotADirectory { path });
     }
     if slashes == 1 {

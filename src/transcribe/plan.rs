@@ -183,6 +183,24 @@ const MAX_GPU_BATCH: u64 = 64;
 /// Where the driver does not tell how much memory is free.
 const BLIND_GPU_BATCH: usize = 16;
 
+/// Refuses a device that was asked for and is not there.
+///
+/// # Errors
+/// A message that says why CUDA cannot be had, and what does instead.
+pub fn check_device(device: Device, cuda_devices: usize) -> Result<(), String> {
+    if device != Device::Cuda || cuda_devices > 0 {
+        return Ok(());
+    }
+    Err(if cfg!(feature = "cuda") {
+        "no CUDA device is usable (none is present, or its driver is missing or too old: `spoken doctor` tells); \
+         WHISPER_DEVICE=auto falls back to the CPU"
+    } else {
+        "this binary was built without CUDA (`spoken doctor` tells how to build one with it); \
+         WHISPER_DEVICE=auto falls back to the CPU"
+    }
+    .to_owned())
+}
+
 impl Plan {
     /// Decides, for a model of `shape` decoded as `decode` says. A device that was asked for and is not there is the only
     /// error; unwise settings are kept, and said so.
@@ -190,17 +208,8 @@ impl Plan {
     /// # Errors
     /// A message where CUDA was asked for and no device is usable.
     pub fn new(wishes: &Wishes, host: &Host, shape: &Shape, decode: &DecodeOptions) -> Result<Self, String> {
+        check_device(wishes.device, host.cuda_devices)?;
         let device = match wishes.device {
-            Device::Cuda if host.cuda_devices == 0 => {
-                return Err(if cfg!(feature = "cuda") {
-                    "no CUDA device is usable (none is present, or its driver is missing or too old: `spoken doctor` tells); \
-                     WHISPER_DEVICE=auto falls back to the CPU"
-                } else {
-                    "this binary was built without CUDA (`spoken doctor` tells how to build one with it); \
-                     WHISPER_DEVICE=auto falls back to the CPU"
-                }
-                .to_owned());
-            }
             Device::Cpu => Device::Cpu,
             _ if host.cuda_devices > 0 => Device::Cuda,
             _ => Device::Cpu,

@@ -42,6 +42,7 @@ pub static INFO: EngineInfo = EngineInfo {
     names: model::known_names,
     recognises: model::recognises,
     resolve: model::resolve,
+    check: |model| file::Header::read(&model.path).map(drop),
     open: load::open,
 };
 

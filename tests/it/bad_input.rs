@@ -397,13 +397,16 @@ async fn a_wrong_set_up_is_refused_with_advice() {
     let file = models.join("a-file");
     fs::write(&file, "x").unwrap();
 
-    let rows = [
+    // A folder that is called like a model is not meant by the name.
+    fs::create_dir(library.cwd().join("smal")).unwrap();
+
+    let mut rows = vec![
         Wrong::new("no such model directory", &["/no/such/model", "WHISPER_MODEL"])
             .with("WHISPER_MODEL", "/no/such/model"),
         Wrong::new("an unknown model", &["smal", "small"]).with("WHISPER_MODEL", "smal"),
         Wrong::new("a model without weights", &["whisper-without-model", "model.bin"])
             .with("WHISPER_MODEL", path(&headless)),
-        Wrong::new("a model cut in half", &["whisper-cut"]).with("WHISPER_MODEL", path(&cut)),
+        Wrong::new("a model cut in half", &["whisper-cut", "cut off"]).with("WHISPER_MODEL", path(&cut)),
         Wrong::new("a garbled tokenizer", &["whisper-garbled", "tokenizer"])
             .with("WHISPER_MODEL", path(&garbled)),
         Wrong::new("no such embedding directory", &["/no/such/embedder", "EMBEDDING_MODEL"])
@@ -425,6 +428,15 @@ async fn a_wrong_set_up_is_refused_with_advice() {
         Wrong::new("a word for a number", &["IO_WORKERS", "many", "environment"]).with("IO_WORKERS", "many"),
         Wrong::new("a device that is none", &["WHISPER_DEVICE", "gpuu", "cuda"])
             .with("WHISPER_DEVICE", "gpuu"),
+        Wrong::new("a list that falls", &["TEMPERATURE", "rising numbers"]).with("TEMPERATURE", "0.4,0.2"),
+        Wrong::new("a quality that is none", &["--quality", "hihg", "fast, balanced, quality"])
+            .typed("ingest --quality hihg x"),
+        Wrong::new("a language that is not allowed", &["WHISPER_LANGUAGE", "de, es"])
+            .with("WHISPER_LANGUAGE", "en")
+            .with("WHISPER_LANGUAGES", "de,es"),
+        Wrong::new("a model that cannot translate", &["large-v3-turbo", "translate"])
+            .with("WHISPER_MODEL", "large-v3-turbo")
+            .with("WHISPER_TASK", "translate"),
         Wrong::new("an unknown profile", &["gpux", "gpu"]).with("SPOKEN_PROFILE", "gpux"),
         Wrong::new("an unknown key", &["--set", "beam_sise", "beam_size"])
             .typed("ingest --set beam_sise=1 x"),
@@ -446,6 +458,10 @@ async fn a_wrong_set_up_is_refused_with_advice() {
         Wrong::new("the text of something nobody knows", &["nonesuch"]).typed("export nonesuch"),
         Wrong::new("nothing to look for", &["QUERY"]).typed("search"),
     ];
+    if !cfg!(feature = "cuda") {
+        let row = Wrong::new("a GPU, without CUDA", &["built without CUDA", "WHISPER_DEVICE=auto"]);
+        rows.push(row.with("WHISPER_DEVICE", "cuda"));
+    }
     let mut wrong = Vec::new();
     for row in &rows {
         let arguments: Vec<&str> = if row.arguments.is_empty() {

@@ -10,8 +10,36 @@ use super::server::{Page, Server};
 use super::store::database;
 
 /// Members of what `ingest --json` prints.
-const SUMMARY: [&str; 8] =
-    ["audio_ms", "done", "failed", "failures", "interrupted", "skipped", "stages", "wall_ms"];
+const SUMMARY: [&str; 11] = [
+    "audio_ms",
+    "done",
+    "failed",
+    "failures",
+    "flagged",
+    "interrupted",
+    "skipped",
+    "stages",
+    "wall_ms",
+    "windows",
+    "windows_known",
+];
+
+/// Members of an item in `status --json`.
+const ITEM: [&str; 13] = [
+    "dropped",
+    "duration_ms",
+    "error",
+    "flags",
+    "gaps",
+    "language",
+    "media_id",
+    "source",
+    "speech_ms",
+    "state",
+    "title",
+    "transcribed_ms",
+    "words",
+];
 
 fn sample() -> PathBuf {
     repository().join("tests/fixtures/media")
@@ -60,6 +88,8 @@ fn the_sample_comes_in_and_its_sentences_are_found() {
     let said = whole(&summary["audio_ms"]) as f64 / 1000.0;
     assert!((said - seconds).abs() < 1.0, "{said} s of audio, made were {seconds} s");
     let stages = summary["stages"].as_array().unwrap();
+    assert!(whole(&summary["windows"]) >= 5, "{summary}");
+    assert_eq!(whole(&summary["windows_known"]), 0);
     assert_eq!(stages.iter().map(|s| text(&s["name"])).collect::<Vec<_>>(), ["io", "speech", "asr", "db"]);
     for stage in stages {
         assert_eq!(names(stage), ["busy_ms", "items", "name", "wait_in_ms", "wait_out_ms", "workers"]);
@@ -75,7 +105,7 @@ fn the_sample_comes_in_and_its_sentences_are_found() {
     let items = library.items();
     for ((name, truth), item) in truth.iter().zip(&items) {
         let title = Path::new(name).file_stem().unwrap().to_str().unwrap();
-        assert_eq!(names(item), ["duration_ms", "error", "language", "media_id", "source", "state", "title"]);
+        assert_eq!(names(item), ITEM);
         assert_eq!((text(&item["title"]), text(&item["state"])), (title, "done"));
         assert_eq!(text(&item["source"]), sample().join(name).to_str().unwrap());
         assert_eq!(item["error"], Value::Null);
@@ -108,6 +138,9 @@ fn the_sample_comes_in_and_its_sentences_are_found() {
     }
     let shown = library.ok(&["show", sample().join("voice-memo.wav").to_str().unwrap()]);
     assert!(shown.stdout.starts_with("voice-memo\n"), "{shown}");
+    assert!(shown.stdout.contains(" % of the speech has text, "), "{shown}");
+    let shown = library.ok(&["show", "--json", sample().join("voice-memo.wav").to_str().unwrap()]).json();
+    assert!(whole(&shown["coverage"]["transcribed_ms"]) > 0, "{shown}");
     library.assert_in_order();
 
     // Nothing is left to do: no model is loaded for that, and nothing is asked of the files but their stamps.
@@ -120,14 +153,18 @@ fn the_sample_comes_in_and_its_sentences_are_found() {
 
 /// Shape, order and content of one `export --format json`.
 fn check_export(export: &Value, item: &Value, truth: &Truth) {
-    assert_eq!(names(export), ["media", "segments"]);
+    assert_eq!(names(export), ["coverage", "dropped", "media", "segments"]);
+    assert_eq!(names(&export["coverage"]), ["flags", "gaps", "transcribed_ms", "words"]);
+    assert_eq!(export["coverage"]["words"], item["words"]);
+    assert_eq!(export["dropped"].as_array().unwrap().len() as i64, whole(&item["dropped"]));
     assert_eq!(names(&export["media"]), ["duration_ms", "language", "media_id", "source", "title"]);
     for name in names(&export["media"]) {
         assert_eq!(export["media"][name], item[name], "{name} in export and status");
     }
     let segments = export["segments"].as_array().unwrap();
     for segment in segments {
-        assert_eq!(names(segment), ["end_ms", "start_ms", "text"]);
+        let names: Vec<&str> = names(segment).into_iter().filter(|name| *name != "words").collect();
+        assert_eq!(names, ["end_ms", "start_ms", "text"]);
         assert!(whole(&segment["end_ms"]) > whole(&segment["start_ms"]), "{segment}");
         assert_eq!(text(&segment["text"]), text(&segment["text"]).trim());
     }

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use futures::TryStreamExt;
 use spoken::media::{
-    Failure, FailureClass, Item, Locator, MediaId, Metadata, Passage, Segment, State, Transcript,
+    Coverage, DropReason, Dropped, Failure, FailureClass, Flag, Gap, Item, Locator, MediaId, Metadata,
+    Passage, Segment, State, Transcript, Word,
 };
 use spoken::postgres::{Server, ServerOptions};
 use spoken::store::{
@@ -199,6 +200,91 @@ async fn a_newer_or_foreign_schema_is_refused_and_the_lock_let_go() {
         .unwrap();
     let error = store.migrate().await.unwrap_err();
     assert!(matches!(error, StoreError::SchemaForeign { version: 1 }), "{error}");
+}
+
+#[tokio::test]
+async fn a_library_of_the_first_release_is_brought_up_to_date() {
+    let store = Store::connect(&database().await, &StoreOptions::default()).await.unwrap();
+    // As the first release left it: its only migration, an item, a segment.
+    let first = tempfile::tempdir().unwrap();
+    let migrations = Path::new(env!("CARGO_MANIFEST_DIR")).join("migrations");
+    std::fs::copy(migrations.join("0001_library.sql"), first.path().join("0001_library.sql")).unwrap();
+    let mut migrator = sqlx::migrate::Migrator::new(first.path()).await.unwrap();
+    migrator.dangerous_set_table_name("spoken_migrations");
+    sqlx::query("CREATE EXTENSION vector").execute(store.pool()).await.unwrap();
+    migrator.run(store.pool()).await.unwrap();
+    let item = item("a");
+    for statement in [
+        "INSERT INTO media (media_id, extractor, source_id, locator, source, title, state) VALUES
+         ($1, 'file', 'a', '{\"kind\": \"file\", \"at\": \"/media/a.mp4\"}', '/media/a.mp4', 'a', 'done')",
+        "INSERT INTO segments VALUES ($1, 'micro', 0, 0, 1000, 'Hello.', 'en', -0.25, 0.01)",
+    ] {
+        sqlx::query(statement).bind(item.media_id.0).execute(store.pool()).await.unwrap();
+    }
+
+    assert!(store.migrate().await.unwrap().applied > 0);
+    assert_eq!(store.migrate().await.unwrap().applied, 0);
+    let row = store.media(item.media_id).await.unwrap().unwrap();
+    assert_eq!((row.state, row.coverage.as_ref(), row.dropped), (State::Done, None, 0));
+    assert_eq!(row.flags(), []);
+    let stored: Vec<Segment> = store.segments(item.media_id).try_collect().await.unwrap();
+    assert_eq!(stored, [segment(0, 1000, "en", "Hello.")]);
+    assert_eq!(store.dropped(item.media_id).await.unwrap(), []);
+}
+
+#[tokio::test]
+async fn words_coverage_and_what_was_dropped_come_back_as_they_were() {
+    let store = store().await;
+    let item = item("a");
+    store.upsert(&item, "x").await.unwrap();
+    let word = |start_ms, end_ms, text: &str| Word { start_ms, end_ms, text: text.into(), prob: 0.875 };
+    let mut segments =
+        vec![segment(0, 2_000, "en", "\"Hello\", there."), segment(3_000, 4_000, "en", "Bye.")];
+    segments[0].words = vec![word(100, 900, "\"Hello\","), word(900, 1_700, "there.")];
+    let dropped = |n: i64| Dropped {
+        start_ms: 10 * n,
+        end_ms: 10 * n + 10,
+        text: format!("Thanks for watching {n}"),
+        language: "en".into(),
+        reason: DropReason::Phantom,
+    };
+    let coverage = Coverage {
+        transcribed_ms: 2_900,
+        words: 3,
+        gaps: vec![Gap { start_ms: 2_000, end_ms: 3_000 }],
+        flags: vec![Flag::LowCoverage, Flag::MuchDropped],
+    };
+    let full = Transcript {
+        dropped: (0..1_200).map(dropped).collect(),
+        coverage: coverage.clone(),
+        ..transcript(segments.clone())
+    };
+    let passages = passages(&segments, 2);
+    let complete = async |transcript: &Transcript| {
+        let claimed = claim(&store, &item).await.claimed;
+        store
+            .complete(&claimed, &Metadata::default(), transcript, &passages, &[vec![0.5; 4]], &model())
+            .await
+            .unwrap();
+    };
+    complete(&full).await;
+    let row = store.media(item.media_id).await.unwrap().unwrap();
+    assert_eq!((row.coverage.as_ref(), row.dropped), (Some(&coverage), 1_200));
+    assert_eq!(row.flags(), coverage.flags);
+    let stored: Vec<Segment> = store.segments(item.media_id).try_collect().await.unwrap();
+    assert_eq!(stored, segments);
+    let kept = store.dropped(item.media_id).await.unwrap();
+    assert_eq!((kept.len(), &kept[999]), (1_000, &dropped(999)));
+    assert_eq!(count(&store, "media WHERE flags @> '{low_coverage,much_dropped}'").await, 1);
+    assert_eq!(count(&store, "segments WHERE words IS NULL").await, 1);
+
+    // Done once more, and better: nothing of before is left.
+    sqlx::query("UPDATE media SET state = 'queued'").execute(store.pool()).await.unwrap();
+    complete(&transcript(segments)).await;
+    let row = store.media(item.media_id).await.unwrap().unwrap();
+    assert_eq!((row.coverage, row.dropped), (Some(Coverage::default()), 0));
+    assert_eq!(store.dropped(item.media_id).await.unwrap(), []);
+    assert_eq!(count(&store, "media WHERE flags = '{}' AND dropped IS NULL").await, 1);
 }
 
 #[tokio::test]

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use super::file;
 use crate::transcribe::{
     Download,
-    model::{ModelDir, ModelError, expand_home, hub, unknown_name},
+    model::{ModelDir, ModelError, expand_home, hub, is_path, unknown_name},
 };
 
 /// Where whisper.cpp's conversions of OpenAI's models lie, as `ggml-<name>.bin`.
@@ -66,7 +66,7 @@ pub fn recognises(path: &Path) -> bool {
     if path.is_dir() { !models_in(path).is_empty() } else { file::has_magic(path) }
 }
 
-/// Finds `model`: a file, a directory with one `ggml-*.bin`, a short name (`small-q5_1`, `large-v3-turbo`, …), or on the
+/// Finds `model` (a path begins with `/`, `.` or `~`): a file, a directory with one `ggml-*.bin`, a short name (`small-q5_1`, `large-v3-turbo`, …), or on the
 /// hub `organisation/repository/file.bin` or an `organisation/repository` with one such file.
 ///
 /// # Errors
@@ -78,10 +78,12 @@ pub fn resolve(
 ) -> Result<ModelDir, ModelError> {
     let path = expand_home(model);
     let no_model = |path: PathBuf, what: String| ModelError::NoModel { path, what, advice: LOCAL_ADVICE };
-    if path.is_file() {
+    // A name is a name, even where something here is called like it.
+    let local = is_path(model);
+    if local && path.is_file() {
         return Ok(found(path));
     }
-    if path.is_dir() {
+    if local && path.is_dir() {
         let mut models = models_in(&path);
         return match (models.len(), models.pop()) {
             (1, Some(model)) => Ok(found(model)),
@@ -105,9 +107,7 @@ pub fn resolve(
     }
     let parts: Vec<&str> = model.split('/').collect();
     match parts[..] {
-        _ if model.starts_with(['/', '.', '~']) || model.ends_with('/') => {
-            Err(no_model(path, "is not there".to_owned()))
-        }
+        _ if local || model.ends_with('/') => Err(no_model(path, "is not there".to_owned())),
         [_] if model.ends_with(".bin") => Err(no_model(path, "is not there".to_owned())),
         [_] => Err(unknown_name(model, known_names())),
         [owner, repository] => {
