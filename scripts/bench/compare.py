@@ -27,6 +27,11 @@ class Run:
     load_seconds: float
     figures: dict        # spoken's own: the object `median` of `spoken bench --json`
 
+    def windows(self):
+        """How many windows the model was given; for faster-whisper those with text, told apart by their scores."""
+        apart = lambda segments: sum(a["window"] != b["window"] for a, b in zip(segments, [{"window": None}, *segments]))
+        return self.figures.get("windows") or sum(map(apart, self.texts.values()))
+
     def plain(self):
         return {name: " ".join(s["text"] for s in segments) for name, segments in self.texts.items()}
 
