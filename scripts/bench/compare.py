@@ -106,7 +106,7 @@ def spoken(binary, model, files, beam, **settings):
 def word_times(binary):
     """The setting that asks spoken for times of words; it is looked up in the program's own list."""
     defaults = subprocess.run([binary, "config", "--defaults"], check=True, text=True, stdout=subprocess.PIPE).stdout
-    found = re.search(r"^(word_time\w*) = ", defaults, re.MULTILINE)
+    found = re.search(r"^(word\w*) = ", defaults, re.MULTILINE)
     if not found:
         raise SystemExit("this spoken has no setting for the times of words")
     return {found[1]: "true"}
