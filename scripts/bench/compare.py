@@ -27,6 +27,11 @@ class Run:
     load_seconds: float
     figures: dict        # spoken's own: the object `median` of `spoken bench --json`
 
+    def windows(self):
+        """How many windows the model was given; for faster-whisper those with text, told apart by their scores."""
+        apart = lambda segments: sum(a["window"] != b["window"] for a, b in zip(segments, [{"window": None}, *segments]))
+        return self.figures.get("windows") or sum(map(apart, self.texts.values()))
+
     def plain(self):
         return {name: " ".join(s["text"] for s in segments) for name, segments in self.texts.items()}
 
@@ -101,7 +106,7 @@ def spoken(binary, model, files, beam, **settings):
 def word_times(binary):
     """The setting that asks spoken for times of words; it is looked up in the program's own list."""
     defaults = subprocess.run([binary, "config", "--defaults"], check=True, text=True, stdout=subprocess.PIPE).stdout
-    found = re.search(r"^(word_time\w*) = ", defaults, re.MULTILINE)
+    found = re.search(r"^(word\w*) = ", defaults, re.MULTILINE)
     if not found:
         raise SystemExit("this spoken has no setting for the times of words")
     return {found[1]: "true"}
