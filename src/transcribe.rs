@@ -27,6 +27,7 @@ mod model;
 mod plan;
 mod pool;
 mod quality;
+mod sentences;
 mod shape;
 mod tokens;
 #[cfg(feature = "whisper-cpp")]
@@ -61,6 +62,7 @@ pub use job::OnDone;
 pub use mel::{FRAMES, LogMel, Scratch};
 pub use model::{ModelDir, ModelError, hub::Download};
 pub use plan::{Compute, Device, Host, OnOutOfMemory, Plan, Wishes};
+pub use sentences::{Resolution, SegmentOptions};
 
 use assemble::Rules;
 use checkpoint::Checkpoints;
@@ -91,6 +93,8 @@ pub struct TranscribeOptions {
     pub decode: DecodeOptions,
     /// Speech detection and windows.
     pub speech: SpeechOptions,
+    /// What a transcript's segments are, and how long.
+    pub segments: SegmentOptions,
     /// Where finished windows are kept; `None` keeps none.
     pub checkpoints: Option<CheckpointOptions>,
 }
@@ -105,6 +109,7 @@ impl Default for TranscribeOptions {
             language: None,
             decode: DecodeOptions::default(),
             speech: SpeechOptions::default(),
+            segments: SegmentOptions::default(),
             checkpoints: None,
         }
     }
@@ -261,6 +266,7 @@ impl Transcriber {
             languages: if decode.languages.is_empty() { known } else { decode.languages.clone() },
             decode: decode.clone(),
             guards: GuardOptions::default(),
+            segments: options.segments,
         };
         asr_meter.set_workers(plan.feeders);
         let capacity = BATCHES_AHEAD * plan.batch_size * plan.feeders;

@@ -14,3 +14,4 @@ mod server;
 mod sources;
 mod store;
 mod transcribe;
+mod words;

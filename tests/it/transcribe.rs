@@ -17,18 +17,18 @@ use spoken::stage::StageMeter;
 use spoken::transcribe::{TranscribeError, TranscribeOptions, Transcriber};
 use tokio_util::sync::CancellationToken;
 
-fn fixtures() -> PathBuf {
+pub(crate) fn fixtures() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures")
 }
 
-fn options() -> TranscribeOptions {
+pub(crate) fn options() -> TranscribeOptions {
     TranscribeOptions {
         model: fixtures().join("whisper-micro").display().to_string(),
         ..TranscribeOptions::default()
     }
 }
 
-fn start(
+pub(crate) fn start(
     options: TranscribeOptions,
 ) -> Result<(Transcriber, Arc<StageMeter>, Arc<StageMeter>), TranscribeError> {
     let (speech, asr) = (StageMeter::new("speech", 1), StageMeter::new("asr", 1));
@@ -49,7 +49,7 @@ fn raw(samples: &[u8], path: &Path) -> Audio {
 }
 
 /// Transcribes files all at once, two submitters as in the pipeline; results in the order given.
-fn transcribe(transcriber: &Transcriber, files: &[Audio]) -> Vec<Result<Transcript, Failure>> {
+pub(crate) fn transcribe(transcriber: &Transcriber, files: &[Audio]) -> Vec<Result<Transcript, Failure>> {
     let (events, _keep) = Events::channel();
     let cancel = CancellationToken::new();
     let (told, results) = mpsc::channel();
