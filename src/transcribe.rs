@@ -37,6 +37,7 @@ mod model;
 mod plan;
 mod pool;
 mod quality;
+mod sentences;
 mod shape;
 mod tokens;
 #[cfg(feature = "whisper-cpp")]
@@ -71,6 +72,7 @@ pub use job::OnDone;
 pub use mel::{FRAMES, LogMel, Scratch};
 pub use model::{ModelDir, ModelError, hub::Download};
 pub use plan::{Compute, Device, Host, OnOutOfMemory, Plan, Wishes};
+pub use sentences::{Resolution, SegmentOptions};
 
 use assemble::Rules;
 use checkpoint::Checkpoints;
@@ -101,6 +103,8 @@ pub struct TranscribeOptions {
     pub decode: DecodeOptions,
     /// Speech detection and windows.
     pub speech: SpeechOptions,
+    /// What a transcript's segments are, and how long.
+    pub segments: SegmentOptions,
     /// Where finished windows are kept; `None` keeps none.
     pub checkpoints: Option<CheckpointOptions>,
 }
@@ -115,6 +119,7 @@ impl Default for TranscribeOptions {
             language: None,
             decode: DecodeOptions::default(),
             speech: SpeechOptions::default(),
+            segments: SegmentOptions::default(),
             checkpoints: None,
         }
     }
@@ -284,6 +289,7 @@ impl Transcriber {
             languages: if decode.languages.is_empty() { known } else { decode.languages.clone() },
             decode: decode.clone(),
             guards: GuardOptions::default(),
+            segments: options.segments,
         };
         asr_meter.set_workers(plan.feeders);
         let capacity = BATCHES_AHEAD * plan.batch_size * plan.feeders;

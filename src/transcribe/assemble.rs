@@ -9,6 +9,7 @@ use super::{
     engine::{DecodeOptions, Task, TimedText, TimedWord, WindowText},
     guard::{Evidence, GuardOptions, Verdict, judge},
     quality::Measure,
+    sentences::{self, SegmentOptions},
 };
 use crate::media::{
     Audio, DropReason, Dropped, Failure, FailureClass, SAMPLE_RATE, Segment, Transcript, Word,
@@ -27,6 +28,7 @@ pub(super) struct Rules {
     pub languages: Vec<String>,
     pub decode: DecodeOptions,
     pub guards: GuardOptions,
+    pub segments: SegmentOptions,
 }
 
 impl Rules {
@@ -195,7 +197,7 @@ pub(super) fn transcript(
         };
         return Err(Failure::new(FailureClass::NoSpeech, message));
     }
-    let Judged { mut segments, mut dropped } = judged(pieces, rules);
+    let Judged { segments, mut dropped } = judged(pieces, rules);
     let speech = pieces.iter().filter(|p| !p.gap).map(|p| p.clock.speech_samples()).sum();
     let speech_ms = millis(speech) as i64;
     if segments.is_empty() {
@@ -213,6 +215,7 @@ pub(super) fn transcript(
         return Err(Failure::new(FailureClass::NoSpeech, message));
     }
     let mut coverage = coverage::audit(pieces, &segments, &dropped);
+    let mut segments = sentences::cut(segments, &rules.segments);
     for segment in &mut segments {
         segment.start_ms += audio.offset_ms;
         segment.end_ms += audio.offset_ms;

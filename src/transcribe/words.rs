@@ -185,7 +185,7 @@ pub(super) fn is_unspaced(c: char) -> bool {
 }
 
 /// Never the beginning: marks on the letter before, and small or long kana.
-fn continues(c: char) -> bool {
+pub(super) fn continues(c: char) -> bool {
     is_combining_mark(c)
         || matches!(c, 'ー' | 'ぁ' | 'ぃ' | 'ぅ' | 'ぇ' | 'ぉ' | 'っ' | 'ゃ' | 'ゅ' | 'ょ' | 'ん')
         || matches!(
@@ -208,7 +208,7 @@ fn continues(c: char) -> bool {
 }
 
 /// Punctuation that belongs to the word after it.
-fn opens(c: char) -> bool {
+pub(super) fn opens(c: char) -> bool {
     matches!(c, '(' | '[' | '{' | '¿' | '¡' | '“' | '‘' | '„' | '‚' | '«' | '‹')
         || matches!(c, '（' | '［' | '｛' | '「' | '『' | '【' | '《' | '〈' | '〔')
 }

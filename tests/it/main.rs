@@ -16,3 +16,4 @@ mod silence;
 mod sources;
 mod store;
 mod transcribe;
+mod words;

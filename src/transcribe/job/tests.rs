@@ -53,6 +53,7 @@ fn rules(languages: &[&str]) -> Rules {
         languages: languages.iter().map(|&l| l.to_owned()).collect(),
         decode: DecodeOptions::default(),
         guards: GuardOptions::default(),
+        segments: crate::transcribe::SegmentOptions::default(),
     }
 }
 
