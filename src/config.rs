@@ -98,6 +98,8 @@ pub struct Config {
     pub hotwords: Option<String>,
     /// Whether a window is told what was said before it.
     pub carry_over: bool,
+    /// Whether each word gets its time.
+    pub word_times: bool,
     /// Finished windows that are kept, MiB; 0 keeps none.
     pub checkpoint_max_mb: u64,
 
@@ -196,6 +198,7 @@ impl Config {
             initial_prompt: None,
             hotwords: None,
             carry_over: false,
+            word_times: true,
             checkpoint_max_mb: 256,
             whisper_profile: WhisperProfile::Balanced,
             beam_size: Auto::Auto,

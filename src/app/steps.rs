@@ -200,6 +200,7 @@ pub(super) fn transcribe_options(config: &Config) -> anyhow::Result<TranscribeOp
             carry_over: config.carry_over,
             languages: config.languages.clone(),
             language_threshold: config.language_threshold as f32,
+            word_times: config.word_times,
             ..transcribe::DecodeOptions::default()
         },
         speech: SpeechOptions {

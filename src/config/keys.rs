@@ -312,6 +312,7 @@ pub const KEYS: &[Key] = &[
     key!(Transcription, "initial_prompt", "INITIAL_PROMPT", optional Kind::Text, "text in whose manner the model goes on"),
     key!(Transcription, "hotwords", "HOTWORDS", optional Kind::Text, "names and terms to expect"),
     key!(Transcription, "carry_over", "CARRY_OVER", Kind::Bool, "tell each window what was said before it"),
+    key!(Transcription, "word_times", "WORD_TIMES", Kind::Bool, "find out when each word was said"),
     key!(Transcription, "checkpoint_max_mb", "CHECKPOINT_MAX_MB", Kind::Int(0, 1_048_576), "finished windows kept to go on from, MiB; 0: none"),
 
     key!(Quality, "whisper_profile", "WHISPER_PROFILE", Kind::OneOf(WhisperProfile::NAMES), "what the keys set to auto below and under speech detection become"),

@@ -71,12 +71,8 @@ impl Loaded {
             let padding = " ".repeat(value_width.saturating_sub(console::measure_text_width(value)));
             let value =
                 if origin.layer == "default" { value.clone() } else { changed.apply_to(value).to_string() };
-            let from = match decided.get(key.name) {
-                // Who left it open matters less than who decided it.
-                Some(_) if origin.layer == "default" => self.because(key.name),
-                Some(_) => format!("{}; {}", origin.from, self.because(key.name)),
-                None => origin.from,
-            };
+            // Where it was left open matters less than who decided it.
+            let from = if decided.contains_key(key.name) { self.because(key.name) } else { origin.from };
             let _ = writeln!(
                 out,
                 "  {:widest$}  {value}{padding}  {}",

@@ -321,7 +321,7 @@ mod tests {
   → check the network
 
 ! 1 item looks incomplete: `spoken --profile sample show ID`
-    8f2d47a3  a concert
+    af50a512  a concert
       much of the detected speech has no text; fewer words than so much speech
       holds
 

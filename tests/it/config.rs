@@ -112,11 +112,11 @@ fn everything_that_is_wrong_is_told_at_once() {
     let expected = "\
 the configuration is wrong in 10 places:
   io_worker (config/default.toml:1): unknown key; did you mean io_workers?
-  XX
+  beam_size = \"21\" (config/default.toml:2): must be auto or a whole number from 1 to 20
   [whisper] (config/default.toml:4): there are no sections, keys are flat: write whisper_model = … at the top of the file
   .env:2: has no `=`: write NAME=value
   WHISPER_MODLE (.env:1): unknown key; did you mean WHISPER_MODEL?
-  VAD_THRESHOLD = \"1.5\" (.env:3): must be a number from 0 to 1
+  VAD_THRESHOLD = \"1.5\" (.env:3): must be auto or a number from 0 to 1
   ASR_WORKER (in the environment): unknown key; did you mean ASR_WORKERS?
   WHISPER_COMPUTE = \"int8_flaot16\" (in the environment): must be one of auto, int8, int8_float16, int8_float32, int8_bfloat16, float16, bfloat16, float32; did you mean int8_float16?
   ingestion_limit = \"many\" (--limit): must be a whole number from 0 to 10000000

@@ -12,6 +12,7 @@ mod postgres;
 mod queue;
 mod search;
 mod server;
+mod show;
 mod silence;
 mod sources;
 mod store;

@@ -136,7 +136,7 @@ pub fn passages(segments: &[Segment], n: usize) -> Vec<Passage> {
         .collect()
 }
 
-async fn claim(store: &Store, item: &Item) -> Work {
+pub async fn claim(store: &Store, item: &Item) -> Work {
     match store.claim(item.media_id, "worker").await.unwrap() {
         Claim::Work(work) => *work,
         other => panic!("not claimed: {other:?}"),
