@@ -111,7 +111,7 @@ impl WhisperCpp {
         let (language, language_prob, decoded) = self.decoded(window, &pcm, full, temperature, options)?;
         let mut segments = self.vocabulary.segments(&decoded.tokens);
         if aligns {
-            words::attach(&mut segments, window.duration_ms, &language);
+            words::attach(&mut segments, window);
         }
         let segments: Vec<_> = segments.into_iter().map(|s| s.text).collect();
         let text = segments.iter().map(|s| s.text.as_str()).collect::<Vec<_>>().join(" ");

@@ -152,6 +152,21 @@ fn replicas_give_the_same_text(engine: EngineKind) {
     }
 }
 
+fn words_have_times_in_order(engine: EngineKind) {
+    let dir = tempfile::tempdir().unwrap();
+    let audio = decoded(&fixtures().join("media/voice-memo.wav"), dir.path());
+    let transcriber = started(engine, |o| o.decode.word_times = true);
+    let transcript = transcribe(&transcriber, &[audio]).remove(0).unwrap();
+    for segment in &transcript.segments {
+        let text = segment.words.iter().map(|w| w.text.as_str()).collect::<Vec<_>>().join(" ");
+        assert_eq!(words(&text), words(&segment.text));
+        assert!(segment.words.iter().all(|w| w.start_ms <= w.end_ms && (0.0..=1.0).contains(&w.prob)));
+        assert!(segment.words.windows(2).all(|w| w[0].end_ms <= w[1].start_ms), "{segment:?}");
+        let (first, last) = (segment.words.first().unwrap(), segment.words.last().unwrap());
+        assert!(first.start_ms >= segment.start_ms && last.end_ms <= segment.end_ms, "{segment:?}");
+    }
+}
+
 fn what_cannot_be_loaded_is_named(engine: EngineKind) {
     let dir = tempfile::tempdir().unwrap();
     for entry in std::fs::read_dir(model(engine)).unwrap() {
@@ -227,5 +242,6 @@ with_each_engine!(
     every_window_has_its_own_language,
     silence_and_tones_have_no_words,
     replicas_give_the_same_text,
+    words_have_times_in_order,
     what_cannot_be_loaded_is_named,
 );

@@ -96,7 +96,7 @@ fn words_have_times_in_their_segments() {
         assert_eq!(text.segments.len(), 8, "{text:?}");
         for segment in &text.segments {
             let words: String = segment.words.iter().map(|w| w.text.as_str()).collect();
-            assert_eq!(words.trim(), segment.text);
+            assert_eq!(words.trim(), segment.text, "{segment:?}");
             assert!(segment.words.windows(2).all(|w| w[0].end_ms <= w[1].start_ms), "{segment:?}");
             let (first, last) = (&segment.words[0], &segment.words[segment.words.len() - 1]);
             assert!(
