@@ -106,44 +106,12 @@ impl WhisperCpp {
         // It needs some sound to begin with.
         pcm.resize(pcm.len().max(WINDOW / 30), 0.0);
         let aligns = options.word_times && self.aligns;
-        // Both need its own program: several hypotheses at once, and attention, are not to be had otherwise.
+        // Several hypotheses at once, and attention, only whisper.cpp's own program has.
         let full = aligns || (temperature == 0.0 && options.beam_size > 1);
-        let previous = self.vocabulary.previous(&self.context, window, options);
-        let mut taken = self.states.take(&self.context);
-        let mut given = window.language.map(|language| (language.to_owned(), 1.0));
-        if !self.multilingual {
-            given = Some(("en".to_owned(), 1.0));
-        }
-        let (language, language_prob, decoded) = match given {
-            Some((language, prob)) if full => (
-                language.clone(),
-                prob,
-                self.full(&mut taken, &pcm, &previous, &language, temperature, options)?,
-            ),
-            given => {
-                let mut heard = self.hear(taken.state()?, &pcm)?;
-                let mut no_speech_prob = heard.no_speech_prob(&self.vocabulary)?;
-                let (language, prob) = match given {
-                    Some(given) => given,
-                    None => self.detect(heard.scores()?, &options.languages)?,
-                };
-                let decoded = if full {
-                    let decoded = self.full(&mut taken, &pcm, &previous, &language, temperature, options)?;
-                    Decoded { no_speech_prob, ..decoded }
-                } else {
-                    if !previous.is_empty() {
-                        no_speech_prob = heard.after(&previous, &self.vocabulary)?;
-                    }
-                    let text = self.text(&mut heard, &language, temperature, options)?;
-                    Decoded { no_speech_prob, ..text }
-                };
-                (language, prob, decoded)
-            }
-        };
-        drop(taken);
+        let (language, language_prob, decoded) = self.decoded(window, &pcm, full, temperature, options)?;
         let mut segments = self.vocabulary.segments(&decoded.tokens);
         if aligns {
-            words::attach(&mut segments, window.duration_ms, &language);
+            words::attach(&mut segments, window);
         }
         let segments: Vec<_> = segments.into_iter().map(|s| s.text).collect();
         let text = segments.iter().map(|s| s.text.as_str()).collect::<Vec<_>>().join(" ");
@@ -156,6 +124,42 @@ impl WhisperCpp {
             compression_ratio: compression_ratio(&text),
             temperature,
         })
+    }
+
+    /// Language, its probability, and the text.
+    fn decoded(
+        &self,
+        window: &Input<'_>,
+        pcm: &[f32],
+        full: bool,
+        temperature: f32,
+        options: &DecodeOptions,
+    ) -> Result<(String, f32, Decoded), EngineError> {
+        let previous = self.vocabulary.previous(&self.context, window, options);
+        let given = match window.language {
+            _ if !self.multilingual => Some("en"),
+            given => given,
+        };
+        let mut taken = self.states.take(&self.context);
+        if full && let Some(language) = given {
+            let decoded = self.full(&mut taken, pcm, &previous, language, temperature, options)?;
+            return Ok((language.to_owned(), 1.0, decoded));
+        }
+        let mut heard = self.hear(taken.state()?, pcm)?;
+        let mut no_speech_prob = heard.begin(&self.vocabulary)?;
+        let (language, prob) = match given {
+            Some(language) => (language.to_owned(), 1.0),
+            None => self.detect(heard.scores()?, &options.languages)?,
+        };
+        let decoded = if full {
+            self.full(&mut taken, pcm, &previous, &language, temperature, options)?
+        } else {
+            if !previous.is_empty() {
+                no_speech_prob = heard.begin_after(&previous, &self.vocabulary)?;
+            }
+            self.text(&mut heard, &language, temperature, options)?
+        };
+        Ok((language, prob, Decoded { no_speech_prob, ..decoded }))
     }
 
     /// Decodes with whisper.cpp's own program, which encodes the window first.
@@ -303,19 +307,22 @@ impl Heard<'_> {
     }
 
     /// Begins the text; the probability that nobody speaks, which is asked at that place.
-    fn no_speech_prob(&mut self, vocabulary: &Vocabulary) -> Result<f32, EngineError> {
+    fn begin(&mut self, vocabulary: &Vocabulary) -> Result<f32, EngineError> {
         self.past = 0;
         self.keep(&[vocabulary.steering.start])?;
-        let scores = self.scores()?;
-        Ok((scores[vocabulary.steering.no_speech] - log_sum_exp(scores)).exp())
+        self.no_speech_prob(vocabulary)
     }
 
     /// Begins the text again, after what was said before; the probability that nobody speaks.
-    fn after(&mut self, previous: &[usize], vocabulary: &Vocabulary) -> Result<f32, EngineError> {
+    fn begin_after(&mut self, previous: &[usize], vocabulary: &Vocabulary) -> Result<f32, EngineError> {
         self.past = 0;
         self.keep(&[vocabulary.steering.previous])?;
         self.keep(previous)?;
         self.keep(&[vocabulary.steering.start])?;
+        self.no_speech_prob(vocabulary)
+    }
+
+    fn no_speech_prob(&self, vocabulary: &Vocabulary) -> Result<f32, EngineError> {
         let scores = self.scores()?;
         Ok((scores[vocabulary.steering.no_speech] - log_sum_exp(scores)).exp())
     }

@@ -118,6 +118,9 @@ fn nothing_is_written_where_nobody_speaks() {
         let words = |t: &Transcript| t.segments.iter().flat_map(|s| s.text.split(' ')).count();
         assert!(both.segments.iter().all(|s| s.start_ms >= before), "{engine}: {:?}", both.segments);
         let (one, two) = (words(&alone), words(&both));
-        assert!(one > 20 && two * 20 >= one * 19, "{engine}: {one} words alone, {two} behind two minutes of sounds");
+        assert!(
+            one > 20 && two * 20 >= one * 19,
+            "{engine}: {one} words alone, {two} behind two minutes of sounds"
+        );
     }
 }
