@@ -31,6 +31,7 @@ packages=(
 test_packages=(espeak-ng)
 
 model_dir="$SPOKEN_TOOLS_DIR/models/all-minilm-l6-v2"
+cuda_dir="$SPOKEN_TOOLS_DIR/cuda"
 
 say() { printf 'set-up: %s\n' "$*" >&2; }
 die() {
@@ -268,11 +269,94 @@ make_model() {
     rm -rf "$scratch"
 }
 
+# Is the program to be built with CUDA? SPOKEN_CUDA=1 says yes and 0 no; else yes where `scripts/setup --cuda` has been run.
+cuda_wanted() {
+    case "${SPOKEN_CUDA:-}" in
+    1) return 0 ;;
+    '') [[ -f "$cuda_dir/made-from" ]] ;;
+    *) return 1 ;;
+    esac
+}
+
+cuda_inputs() { sum_of "$repo/scripts/requirements-cuda.txt"; }
+
+cuda_ready() {
+    [[ -f "$cuda_dir/made-from" && -x "$cuda_dir/nvidia/cu13/bin/nvcc" ]] && [[ "$(<"$cuda_dir/made-from")" == "$(cuda_inputs)" ]]
+}
+
+# A CUDA toolkit (the caller's own in CUDA_PATH, else one made from registry packages) and what the builds are told about it.
+need_cuda() {
+    if [[ -z "${CUDA_PATH:-}" ]]; then
+        if ! cuda_ready; then
+            (
+                flock -n 9 || { say "another set-up is running; waiting for it" && flock 9; }
+                cuda_ready || make_cuda 9>&-
+            ) 9>"$SPOKEN_TOOLS_DIR/.lock"
+            cuda_ready || die "the CUDA toolkit in $cuda_dir is not complete"
+        fi
+        export CUDA_PATH="$cuda_dir/nvidia/cu13"
+    fi
+    [[ -f "$CUDA_PATH/include/cuda.h" && -x "$CUDA_PATH/bin/nvcc" ]] || die "CUDA_PATH=$CUDA_PATH is no CUDA toolkit"
+    # Three builds, three ways to ask: CTranslate2, CMake with CUDA as a language, and whisper.cpp.
+    export CUDA_TOOLKIT_ROOT_DIR="$CUDA_PATH" CUDACXX="$CUDA_PATH/bin/nvcc"
+    CUDA_ARCH_LIST="${CUDA_ARCH_LIST:-$(cuda_architectures)}"
+    export CUDA_ARCH_LIST
+    export CMAKE_CUDA_ARCHITECTURES="${CMAKE_CUDA_ARCHITECTURES:-$(tr -d '. ' <<<"$CUDA_ARCH_LIST")}"
+    # Without it whisper.cpp links the driver, and the program would not start on a machine without one.
+    export GGML_CUDA_NO_VMM="${GGML_CUDA_NO_VMM:-ON}"
+}
+
+# Compute capabilities of this machine's GPUs, such as `8.6;9.0`; without one that of the H100. Naming them keeps build and binary
+# small. CTranslate2's build takes a list of only 10.0 and later for none, hence the 9.0 beside those.
+cuda_architectures() {
+    local found
+    found="$(nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2>/dev/null | grep -x '[0-9]*\.[0-9]' | sort -uV | paste -sd ';')" || true
+    case ";${found:-9.0}" in
+    *';'[0-9].[0-9]*) echo "${found:-9.0}" ;;
+    *) echo "9.0;$found" ;;
+    esac
+}
+
+make_cuda() {
+    local scratch="$SPOKEN_TOOLS_DIR/.cuda" lib
+    say "fetching a CUDA 13.0 toolkit to build with (560 MB to fetch, 1 GB to keep in $cuda_dir)"
+    rm -rf "$scratch"
+    mkdir -p "$scratch"
+    logged cuda-packages pip_install "$SPOKEN_TOOLS_DIR/python" --no-deps --target "$scratch" -r "$repo/scripts/requirements-cuda.txt" ||
+        die "could not install the CUDA toolkit"
+    # The packages carry what a program needs to run; linkers ask for names without a version.
+    for lib in "$scratch"/nvidia/cu13/lib/lib*.so.[0-9]*; do
+        link "$(basename "$lib")" "${lib%%.so.*}.so"
+    done
+    link lib "$scratch/nvidia/cu13/lib64"
+    # whisper.cpp's build names two libraries that these packages lack. Of the driver's nothing is used (see GGML_CUDA_NO_VMM),
+    # and the other is part of the static cuBLAS, which is not linked.
+    cc -shared -x c -Wl,-soname,libcuda.so.1 -o "$scratch/nvidia/cu13/lib/libcuda.so" - </dev/null
+    ar crs "$scratch/nvidia/cu13/lib/libculibos.a"
+    cuda_inputs >"$scratch/made-from"
+    rm -rf "$cuda_dir"
+    mv "$scratch" "$cuda_dir"
+}
+
+# Where a GPU waits and the program is built without CUDA, says how to use it.
+hint_at_cuda() {
+    if ! cuda_wanted && [[ -z "${SPOKEN_CUDA:-}" ]] && command -v nvidia-smi >/dev/null && nvidia-smi -L >/dev/null 2>&1; then
+        say "this machine has an NVIDIA GPU ($(nvidia-smi --query-gpu=name,driver_version --format=csv,noheader | head -n 1)): scripts/setup --cuda builds for it, with a toolkit of its own; SPOKEN_CUDA=0 ends this hint"
+    fi
+}
+
 # Builds the program; sets `binary`. Cargo itself knows best whether there is anything to do.
 need_binary() {
+    local features=()
     binary="$CARGO_TARGET_DIR/release/spoken"
+    if cuda_wanted; then
+        need_cuda
+        features=(--features cuda)
+    else
+        hint_at_cuda
+    fi
     [[ -x "$binary" ]] || say "building spoken (the first build compiles CTranslate2 and oneDNN: some 25 minutes on two cores)"
-    logged build in_repo "$cargo" build --release --locked || die "could not build spoken"
+    logged build in_repo "$cargo" build --release --locked "${features[@]}" || die "could not build spoken"
     [[ -x "$binary" ]] || die "the build left no $binary"
 }
 

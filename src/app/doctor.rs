@@ -1,8 +1,9 @@
 //! `spoken doctor`: is everything there, and if not, what to do.
 //!
-//! A check looks and never changes anything. What only other parts of the program can find out (the database, whether
-//! the build has CUDA) comes in as [`Facts`].
+//! A check looks and never changes anything. What only other parts of the program can find out (the database) comes in
+//! as [`Facts`].
 
+mod engines;
 mod machine;
 mod models;
 mod tools;
@@ -15,6 +16,8 @@ use serde::Serialize;
 
 use crate::config::Config;
 use crate::telemetry::sanitize;
+
+pub use engines::{Build, CudaBuild};
 
 /// How a check came out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
@@ -85,8 +88,8 @@ pub struct Facts<'a> {
     pub onnx_runtime: Option<PathBuf>,
     /// Where the hub's own cache is (`HF_HOME`, else `~/.cache/huggingface`), besides `data_dir/models`.
     pub hub_home: Option<PathBuf>,
-    /// True where this build can run models on a GPU.
-    pub cuda_build: bool,
+    /// What this binary can run models with.
+    pub build: Build,
     /// To tell how old yt-dlp is.
     pub now: DateTime<Utc>,
 }
@@ -115,7 +118,8 @@ pub fn checks(facts: &Facts<'_>) -> Vec<Check> {
     checks.push(machine::disk(&config.data_dir, config.min_free_disk_mb));
     checks.push(machine::processor());
     checks.push(machine::memory());
-    checks.push(machine::gpu(config.whisper_device, facts.cuda_build));
+    checks.push(engines::engines(&facts.build));
+    checks.push(engines::gpu(crate::gpu::inventory(), config.whisper_device, &facts.build));
     if let Some(path) = &config.cookies_file {
         checks.push(machine::cookies(path));
     }

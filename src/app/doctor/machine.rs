@@ -1,16 +1,13 @@
-//! The machine: room, processor, memory, GPU.
+//! The machine: room, processor, memory.
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
 use nix::sys::statvfs::statvfs;
 use nix::unistd::{AccessFlags, access};
-use nvml_wrapper::Nvml;
-use nvml_wrapper::error::NvmlError;
 use sysinfo::{CpuRefreshKind, MemoryRefreshKind, RefreshKind, System};
 
 use super::{Check, existing, size};
-use crate::config::Device;
 
 pub(super) fn data_dir(path: &Path) -> Check {
     const NAME: &str = "Data directory";
@@ -122,70 +119,6 @@ pub(super) fn memory() -> Check {
     Check::ok(NAME, detail)
 }
 
-pub(super) fn gpu(device: Device, cuda_build: bool) -> Check {
-    let found = gpus().map_err(|error| match error {
-        NvmlError::LibloadingError(_) | NvmlError::LibraryNotFound => "no NVIDIA driver".to_owned(),
-        other => format!("the NVIDIA driver does not answer ({other})"),
-    });
-    judge_gpu(found, device, cuda_build)
-}
-
-fn judge_gpu(found: Result<Vec<String>, String>, device: Device, cuda_build: bool) -> Check {
-    const NAME: &str = "GPU";
-    let gpus = match found {
-        Ok(gpus) if !gpus.is_empty() => gpus.join("; "),
-        other => {
-            let reason = other.err().unwrap_or_else(|| "the NVIDIA driver knows of none".to_owned());
-            return if device == Device::Cuda {
-                Check::fail(
-                    NAME,
-                    format!("none: {reason}"),
-                    "install the NVIDIA driver, or set WHISPER_DEVICE=auto",
-                )
-            } else {
-                Check::ok(NAME, format!("none ({reason}); models run on the CPU"))
-            };
-        }
-    };
-    match (cuda_build, device) {
-        (_, Device::Cpu) => Check::ok(NAME, format!("{gpus}; not used, WHISPER_DEVICE is cpu")),
-        (true, _) => Check::ok(NAME, gpus),
-        (false, Device::Cuda) => Check::fail(
-            NAME,
-            format!("{gpus}; but this build of spoken has no CUDA"),
-            "use a build with CUDA, or set WHISPER_DEVICE=cpu",
-        ),
-        (false, Device::Auto) => Check::warn(
-            NAME,
-            format!("{gpus}; not used, this build of spoken has no CUDA"),
-            "a build with CUDA is many times faster",
-        ),
-    }
-}
-
-fn gpus() -> Result<Vec<String>, NvmlError> {
-    let nvml = Nvml::init()?;
-    let driver = nvml.sys_driver_version()?;
-    let cuda = nvml.sys_cuda_driver_version()?;
-    let cuda = format!(
-        "{}.{}",
-        nvml_wrapper::cuda_driver_version_major(cuda),
-        nvml_wrapper::cuda_driver_version_minor(cuda)
-    );
-    (0..nvml.device_count()?)
-        .map(|index| {
-            let device = nvml.device_by_index(index)?;
-            let memory = device.memory_info()?;
-            let name = device.name()?;
-            Ok(format!(
-                "{name}, {} of {} free, driver {driver}, CUDA {cuda}",
-                size(memory.free),
-                size(memory.total)
-            ))
-        })
-        .collect()
-}
-
 pub(super) fn cookies(path: &Path) -> Check {
     const NAME: &str = "Cookies";
     let shown = path.display();
@@ -228,20 +161,6 @@ mod tests {
         let full = disk(place.path(), u64::MAX);
         assert_eq!(full.status, Status::Fail);
         assert!(full.advice.unwrap().contains("MIN_FREE_DISK_MB"));
-    }
-
-    #[test]
-    fn a_gpu_is_judged_by_what_was_asked_for() {
-        let status = |found: Result<Vec<String>, String>, device, cuda| judge_gpu(found, device, cuda).status;
-        let none = || Err("no NVIDIA driver".to_owned());
-        let one = || Ok(vec!["Card, 1 GiB".to_owned()]);
-        assert_eq!(status(none(), Device::Auto, false), Status::Ok);
-        assert_eq!(status(none(), Device::Cuda, true), Status::Fail);
-        assert_eq!(status(Ok(vec![]), Device::Cuda, true), Status::Fail);
-        assert_eq!(status(one(), Device::Auto, true), Status::Ok);
-        assert_eq!(status(one(), Device::Auto, false), Status::Warn);
-        assert_eq!(status(one(), Device::Cuda, false), Status::Fail);
-        assert_eq!(status(one(), Device::Cpu, false), Status::Ok);
     }
 
     #[test]

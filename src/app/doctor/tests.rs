@@ -6,7 +6,7 @@ fn facts(config: &Config, database: Database) -> Facts<'_> {
         database,
         onnx_runtime: None,
         hub_home: None,
-        cuda_build: false,
+        build: Build { whisper_cpp: true, cuda: None },
         now: "2025-11-01T00:00:00Z".parse().unwrap(),
     }
 }
