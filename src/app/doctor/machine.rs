@@ -105,8 +105,10 @@ pub(super) fn memory() -> Check {
     );
     let (mut total, mut available) = (system.total_memory(), system.available_memory());
     if let Some(limits) = system.cgroup_limits() {
-        // A container may have less than its host.
-        (total, available) = (total.min(limits.total_memory), available.min(limits.free_memory));
+        // A container may have less than its host. What it holds of files in the cache counts as used, but is given up when
+        // memory is asked for: only what programs hold is taken off.
+        total = total.min(limits.total_memory);
+        available = available.min(limits.total_memory.saturating_sub(limits.rss));
     }
     let detail = format!("{}, {} available", size(total), size(available));
     if available < TIGHT {
