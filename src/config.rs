@@ -42,8 +42,8 @@ pub use problem::{ConfigError, Problem};
 pub use recipe::Recipe;
 pub use show::{Shown, ShownSetting};
 pub use value::{
-    Auto, Compute, DatabaseUrl, Device, Engine, LogFormat, ModelRef, OnOutOfMemory, REDACTED, Task,
-    WhisperProfile,
+    Auto, Compute, DatabaseUrl, Device, Engine, LogFormat, ModelRef, OnOutOfMemory, REDACTED, Resolution,
+    Task, WhisperProfile,
 };
 
 use layers::Layers;
@@ -100,6 +100,10 @@ pub struct Config {
     pub carry_over: bool,
     /// Whether each word gets its time.
     pub word_times: bool,
+    /// What a segment of a transcript is.
+    pub segment_resolution: Resolution,
+    /// Longest segment, seconds; `auto` is 15 for sentences, 30 for chunks.
+    pub segment_max_seconds: Auto<u32>,
     /// Finished windows that are kept, MiB; 0 keeps none.
     pub checkpoint_max_mb: u64,
 
@@ -199,6 +203,8 @@ impl Config {
             hotwords: None,
             carry_over: false,
             word_times: true,
+            segment_resolution: Resolution::Sentence,
+            segment_max_seconds: Auto::Auto,
             checkpoint_max_mb: 256,
             whisper_profile: WhisperProfile::Balanced,
             beam_size: Auto::Auto,

@@ -14,8 +14,8 @@ use crate::pipeline::spool::Spool;
 use crate::pipeline::{Meters, Pipeline, Sizes, Steps};
 use crate::speech::SpeechOptions;
 use crate::transcribe::{
-    self, CheckpointOptions, Compute, Device, Download, EngineKind, OnOutOfMemory, SegmentOptions,
-    TranscribeOptions, Transcriber, Wishes,
+    self, CheckpointOptions, Compute, Device, Download, EngineKind, OnOutOfMemory, Resolution,
+    SegmentOptions, TranscribeOptions, Transcriber, Wishes,
 };
 use crate::ytdlp::{YtDlp, YtDlpOptions};
 
@@ -213,7 +213,13 @@ pub(super) fn transcribe_options(config: &Config) -> anyhow::Result<TranscribeOp
             chunk: Duration::from_secs(recipe.chunk_length.into()),
             ..SpeechOptions::default()
         },
-        segments: SegmentOptions::default(),
+        segments: SegmentOptions {
+            max_ms: i64::from(recipe.segment_max_seconds) * 1000,
+            ..SegmentOptions::of(match config.segment_resolution {
+                config::Resolution::Sentence => Resolution::Sentence,
+                config::Resolution::Chunk => Resolution::Chunk,
+            })
+        },
         checkpoints: (config.checkpoint_max_mb > 0).then(|| CheckpointOptions {
             dir: config.data_dir.join("windows"),
             max_bytes: config.checkpoint_max_mb << 20,

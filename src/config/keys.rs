@@ -6,8 +6,8 @@ use figment::value::{Empty, Num, Tag, Value};
 
 use super::problem::nearest;
 use super::value::{
-    Compute, DatabaseUrl, Device, Engine, LogFormat, ModelRef, OnOutOfMemory, Task, WhisperProfile,
-    expand_home,
+    Compute, DatabaseUrl, Device, Engine, LogFormat, ModelRef, OnOutOfMemory, Resolution, Task,
+    WhisperProfile, expand_home,
 };
 
 /// A heading under which keys are listed.
@@ -313,6 +313,8 @@ pub const KEYS: &[Key] = &[
     key!(Transcription, "hotwords", "HOTWORDS", optional Kind::Text, "names and terms to expect"),
     key!(Transcription, "carry_over", "CARRY_OVER", Kind::Bool, "tell each window what was said before it"),
     key!(Transcription, "word_times", "WORD_TIMES", Kind::Bool, "find out when each word was said"),
+    key!(Transcription, "segment_resolution", "SEGMENT_RESOLUTION", Kind::OneOf(Resolution::NAMES), "what a segment is: a sentence, or as much as fits"),
+    key!(Transcription, "segment_max_seconds", "SEGMENT_MAX_SECONDS", Kind::AutoInt(1, 600), "longest segment"),
     key!(Transcription, "checkpoint_max_mb", "CHECKPOINT_MAX_MB", Kind::Int(0, 1_048_576), "finished windows kept to go on from, MiB; 0: none"),
 
     key!(Quality, "whisper_profile", "WHISPER_PROFILE", Kind::OneOf(WhisperProfile::NAMES), "what the keys set to auto below and under speech detection become"),

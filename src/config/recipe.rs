@@ -2,9 +2,9 @@
 
 use serde::Serialize;
 
-use super::{Config, WhisperProfile};
+use super::{Config, Resolution, WhisperProfile};
 
-/// The settings that [`WhisperProfile`] decides, all with a value. Fields are called as their keys.
+/// The settings that [`WhisperProfile`] and other settings decide, all with a value. Fields are called as their keys.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Recipe {
     /// Beams of the search at temperature 0; 1 is greedy.
@@ -41,6 +41,8 @@ pub struct Recipe {
     pub vad_pad_ms: u32,
     /// Longest window, seconds.
     pub chunk_length: u32,
+    /// Longest segment of a transcript, seconds.
+    pub segment_max_seconds: u32,
 }
 
 /// How far below the threshold speech ends; as in Silero's reference code and in `SpeechOptions`.
@@ -49,6 +51,14 @@ const HYSTERESIS: f64 = 0.15;
 /// Where speech begins and ends with this threshold, to three decimals.
 fn around(threshold: f64) -> (f64, f64) {
     (threshold, ((threshold - HYSTERESIS).max(0.0) * 1000.0).round() / 1000.0)
+}
+
+/// Seconds of the longest segment: a long sentence read slowly, or one window of the model.
+fn longest(resolution: Resolution) -> u32 {
+    match resolution {
+        Resolution::Sentence => 15,
+        Resolution::Chunk => 30,
+    }
 }
 
 impl WhisperProfile {
@@ -74,6 +84,7 @@ impl WhisperProfile {
             vad_min_silence_ms: 160,
             vad_pad_ms: 200,
             chunk_length: 30,
+            segment_max_seconds: longest(Resolution::Sentence),
         };
         match self {
             Self::Fast => Recipe { beam_size: 1, ..balanced },
@@ -120,6 +131,7 @@ impl Config {
             vad_min_silence_ms: self.vad_min_silence_ms.unwrap_or(profile.vad_min_silence_ms),
             vad_pad_ms: self.vad_pad_ms.unwrap_or(profile.vad_pad_ms),
             chunk_length: self.chunk_length.unwrap_or(profile.chunk_length),
+            segment_max_seconds: self.segment_max_seconds.unwrap_or(longest(self.segment_resolution)),
         }
     }
 }

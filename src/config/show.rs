@@ -132,6 +132,9 @@ impl Loaded {
         if matches!(key, "vad_onset" | "vad_offset") {
             return format!("vad_threshold = {}", self.config.recipe().vad_threshold);
         }
+        if key == "segment_max_seconds" {
+            return format!("segment_resolution = {}", self.config.segment_resolution);
+        }
         let origin = self.origin("whisper_profile");
         let profile = self.config.whisper_profile;
         match origin.layer {

@@ -337,6 +337,9 @@ fn what_auto_comes_to_is_shown_with_who_decided() {
     assert_eq!(line("temperature"), "temperature auto: 0,0.2,0.4,0.6,0.8,1 whisper_profile = quality, --set");
     assert_eq!(line("whisper_threads"), "whisper_threads auto default");
     assert_eq!(line("languages"), "languages (all) default");
+    assert_eq!(line("segment_max_seconds"), "segment_max_seconds auto: 15 segment_resolution = sentence");
+    let chunks = World::new().flag("segment_resolution", "chunk").load().config.recipe();
+    assert_eq!(chunks.segment_max_seconds, 30);
     assert_eq!(line("vad_offset"), "vad_offset auto: 0.15 vad_threshold = 0.3");
     let json = serde_json::to_value(loaded.to_json()).unwrap();
     let find =

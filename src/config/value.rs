@@ -183,6 +183,16 @@ named! {
 }
 
 named! {
+    /// What a segment of a transcript is.
+    Resolution {
+        /// A sentence.
+        Sentence = "sentence",
+        /// Speech without a long pause, as much as fits.
+        Chunk = "chunk",
+    }
+}
+
+named! {
     /// What may change where memory does not suffice for a single window.
     OnOutOfMemory {
         /// Nothing: the item fails, and is tried again later.
