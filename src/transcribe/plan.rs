@@ -140,7 +140,8 @@ impl Host {
         let mut system = System::new();
         system.refresh_memory();
         let memory = match system.cgroup_limits() {
-            Some(limits) => limits.free_memory.min(system.available_memory()),
+            // What a group of processes "uses" includes files that the kernel keeps in memory and gives back when asked.
+            Some(limits) => system.available_memory().min(limits.total_memory.saturating_sub(limits.rss)),
             None => system.available_memory(),
         };
         let vram = if cuda_devices > 0 { least_free_memory() } else { None };

@@ -21,7 +21,7 @@ pub fn fixtures() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures")
 }
 
-fn options() -> TranscribeOptions {
+pub fn options() -> TranscribeOptions {
     TranscribeOptions {
         model: fixtures().join("whisper-micro").display().to_string(),
         ..TranscribeOptions::default()
