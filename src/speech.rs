@@ -42,6 +42,12 @@ const BLOCK: usize = 16 * FRAME;
 /// window for every 30 s is no more than there would be without any detection.
 const NEW_SCENE: u64 = 30 * SAMPLE_RATE as u64;
 
+/// What a gate leaves of a sound is shorter than this, and the sound itself is not.
+const EDGE: u64 = SAMPLE_RATE as u64;
+
+/// How near to the sound it lies.
+const EDGE_NEAR: u64 = SAMPLE_RATE as u64 / 2;
+
 /// How far below the score that begins speech a score must fall to end it, as in Silero's reference code: syllables
 /// between the two do not chop a word.
 const HYSTERESIS: f32 = 0.15;
@@ -121,6 +127,8 @@ pub struct Window {
     pub pieces: Vec<Span>,
     /// Where in the file speech was detected, without padding, in order; never empty, never outside the pieces.
     pub speech: Vec<Span>,
+    /// Those of `speech` that may be what a gate left of another sound, see [`Windows::gated`].
+    pub edges: Vec<Span>,
 }
 
 impl Window {
@@ -162,7 +170,7 @@ pub struct Windows<R> {
     /// Samples read.
     read: u64,
     /// Samples that came through the gate.
-    position: u64,
+    judged: u64,
     ended: bool,
     gated: Vec<Gated>,
 }
@@ -180,7 +188,7 @@ impl<R: Read> Windows<R> {
             bytes: vec![0; 2 * BLOCK],
             block: Vec::with_capacity(BLOCK),
             read: 0,
-            position: 0,
+            judged: 0,
             ended: false,
             gated: Vec::new(),
         }
@@ -191,10 +199,23 @@ impl<R: Read> Windows<R> {
         self.read
     }
 
-    /// What sounded like speech to the detector and was kept out, up to now and since it was last asked, in order of time.
-    /// Stretches that follow each other within a second for the same reason are one.
-    pub fn take_gated(&mut self) -> Vec<Gated> {
-        std::mem::take(&mut self.gated)
+    /// What sounded like speech to the detector and was kept out so far, in order of time. Stretches that follow each other
+    /// within a second for the same reason are one.
+    pub fn gated(&self) -> &[Gated] {
+        &self.gated
+    }
+
+    /// Whether a stretch of speech is so short and so near to a longer gated sound that it may be a part of it.
+    fn is_edge(&self, speech: Span) -> bool {
+        let near = speech.start.saturating_sub(EDGE_NEAR)..speech.end + EDGE_NEAR;
+        speech.len() < EDGE
+            && self
+                .gated
+                .iter()
+                .rev()
+                .skip_while(|g| g.span.start > near.end)
+                .take_while(|g| g.span.end >= near.start)
+                .any(|g| g.span.len() >= EDGE)
     }
 
     fn note_gated(&mut self, span: Span, reason: GateReason) {
@@ -240,23 +261,23 @@ impl<R: Read> Windows<R> {
     fn take(&mut self, frame: &Judged) {
         let samples = &frame.samples[..frame.length];
         if let Some(reason) = frame.gated {
-            self.note_gated(Span { start: self.position, end: self.position + samples.len() as u64 }, reason);
+            self.note_gated(Span { start: self.judged, end: self.judged + samples.len() as u64 }, reason);
         }
         let decision = self.detector.feed(frame);
         let open = self.detector.open_since();
         let packer = &mut self.packer;
         // A span is only known to have ended some frames later; until then its frames count as speech.
         let speaking = open.is_some() || decision.finished.is_some();
-        self.timeline.feed(self.position, samples, decision.voiced, speaking, |kept, voiced| {
+        self.timeline.feed(self.judged, samples, decision.voiced, speaking, |kept, voiced| {
             packer.push_samples(kept);
             packer.push_frame(voiced);
         });
-        self.position += samples.len() as u64;
+        self.judged += samples.len() as u64;
         if let Some(span) = decision.finished {
             packer.push_span(self.timeline.shorten(span));
         }
         packer.note_open(open.map(|start| self.timeline.shorten(Span { start, end: start }).start));
-        if self.timeline.quiet_for(self.position) == NEW_SCENE / FRAME as u64 * FRAME as u64 {
+        if self.timeline.quiet_for(self.judged) == NEW_SCENE / FRAME as u64 * FRAME as u64 {
             packer.flush();
         }
     }
@@ -264,8 +285,9 @@ impl<R: Read> Windows<R> {
     /// What was cut, in terms of the file.
     fn window(&self, cut: Cut) -> Window {
         let pieces = self.timeline.real(cut.span);
-        let speech = cut.speech.into_iter().flat_map(|span| self.timeline.real(span)).collect();
-        Window { samples: cut.samples, pieces, speech }
+        let speech: Vec<Span> = cut.speech.into_iter().flat_map(|span| self.timeline.real(span)).collect();
+        let edges = speech.iter().copied().filter(|&span| self.is_edge(span)).collect();
+        Window { samples: cut.samples, pieces, speech, edges }
     }
 }
 
@@ -294,7 +316,7 @@ impl<R: Read> Iterator for Windows<R> {
                 while let Some(judged) = self.gate.pop() {
                     self.take(&judged);
                 }
-                if let Some(span) = self.detector.finish(self.position) {
+                if let Some(span) = self.detector.finish(self.judged) {
                     self.packer.push_span(self.timeline.shorten(span));
                 }
                 self.packer.note_open(None);

@@ -66,7 +66,7 @@ impl Sink {
         let mut left = samples - drop;
         self.samples += left;
         let hole = left >= HOLE_SAMPLES;
-        const ZEROS: [u8; 1 << 15] = [0; 1 << 15];
+        static ZEROS: [u8; 1 << 15] = [0; 1 << 15];
         while left > 0 {
             let n = left.min(ZEROS.len() as u64 / 2);
             let zeros = &ZEROS[..n as usize * 2];

@@ -116,6 +116,7 @@ pub(super) fn judged(pieces: &[Piece], rules: &Rules) -> Judged {
                     language: rules.written(&text.language),
                     duration_ms: end - start,
                     speech_ms: piece.clock.speech_between(start - TOLERANCE_MS, end + TOLERANCE_MS),
+                    edge: piece.clock.only_edges_between(start - TOLERANCE_MS, end + TOLERANCE_MS),
                     avg_logprob: text.avg_logprob,
                     no_speech_prob: text.no_speech_prob,
                     prompt: &prompt,
@@ -174,7 +175,8 @@ fn words(timed: &[TimedWord], clock: &Clock, start: i64, end: i64) -> Vec<Word> 
 
 /// The stretches of speech that have no text, as windows to be heard by themselves.
 pub(super) fn windows_of_gaps(pieces: &[Piece], rules: &Rules) -> Vec<Clock> {
-    coverage::windows(&coverage::gaps(pieces, &judged(pieces, rules).segments), pieces)
+    let segments = judged(pieces, rules).segments;
+    coverage::windows(&coverage::gaps(pieces, &segments), pieces, &segments)
 }
 
 /// The whole, on the player's clock.

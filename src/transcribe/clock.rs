@@ -10,11 +10,13 @@ pub(super) struct Clock {
     pub pieces: Vec<Span>,
     /// Where speech was detected.
     pub speech: Vec<Span>,
+    /// The parts of it that may be no speech; see [`Window::edges`].
+    pub edges: Vec<Span>,
 }
 
 impl Clock {
     pub fn new(window: &Window) -> Self {
-        Self { pieces: window.pieces.clone(), speech: window.speech.clone() }
+        Self { pieces: window.pieces.clone(), speech: window.speech.clone(), edges: window.edges.clone() }
     }
 
     /// Samples of speech.
@@ -24,8 +26,13 @@ impl Clock {
 
     /// Milliseconds of speech between two moments of the file, milliseconds too.
     pub fn speech_between(&self, start_ms: i64, end_ms: i64) -> i64 {
-        let overlap = |s: &Span| (millis(s.end) as i64).min(end_ms) - (millis(s.start) as i64).max(start_ms);
-        self.speech.iter().map(|s| overlap(s).max(0)).sum()
+        between(&self.speech, start_ms, end_ms)
+    }
+
+    /// Whether what speech there is between two moments may be none.
+    pub fn only_edges_between(&self, start_ms: i64, end_ms: i64) -> bool {
+        let speech = self.speech_between(start_ms, end_ms);
+        speech > 0 && speech == between(&self.edges, start_ms, end_ms)
     }
 
     /// Milliseconds in the file at which the window's speech ends.
@@ -82,6 +89,11 @@ impl Clock {
     }
 }
 
+fn between(spans: &[Span], start_ms: i64, end_ms: i64) -> i64 {
+    let overlap = |s: &Span| (millis(s.end) as i64).min(end_ms) - (millis(s.start) as i64).max(start_ms);
+    spans.iter().map(|s| overlap(s).max(0)).sum()
+}
+
 /// Samples in milliseconds.
 pub(super) fn millis(samples: u64) -> u64 {
     samples * 1000 / u64::from(SAMPLE_RATE)
@@ -101,6 +113,7 @@ mod tests {
         Clock {
             pieces: spans(&[(10.0, 15.0), (100.0, 108.0)]),
             speech: spans(&[(10.2, 12.0), (12.5, 14.5), (100.5, 107.0)]),
+            edges: spans(&[(10.2, 12.0)]),
         }
     }
 

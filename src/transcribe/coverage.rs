@@ -81,26 +81,58 @@ fn uncovered(pieces: &[Piece], segments: &[Segment]) -> Vec<(i64, i64)> {
 }
 
 /// `gaps` as windows to be heard again, the longest first where they are too many.
-pub(super) fn windows(gaps: &[Gap], pieces: &[Piece]) -> Vec<Clock> {
-    let end = pieces.iter().filter_map(|p| p.clock.pieces.last()).map(|span| span.end).max().unwrap_or(0);
-    let most = ALWAYS.max(pieces.len() / SHARE);
-    let mut chosen: Vec<Gap> = gaps.iter().flat_map(parts).collect();
-    chosen.sort_by_key(|gap| gap.start_ms - gap.end_ms);
-    chosen.truncate(most);
-    chosen.sort_by_key(|gap| gap.start_ms);
+///
+/// Gaps with no text between them are one window as far as they fit: where the model gave up early in a window, the rest of
+/// it is heard as a whole, not sentence by sentence.
+pub(super) fn windows(gaps: &[Gap], pieces: &[Piece], segments: &[Segment]) -> Vec<Clock> {
+    let file = pieces.iter().filter_map(|p| p.clock.pieces.last()).map(|span| span.end).max().unwrap_or(0);
+    let mut chosen: Vec<Vec<Gap>> = Vec::new();
+    for part in gaps.iter().flat_map(parts) {
+        match chosen.last_mut() {
+            Some(last)
+                if length(last) + length(&[part]) <= LONGEST_PART_MS
+                    && !text_between(last, part, segments) =>
+            {
+                last.push(part);
+            }
+            _ => chosen.push(vec![part]),
+        }
+    }
+    chosen.sort_by_key(|gaps| -length(gaps));
+    chosen.truncate(ALWAYS.max(pieces.len() / SHARE));
+    chosen.sort_by_key(|gaps| gaps[0].start_ms);
+    chosen.iter().map(|gaps| window(gaps, file)).collect()
+}
+
+/// Length of a window made of `gaps`, padding included.
+fn length(gaps: &[Gap]) -> i64 {
+    gaps.iter().map(|gap| gap.end_ms - gap.start_ms + 2 * millis(PAD) as i64).sum()
+}
+
+fn text_between(gaps: &[Gap], next: Gap, segments: &[Segment]) -> bool {
+    let from = gaps.last().map_or(0, |gap| gap.end_ms);
+    let first = segments.partition_point(|s| s.start_ms < from);
+    segments.get(first).is_some_and(|s| s.start_ms < next.start_ms)
+}
+
+/// A window of `gaps`, with some sound around each.
+fn window(gaps: &[Gap], file: u64) -> Clock {
     let samples = |ms: i64| u64::try_from(ms).unwrap_or(0) * u64::from(SAMPLE_RATE) / 1000;
-    chosen
-        .into_iter()
-        .map(|gap| {
-            let speech = Span { start: samples(gap.start_ms), end: samples(gap.end_ms) };
-            let start = speech.start.saturating_sub(PAD);
-            let window = Span {
-                start,
-                end: (speech.end + PAD).min(end.max(speech.end)).min(start + MAX_WINDOW as u64),
-            };
-            Clock { pieces: vec![window], speech: vec![Span { end: speech.end.min(window.end), ..speech }] }
-        })
-        .collect()
+    let mut room = MAX_WINDOW as u64;
+    let (mut pieces, mut speech) = (Vec::<Span>::new(), Vec::new());
+    for gap in gaps {
+        let heard = Span { start: samples(gap.start_ms), end: samples(gap.end_ms) };
+        let before = pieces.last().map_or(0, |last| last.end);
+        let start = heard.start.saturating_sub(PAD).max(before);
+        let end = (heard.end + PAD).min(file.max(heard.end)).min(start + room);
+        if end <= start {
+            break;
+        }
+        room -= end - start;
+        pieces.push(Span { start, end });
+        speech.push(Span { start: heard.start.max(start), end: heard.end.min(end) });
+    }
+    Clock { pieces, speech, edges: Vec::new() }
 }
 
 /// A gap in stretches that fit a window.
@@ -160,7 +192,12 @@ mod tests {
         let speech: Vec<Span> =
             speech.iter().map(|&(a, b)| Span { start: samples(a), end: samples(b) }).collect();
         let whole = Span { start: speech[0].start, end: speech[speech.len() - 1].end };
-        Piece { clock: Clock { pieces: vec![whole], speech }, covers: 0, gap: false, text: None }
+        Piece {
+            clock: Clock { pieces: vec![whole], speech, edges: Vec::new() },
+            covers: 0,
+            gap: false,
+            text: None,
+        }
     }
 
     fn segment(start_ms: i64, end_ms: i64, text: &str) -> Segment {
@@ -191,6 +228,7 @@ mod tests {
         let windows = windows(
             &[Gap { start_ms: 5_000, end_ms: 9_000 }, Gap { start_ms: 18_500, end_ms: 20_000 }],
             &pieces,
+            &[segment(10_000, 18_000, "heard")],
         );
         let times: Vec<_> =
             windows.iter().map(|w| (millis(w.pieces[0].start), millis(w.pieces[0].end))).collect();
@@ -198,11 +236,29 @@ mod tests {
     }
 
     #[test]
+    fn gaps_without_text_between_them_are_one_window() {
+        let pieces = [piece(&[(1_000, 8_000), (20_000, 28_000), (40_000, 60_000)])];
+        let gaps = gaps(&pieces, &[]);
+        assert_eq!(gaps.len(), 3);
+        let windows = windows(&gaps, &pieces, &[]);
+        let times: Vec<Vec<_>> = windows
+            .iter()
+            .map(|w| w.pieces.iter().map(|p| (millis(p.start), millis(p.end))).collect())
+            .collect();
+        // The third does not fit.
+        assert_eq!(times, [vec![(750, 8_250), (19_750, 28_250)], vec![(39_750, 60_000)]]);
+        assert_eq!(windows[0].speech.len(), 2);
+    }
+
+    #[test]
     fn too_many_gaps_leave_the_longest() {
         let pieces: Vec<Piece> = (0..4).map(|i| piece(&[(i * 30_000, (i + 1) * 30_000)])).collect();
         let gaps: Vec<Gap> =
             (0..10).map(|i| Gap { start_ms: i * 5_000, end_ms: i * 5_000 + 1_300 + i * 100 }).collect();
-        let starts: Vec<_> = windows(&gaps, &pieces).iter().map(|w| millis(w.speech[0].start)).collect();
+        let heard: Vec<Segment> =
+            (0..10).map(|i| segment(i * 5_000 + 3_000, i * 5_000 + 4_000, "heard")).collect();
+        let starts: Vec<_> =
+            windows(&gaps, &pieces, &heard).iter().map(|w| millis(w.speech[0].start)).collect();
         assert_eq!(starts, [35_000, 40_000, 45_000]);
     }
 

@@ -32,12 +32,15 @@ pub struct EngineInfo {
     /// Whether a file or directory looks like one of its models.
     pub recognises: fn(&Path) -> bool,
     /// Finds a model by path or name, fetching it if need be.
-    pub resolve: fn(&str, &Path, &mut dyn FnMut(Download)) -> Result<ModelDir, ModelError>,
+    pub resolve: fn(&str, &Path, Progress) -> Result<ModelDir, ModelError>,
     /// Whether the weights of a model on this machine are whole, without reading them.
     pub check: fn(&ModelDir) -> Result<(), String>,
     /// Finds the model, decides how to run it, and loads it.
-    pub open: fn(&TranscribeOptions, &mut dyn FnMut(Download)) -> Result<Loaded, TranscribeError>,
+    pub open: fn(&TranscribeOptions, Progress) -> Result<Loaded, TranscribeError>,
 }
+
+/// Called as the bytes of a model come in.
+pub type Progress<'a> = &'a mut dyn FnMut(Download);
 
 /// One of the engines of this build, by name (`ct2`, `whisper-cpp`).
 #[derive(Clone, Copy)]

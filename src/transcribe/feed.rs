@@ -315,6 +315,7 @@ impl Shared {
             language: self.rules.written(&text.language),
             duration_ms: task.duration_ms.into(),
             speech_ms: task.speech_ms.into(),
+            edge: false,
             avg_logprob: text.avg_logprob,
             no_speech_prob: text.no_speech_prob,
             prompt: "",

@@ -29,6 +29,9 @@ pub struct GuardOptions {
     pub min_letter_ratio: f32,
     /// At or below this mean log-probability a text is doubtful.
     pub doubtful_logprob: f32,
+    /// The same where all there is to hear may be the edge of another sound. (Of such edges a model makes a word or two that it
+    /// does not believe in itself; of words, however short, it is surer.)
+    pub doubtful_edge_logprob: f32,
     /// At or above this probability of no speech a text is doubtful.
     pub doubtful_no_speech: f32,
 }
@@ -41,6 +44,7 @@ impl Default for GuardOptions {
             min_unique_ratio: 0.15,
             min_letter_ratio: 0.3,
             doubtful_logprob: -0.7,
+            doubtful_edge_logprob: -0.35,
             doubtful_no_speech: 0.5,
         }
     }
@@ -58,6 +62,8 @@ pub struct Evidence<'a> {
     /// Speech that was detected under it, milliseconds. Whisper's times are off by some hundred milliseconds, so for a
     /// segment count what lies up to half a second outside it as well.
     pub speech_ms: i64,
+    /// Whether all of that may be the edge of a sound that is none.
+    pub edge: bool,
     /// Mean log-probability of the tokens.
     pub avg_logprob: f32,
     /// Probability that nobody speaks.
@@ -103,6 +109,9 @@ pub fn judge(evidence: &Evidence<'_>, options: &GuardOptions) -> Verdict {
         return Verdict::Drop(DropReason::WrongScript);
     }
     if evidence.speech_ms <= 0 && evidence.duration_ms > 0 && doubtful_figures(evidence, options) {
+        return Verdict::Drop(DropReason::Silence);
+    }
+    if evidence.edge && evidence.avg_logprob <= options.doubtful_edge_logprob {
         return Verdict::Drop(DropReason::Silence);
     }
     if let Some(run) = loops::longest_character_run(&units) {

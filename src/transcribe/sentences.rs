@@ -232,7 +232,7 @@ impl<'a> Row<'a> {
             if let [first, .., last] | [first @ last] = stretch {
                 let part = self.segments[first.segment].text[first.text.start..last.text.end].trim();
                 let unspaced = |c: Option<char>| c.is_none_or(|c| is_unspaced(c) || ends::is_wide(c));
-                if !text.is_empty() && !(unspaced(text.chars().last()) && unspaced(part.chars().next())) {
+                if !(text.is_empty() || unspaced(text.chars().last()) && unspaced(part.chars().next())) {
                     text.push(' ');
                 }
                 text.push_str(part);

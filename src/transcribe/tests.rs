@@ -260,7 +260,7 @@ fn what_failed_is_decoded_again_with_its_like() {
         Box::new(move |batch, temperature| {
             mixed.lock().unwrap().push((temperature, batch.len()));
             let text = |w: &Input<'_>| {
-                let improbable = temperature < 0.3 && w.duration_ms % 2 == 0;
+                let improbable = temperature < 0.3 && w.duration_ms.is_multiple_of(2);
                 WindowText {
                     avg_logprob: if improbable { -2.0 } else { -0.1 },
                     temperature,
@@ -314,7 +314,7 @@ fn a_prompt_said_back_is_taken_away() {
     let call: Call = Box::new(|batch, _| {
         let text = |w: &Input<'_>| {
             let mut text = heard(w, ("en", 0.99));
-            if w.prompted && w.duration_ms % 2 == 0 {
+            if w.prompted && w.duration_ms.is_multiple_of(2) {
                 text.segments[0].text = "A talk about tea.".to_owned();
             }
             text

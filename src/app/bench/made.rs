@@ -172,6 +172,6 @@ mod tests {
         assert_ne!(one, other);
         assert_eq!(one, Babble::new(0).samples(5));
         let loud = one.iter().filter(|s| s.unsigned_abs() > 500).count();
-        assert!(loud * 4 > one.len() && one.iter().any(|&s| s == 0), "{loud} of {}", one.len());
+        assert!(loud * 4 > one.len() && one.contains(&0), "{loud} of {}", one.len());
     }
 }

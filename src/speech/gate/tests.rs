@@ -105,7 +105,7 @@ fn heard(pcm: &[u8], gate: bool) -> (Vec<Window>, Vec<Gated>) {
     let options = SpeechOptions { gate, ..SpeechOptions::default() };
     let mut windows = Windows::new(pcm, &options);
     let heard = windows.by_ref().collect::<io::Result<_>>().unwrap();
-    (heard, windows.take_gated())
+    (heard, windows.gated().to_vec())
 }
 
 /// Seconds of detected speech.

@@ -26,6 +26,15 @@ fn trimmed(text: &str, reason: DropReason) -> Verdict {
 }
 
 #[test]
+fn an_edge_of_another_sound_has_to_be_surer() {
+    let plain = said("Walter.", "en");
+    let unsure = Evidence { avg_logprob: -0.5, ..plain };
+    assert_eq!(verdict(&unsure), Verdict::Keep);
+    assert_eq!(verdict(&Evidence { edge: true, ..unsure }), Verdict::Drop(DropReason::Silence));
+    assert_eq!(verdict(&Evidence { edge: true, avg_logprob: -0.2, ..plain }), Verdict::Keep);
+}
+
+#[test]
 fn what_people_say_stays() {
     for (language, text) in [
         ("en", "Yes."),

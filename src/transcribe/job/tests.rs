@@ -34,6 +34,7 @@ fn window(from: u64, to: u64, speech: &[(u64, u64)]) -> Window {
         pieces: vec![Span { start: from * SECOND, end: to * SECOND }],
         samples: vec![0; ((to - from) * SECOND) as usize],
         speech: speech.iter().map(|&(a, b)| Span { start: a * SECOND, end: b * SECOND }).collect(),
+        edges: Vec::new(),
     }
 }
 
@@ -128,8 +129,9 @@ fn a_doubtful_language_gives_way_to_that_of_the_file() {
     assert_eq!(again(&job, &rules(&["en", "es", "gl"])), [], "once is enough");
     job.complete(&rules(&[]));
     let transcript = result.recv().unwrap().unwrap();
-    let languages: Vec<_> = transcript.segments.iter().map(|s| s.language.as_str()).collect();
-    assert_eq!(languages, ["es", "en", "en", "gl"]);
+    let mut languages: Vec<_> = transcript.segments.iter().map(|s| s.language.as_str()).collect();
+    languages.dedup(); // long segments were divided
+    assert_eq!(languages, ["es", "en", "gl"]);
     assert_eq!(transcript.language, "en");
 }
 

@@ -36,11 +36,14 @@ pub struct Download {
     pub total: u64,
 }
 
+/// From the names of a repository's files to those that are wanted.
+pub type Choose = dyn Fn(&[String]) -> Result<Vec<String>, String> + Send;
+
 /// Which files of a repository make a model; each engine has its own.
 pub struct Wanted {
     /// Chooses from the names of the repository's files: what to fetch, the weights last, so that a snapshot with weights is a
     /// complete one. The error is the sentence's end of "cannot fetch the model: …".
-    pub choose: Box<dyn Fn(&[String]) -> Result<Vec<String>, String> + Send>,
+    pub choose: Box<Choose>,
     /// The model in a snapshot's directory, where it is complete.
     pub found: Box<dyn Fn(PathBuf) -> Option<ModelDir>>,
     /// What would do instead, for a machine without a network.
@@ -141,11 +144,7 @@ enum News {
     Ended(Result<(), String>),
 }
 
-fn download_all(
-    repo: &ApiRepo,
-    choose: &dyn Fn(&[String]) -> Result<Vec<String>, String>,
-    news: &Sender<News>,
-) -> Result<(), String> {
+fn download_all(repo: &ApiRepo, choose: &Choose, news: &Sender<News>) -> Result<(), String> {
     let told = |e: ApiError| match e {
         ApiError::RequestError(e) if e.to_string().contains("404") => {
             "no such repository or file on the hub".to_owned()

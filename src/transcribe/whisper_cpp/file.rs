@@ -181,7 +181,7 @@ fn tensor(file: &mut (impl Read + Seek), bytes: u64) -> io::Result<u64> {
     }
     skip(file, name.into(), bytes)?;
     let (count, size) = block(kind).ok_or_else(|| wrong(format!("a tensor of unknown type {kind}")))?;
-    if values % count != 0 {
+    if !values.is_multiple_of(count) {
         return Err(wrong("a tensor of broken blocks"));
     }
     skip(file, values / count * size, bytes)?;
