@@ -3,7 +3,7 @@
 //! * [`main`] — the whole program.
 //! * [`ingest`], [`listing`] — `spoken ingest`: sources into jobs, jobs through the pipeline.
 //! * [`steps`] — settings into running steps.
-//! * [`offline`] — files to transcripts without a database: [`transcribe`] and [`bench`].
+//! * [`offline`] — files to transcripts without a database: [`transcribe`] and [`mod@bench`].
 //! * [`library`] — commands that read: status, show, search, export, and retry.
 //! * [`world`] — the open database that commands share.
 //! * [`doctor`] — is everything there?

@@ -332,14 +332,17 @@ impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "{} {}, {} {} × {} {}, batches of up to {} windows",
+            "{} {}, {} {} × {} {}, {}",
             self.device,
             self.compute,
             self.replicas,
             if self.replicas == 1 { "replica" } else { "replicas" },
             self.threads,
             if self.threads == 1 { "thread" } else { "threads" },
-            self.batch_size
+            match self.batch_size {
+                1 => "one window at a time".to_owned(),
+                n => format!("batches of up to {n} windows"),
+            }
         )
     }
 }
