@@ -178,13 +178,14 @@ pub struct Windows<R> {
 impl<R: Read> Windows<R> {
     /// Windows of `source`: raw little-endian 16-bit samples, mono, 16 kHz. An odd last byte is ignored.
     pub fn new(source: R, options: &SpeechOptions) -> Self {
+        let params = Params::new(options);
         Self {
             source,
             scorer: Scorer::new(),
             gate: Gate::new(options.onset_and_offset().1, options.gate),
             detector: Detector::new(options),
-            timeline: Timeline::default(),
-            packer: Packer::new(Params::new(options)),
+            timeline: Timeline::new(params.pad),
+            packer: Packer::new(params),
             bytes: vec![0; 2 * BLOCK],
             block: Vec::with_capacity(BLOCK),
             read: 0,

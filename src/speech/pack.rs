@@ -12,7 +12,7 @@ use super::{FRAME, MAX_WINDOW, Span, SpeechOptions, samples_of};
 use crate::media::SAMPLE_RATE;
 
 /// Longer pauses are no better a place to cut.
-const LONG_PAUSE: u64 = SAMPLE_RATE as u64;
+const LONG_PAUSE: u64 = SAMPLE_RATE as u64 * 3 / 10;
 
 /// Speech without a pause is cut within this much of the window's end.
 const FORCED_CUT_RANGE: u64 = 6 * SAMPLE_RATE as u64;

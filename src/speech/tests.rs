@@ -88,12 +88,12 @@ fn speech_that_just_fits_is_not_cut() {
     assert_eq!(cut(&mut packer(30), 31.0, &[(0.1, 29.95)], 27.0), [(0.0, 30.0, 1)]);
 }
 
-/// What stays of a recording with speech at `spans` (seconds), 40 s long.
+/// What stays of a recording with speech at `spans` (in tenths of a second), 40 s long.
 fn shortened(spans: &[(u64, u64)]) -> (Timeline, Vec<u64>) {
-    let mut timeline = Timeline::default();
+    let mut timeline = Timeline::new(0);
     let mut kept = Vec::new();
     for position in (0..40 * SECOND).step_by(FRAME) {
-        let speaking = spans.iter().any(|s| s.0 * SECOND <= position && position < s.1 * SECOND);
+        let speaking = spans.iter().any(|s| s.0 * SECOND / 10 <= position && position < s.1 * SECOND / 10);
         // Frames stay in order, also those that were held back.
         timeline.feed(position, &[position as i16; FRAME], 0.0, speaking, |samples, _| {
             kept.push(samples[0] as u64)
@@ -104,24 +104,24 @@ fn shortened(spans: &[(u64, u64)]) -> (Timeline, Vec<u64>) {
 
 #[test]
 fn long_silences_are_shortened_and_times_lead_back() {
-    let (timeline, kept) = shortened(&[(5, 8), (20, 21)]);
-    // A second before and after both.
+    let (timeline, kept) = shortened(&[(50, 80), (200, 210)]);
+    // A fifth of a second before and after both.
     let seconds = kept.len() as f64 * FRAME as f64 / SECOND as f64;
-    assert!((seconds - 8.0).abs() < 0.1, "{seconds}");
+    assert!((seconds - 4.8).abs() < 0.1, "{seconds}");
     let speech = Span { start: 20 * SECOND, end: 21 * SECOND };
     let short = timeline.shorten(speech);
-    assert!((short.start as f64 / SECOND as f64 - 6.0).abs() < 0.1, "{short:?}");
+    assert!((short.start as f64 / SECOND as f64 - 3.6).abs() < 0.1, "{short:?}");
     assert_eq!(timeline.real(short), [speech]);
     let both = timeline.real(Span { start: 0, end: kept.len() as u64 * FRAME as u64 });
     assert_eq!(both.len(), 2);
     assert_eq!(both.iter().map(Span::len).sum::<u64>(), kept.len() as u64 * FRAME as u64);
-    assert!(both[0].start.abs_diff(4 * SECOND) <= FRAME as u64);
-    assert!(both[0].end.abs_diff(9 * SECOND) <= FRAME as u64);
+    assert!(both[0].start.abs_diff(5 * SECOND - SECOND / 5) <= FRAME as u64);
+    assert!(both[0].end.abs_diff(8 * SECOND + SECOND / 5) <= FRAME as u64);
 }
 
 #[test]
 fn short_pauses_stay_as_they_are() {
-    let (timeline, kept) = shortened(&[(5, 8), (9, 10)]);
+    let (timeline, kept) = shortened(&[(50, 80), (83, 100)]);
     assert_eq!(timeline.real(Span { start: 0, end: kept.len() as u64 * FRAME as u64 }).len(), 1);
 }
 
