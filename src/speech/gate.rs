@@ -59,6 +59,9 @@ const FROZEN_HERE: f32 = 0.62;
 /// The same for short sounds between silences, such as beeps, of which there is less to judge by.
 const FROZEN_SHORT: f32 = 0.93;
 
+/// Pauses do not count: what is fainter than the loudest by this factor of power (26 dB) is between words and notes.
+const QUIET: f32 = 400.0;
+
 /// Share of the loud frames that must be a single partial, or two, for a sound to be a tone, however it glides.
 const TONAL: f32 = 0.85;
 
@@ -186,8 +189,9 @@ impl Gate {
             GateReason::Stationary
         } else if near.is_tonal() {
             GateReason::Tonal
-        } else if near.is_frozen(FROZEN_NEAR)
-            || within(at.saturating_sub(FAR), at + FAR).is_frozen(FROZEN_FAR)
+        } else if near.pairs.is_frozen(FROZEN_NEAR)
+            || Pairs::of(self.figures.range(at.saturating_sub(FAR)..(at + FAR).min(length)))
+                .is_frozen(FROZEN_FAR)
         {
             GateReason::Frozen
         } else {
@@ -200,6 +204,38 @@ impl Gate {
             .map(|(from, to)| within(from, to))
             .all(|here| here.louds < FEW || here.agrees(reason))
             .then_some(reason)
+    }
+}
+
+/// How much the partials in some frames stand still.
+struct Pairs {
+    /// Frames that the detector believes in.
+    believed: usize,
+    /// Those that are loud as well as the ones they are compared with, and the mean cosine of their fresh parts.
+    count: usize,
+    same_fresh: f32,
+}
+
+impl Pairs {
+    fn of<'a>(figures: impl Iterator<Item = &'a (Figures, bool)> + Clone) -> Self {
+        let loud = figures.clone().fold(0.0f32, |freshest, (f, _)| freshest.max(f.fresh)) / QUIET;
+        let mut before = [false; 4];
+        let (mut believed, mut count, mut same_fresh) = (0, 0, 0.0);
+        for (i, (f, is_believed)) in figures.enumerate() {
+            believed += usize::from(*is_believed);
+            let counts = *is_believed && f.fresh > loud;
+            if std::mem::replace(&mut before[i % 4], counts) && counts {
+                count += 1;
+                same_fresh += f.same_fresh;
+            }
+        }
+        Self { believed, count, same_fresh: same_fresh / count.max(1) as f32 }
+    }
+
+    fn is_frozen(&self, limit: f32) -> bool {
+        let most = |share: usize| 10 * self.count >= share * self.believed;
+        (self.count >= LEAST && most(5) && self.same_fresh > limit)
+            || (self.count >= FEW && most(7) && self.same_fresh > FROZEN_SHORT)
     }
 }
 
@@ -216,11 +252,8 @@ struct Surroundings {
     fresh: f32,
     /// Mean cosine of whole spectra.
     same: f32,
-    /// Frames that the detector believes in.
-    believed: usize,
-    /// Those that are loud as well as the ones they are compared with, and the mean cosine of their fresh parts.
-    pairs: usize,
-    same_fresh: f32,
+    /// What stands still.
+    pairs: Pairs,
     /// Share of loud frames with one partial, with two.
     one_partial: f32,
     two_partials: f32,
@@ -229,25 +262,12 @@ struct Surroundings {
 impl Surroundings {
     fn of<'a>(figures: impl ExactSizeIterator<Item = &'a (Figures, bool)> + Clone) -> Self {
         let frames = figures.len();
-        let (mut loudest, mut freshest) = (0.0f32, 0.0f32);
-        for (f, _) in figures.clone() {
-            loudest = loudest.max(f.energy);
-            freshest = freshest.max(f.fresh);
-        }
-        // Pauses do not count; 26 dB below the loudest is between words and notes.
-        let (loud, loud_fresh) = (loudest / 400.0, freshest / 400.0);
+        let pairs = Pairs::of(figures.clone());
+        let loud = figures.clone().fold(0.0f32, |loudest, (f, _)| loudest.max(f.energy)) / QUIET;
         let (mut energy, mut fresh, mut same) = (0.0, 0.0, 0.0);
         let (mut sums, mut squares, mut shapes) = ([0.0f32; BANDS], [0.0f32; BANDS], [0.0f32; BANDS]);
-        let mut before = [false; 4];
-        let (mut believed, mut pairs, mut same_fresh) = (0, 0, 0.0);
         let (mut louds, mut one, mut two) = (0usize, 0usize, 0usize);
-        for (i, (f, is_believed)) in figures.enumerate() {
-            believed += usize::from(*is_believed);
-            let counts = *is_believed && f.fresh > loud_fresh;
-            if std::mem::replace(&mut before[i % 4], counts) && counts {
-                pairs += 1;
-                same_fresh += f.same_fresh;
-            }
+        for (f, _) in figures {
             if f.energy <= loud {
                 continue;
             }
@@ -283,9 +303,7 @@ impl Surroundings {
             shape: shape / weights,
             fresh: fresh / f32::max(energy, f32::MIN_POSITIVE),
             same: same / n,
-            believed,
             pairs,
-            same_fresh: same_fresh / pairs.max(1) as f32,
             one_partial: one as f32 / n,
             two_partials: two as f32 / n,
         }
@@ -300,22 +318,16 @@ impl Surroundings {
         self.one_partial > TONAL || self.two_partials > TONAL
     }
 
-    fn is_frozen(&self, limit: f32) -> bool {
-        let most = |share: usize| 10 * self.pairs >= share * self.believed;
-        (self.pairs >= LEAST && most(5) && self.same_fresh > limit)
-            || (self.pairs >= FEW && most(7) && self.same_fresh > FROZEN_SHORT)
-    }
-
     /// Whether these few frames fit what the wider surroundings are taken for.
     fn agrees(&self, reason: GateReason) -> bool {
-        let frozen = self.pairs >= FEW && self.same_fresh > FROZEN_NEAR;
+        let frozen = self.pairs.count >= FEW && self.pairs.same_fresh > FROZEN_NEAR;
         match reason {
             GateReason::Stationary => {
                 self.is_stationary(STATIONARY_DB + HERE_DB, SHAPE_DB + HERE_DB) || frozen
             }
             GateReason::Tonal => self.is_tonal() || frozen,
             // Too few to tell: a note between rests.
-            GateReason::Frozen => self.pairs < FEW || self.same_fresh > FROZEN_HERE,
+            GateReason::Frozen => self.pairs.count < FEW || self.pairs.same_fresh > FROZEN_HERE,
             GateReason::Faint => true,
         }
     }

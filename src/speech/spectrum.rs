@@ -83,6 +83,8 @@ pub(super) struct Spectrum {
     input: Vec<f32>,
     output: Vec<Complex<f32>>,
     scratch: Vec<Complex<f32>>,
+    /// Power of each bin, unweighted.
+    power: Bins,
     /// The last spectra, oldest first, with their norms; fresh parts likewise.
     spectra: VecDeque<(Bins, f32)>,
     fresh: VecDeque<(Bins, f32)>,
@@ -121,6 +123,7 @@ impl Spectrum {
             scratch: fft.make_scratch_vec(),
             fft,
             weights,
+            power: bins(0.0),
             samples: vec![0.0; SIZE],
             spectra: (0..APART).map(|_| (bins(0.0), 0.0)).collect(),
             fresh: (0..APART).map(|_| (bins(0.0), 0.0)).collect(),
@@ -145,22 +148,20 @@ impl Spectrum {
         if self.fft.process_with_scratch(&mut self.input, &mut self.output, &mut self.scratch).is_err() {
             self.output.fill(Complex::default());
         }
+        for (power, x) in self.power.iter_mut().zip(&self.output[FROM..TO]) {
+            *power = x.norm_sqr();
+        }
         let bands = self.bands();
 
-        let (mut now, _) = self.spectra.pop_front().unwrap_or_else(|| (bins(0.0), 0.0));
+        let (mut now, old_norm) = self.spectra.pop_front().unwrap_or_else(|| (bins(0.0), 0.0));
         for (s, old) in self.smooth.iter_mut().zip(now.iter()) {
             *s = (*s - old).max(0.0);
         }
         // `old` above is the oldest spectrum, which is what this one is compared with as well.
-        let mut energy = 0.0;
-        let mut product = 0.0;
-        let old_norm = norm(&now);
-        for (i, x) in now.iter_mut().enumerate() {
-            let magnitude = self.output[FROM + i].norm_sqr().sqrt() * self.weights[i];
-            product += magnitude * *x;
-            *x = magnitude;
-            energy += magnitude * magnitude;
-        }
+        let magnitudes: [f32; BINS] = std::array::from_fn(|i| self.power[i].sqrt() * self.weights[i]);
+        let product = dot(&magnitudes, &now[..]);
+        let energy = dot(&magnitudes, &magnitudes);
+        *now = magnitudes;
         let same = cosine(product, old_norm, energy);
 
         for ((s, x), l) in self.smooth.iter_mut().zip(now.iter()).zip(self.least.iter_mut()) {
@@ -168,15 +169,13 @@ impl Spectrum {
             *l = l.min(*s);
         }
         let (mut fresh, fresh_norm) = self.fresh.pop_front().unwrap_or_else(|| (bins(0.0), 0.0));
-        let mut fresh_energy = 0.0;
-        let mut fresh_product = 0.0;
-        for i in 0..BINS {
+        let news: [f32; BINS] = std::array::from_fn(|i| {
             let floor = self.floor[i].min(self.least[i]) * (ABOVE_FLOOR / APART as f32);
-            let x = (now[i] - floor).max(0.0);
-            fresh_product += x * fresh[i];
-            fresh[i] = x;
-            fresh_energy += x * x;
-        }
+            (now[i] - floor).max(0.0)
+        });
+        let fresh_product = dot(&news, &fresh[..]);
+        let fresh_energy = dot(&news, &news);
+        *fresh = news;
         let same_fresh = cosine(fresh_product, fresh_norm, fresh_energy);
         let (one, two) = partials(&now);
         self.fresh.push_back((fresh, fresh_energy));
@@ -198,7 +197,7 @@ impl Spectrum {
         const FULL: f32 = 32_768.0 * 32_768.0 * (SIZE * SIZE) as f32 / 16.0 * 1.5;
         std::array::from_fn(|i| {
             let to = EDGES.get(i + 1).copied().unwrap_or(TO);
-            let power: f32 = self.output[EDGES[i]..to].iter().map(Complex::norm_sqr).sum();
+            let power: f32 = self.power[EDGES[i] - FROM..to - FROM].iter().sum();
             (10.0 * (power / FULL).max(1e-12).log10()).max(BAND_FLOOR)
         })
     }
@@ -222,8 +221,31 @@ impl Spectrum {
     }
 }
 
-fn norm(bins: &[f32; BINS]) -> f32 {
-    bins.iter().map(|x| x * x).sum()
+/// Values that are summed, or compared, side by side: floating point in one strand keeps its order, and a processor waiting.
+const STRANDS: usize = 8;
+
+fn dot(a: &[f32], b: &[f32]) -> f32 {
+    let mut sums = [0.0f32; STRANDS];
+    let ((a, a_rest), (b, b_rest)) = (a.as_chunks::<STRANDS>(), b.as_chunks::<STRANDS>());
+    for (a, b) in a.iter().zip(b) {
+        for ((sum, a), b) in sums.iter_mut().zip(a).zip(b) {
+            *sum += a * b;
+        }
+    }
+    sums.iter().sum::<f32>() + a_rest.iter().zip(b_rest).map(|(a, b)| a * b).sum::<f32>()
+}
+
+/// The greatest of values that are not negative.
+fn greatest(values: &[f32]) -> f32 {
+    let larger = |a: f32, b: f32| if b > a { b } else { a };
+    let (chunks, rest) = values.as_chunks::<STRANDS>();
+    let mut best = [0.0f32; STRANDS];
+    for chunk in chunks {
+        for (best, &x) in best.iter_mut().zip(chunk) {
+            *best = larger(*best, x);
+        }
+    }
+    best.iter().chain(rest).copied().fold(0.0, larger)
 }
 
 /// Of two spectra with this scalar product and these squared norms.
@@ -239,13 +261,8 @@ const GLIDE: usize = 24;
 /// twentieth.
 fn partials(magnitudes: &[f32; BINS]) -> (f32, f32) {
     let strongest = |without: &std::ops::Range<usize>| {
-        let mut best = (0, 0.0);
-        for (i, &x) in magnitudes.iter().enumerate() {
-            if x > best.1 && !without.contains(&i) {
-                best = (i, x);
-            }
-        }
-        let (at, peak) = best;
+        let peak = greatest(&magnitudes[..without.start]).max(greatest(&magnitudes[without.end..]));
+        let at = (0..BINS).find(|i| magnitudes[*i] == peak && !without.contains(i)).unwrap_or(0);
         let low = |i: &usize| magnitudes[*i] < peak / 20.0 || without.contains(i);
         let from = (at.saturating_sub(GLIDE)..at).rev().find(low).map_or(at.saturating_sub(GLIDE), |i| i + 1);
         let to = (at + 1..(at + GLIDE + 1).min(BINS)).find(low).unwrap_or((at + GLIDE + 1).min(BINS));
