@@ -26,6 +26,11 @@ mod checkpoint;
 mod clock;
 mod coverage;
 mod ct2;
+#[cfg(target_arch = "x86_64")]
+mod encoder;
+#[cfg(not(target_arch = "x86_64"))]
+#[path = "transcribe/encoder/absent.rs"]
+mod encoder;
 mod engine;
 mod engines;
 mod feed;
@@ -40,6 +45,7 @@ mod quality;
 mod sentences;
 mod shape;
 mod tokens;
+mod variables;
 #[cfg(feature = "whisper-cpp")]
 mod whisper_cpp;
 mod words;
@@ -71,7 +77,7 @@ pub use guard::{Evidence, GuardOptions, Verdict, judge, judge_window};
 pub use job::OnDone;
 pub use mel::{FRAMES, LogMel, Scratch};
 pub use model::{ModelDir, ModelError, hub::Download};
-pub use plan::{Compute, Device, Host, OnOutOfMemory, Plan, Wishes};
+pub use plan::{Compute, Device, EncoderChoice, Host, OnOutOfMemory, Plan, Wishes};
 pub use sentences::{Resolution, SegmentOptions};
 
 use assemble::Rules;

@@ -102,6 +102,16 @@ pub enum OnOutOfMemory {
     Cpu,
 }
 
+/// What turns spectrograms into what the decoder reads.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum EncoderChoice {
+    /// This program's own where processor and model suit it, else the engine's.
+    #[default]
+    Auto,
+    /// The engine's.
+    Engine,
+}
+
 /// What was asked for; `None` means: decide.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Wishes {
@@ -115,6 +125,8 @@ pub struct Wishes {
     pub threads: Option<usize>,
     /// Windows that one replica takes at once.
     pub batch_size: Option<usize>,
+    /// What encodes.
+    pub encoder: EncoderChoice,
     /// What may change where memory runs out.
     pub on_out_of_memory: OnOutOfMemory,
 }
@@ -364,6 +376,7 @@ mod tests {
         decoder_layers: 12,
         parameters: 242_000_000,
         bytes: 484 << 20,
+        in_blocks: false,
     };
     const TINY: Shape = Shape {
         d_model: 384,
@@ -372,6 +385,7 @@ mod tests {
         decoder_layers: 4,
         parameters: 38_000_000,
         bytes: 75 << 20,
+        in_blocks: false,
     };
 
     fn host(cores: usize, memory: u64, cuda_devices: usize) -> Host {
