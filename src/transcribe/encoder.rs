@@ -301,3 +301,6 @@ fn linear(variables: &Variables, name: &str, outputs: usize) -> Result<Linear, S
         None => Ok(Linear::new(&variables.floats(&weight)?, bias)),
     }
 }
+
+#[cfg(test)]
+mod tests;
