@@ -243,7 +243,7 @@ impl Plan {
         if device == Device::Cuda {
             plan.on_cuda(wishes, host, shape, per_window);
         } else {
-            plan.on_cpu(wishes, host, shape, per_window);
+            plan.on_cpu(wishes, host, shape, per_window, decode.beam_size);
         }
         Ok(plan)
     }
@@ -288,12 +288,13 @@ impl Plan {
         }
     }
 
-    fn on_cpu(&mut self, wishes: &Wishes, host: &Host, shape: &Shape, per_window: u64) {
+    fn on_cpu(&mut self, wishes: &Wishes, host: &Host, shape: &Shape, per_window: u64, beams: usize) {
         // Measured: "tiny", "base" and "small" (widths 384 to 768) gain up to four windows, 8 to 13 % over two, and hardly more
-        // beyond. With models smaller than any real one, larger batches only cost memory; with larger ones they cost too much.
+        // beyond. With models smaller than any real one, beams fill a batch by themselves; with larger ones more windows cost
+        // too much memory.
         let batch_size = match shape.d_model {
-            ..384 => 1,
-            384..1024 => 4,
+            ..384 if beams > 1 => 1,
+            ..1024 => 4,
             _ => 2,
         };
         self.batch_size = wishes.batch_size.unwrap_or(batch_size).max(1);
