@@ -15,7 +15,9 @@
 //!
 //! Where to find what:
 //!
-//! * how the model is run here, and why: `plan`, `shape` (a model's size), `memory` (batches after memory ran out);
+//! * how the model is run here, and why: `plan`, `shape` (a model's size), `variables` (its file), `memory` (batches after
+//!   memory ran out);
+//! * from samples to what the decoder reads: `mel`, `encoder` (where the processor suits; else the engine's own);
 //! * the engines: the trait in `engine`, their list in `engines`, one file each (`ct2`, `whisper_cpp`), which model in `model`;
 //! * who is next: `pool` (batches), `feed` (the feeders, retries), `job` (one file's windows), `checkpoint` (finished ones);
 //! * is it any good: `quality` (one text's figures), `guard` (invented text), `coverage` (speech without text);
