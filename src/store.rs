@@ -154,8 +154,8 @@ impl StoreError {
     }
 }
 
-/// True for errors that come from the connection, a restart or a conflict with another transaction, and not
-/// from what was asked: the same statement may succeed later.
+/// True for errors that come from the connection, a restart, a full disk or a conflict with another transaction, and
+/// not from what was asked: the same statement may succeed later.
 pub fn is_transient(error: &sqlx::Error) -> bool {
     match error {
         sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut | sqlx::Error::WorkerCrashed => true,
@@ -167,7 +167,8 @@ pub fn is_transient(error: &sqlx::Error) -> bool {
                     "40001" | "40P01"             // serialisation failure, deadlock
                     | "57P01" | "57P02" | "57P03" // shut down by the operator, by a crash; starting up
                     | "57P05"                     // idle session ended
-                    | "53300"                     // too many connections
+                    | "53000" | "53100" | "53200" // resources: the disk is full, no memory
+                    | "53300" | "53400"           // too many connections, a limit was reached
                     | "25006"                     // read-only: a standby during failover
                     | "55P03" // lock not available
                 )
