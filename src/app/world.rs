@@ -45,7 +45,9 @@ impl World {
         let (server, url) = match &config.database_url {
             Some(url) => (None, url.expose().to_owned()),
             None => {
-                let server = Server::start(&server_options(&config)).await?;
+                let options = server_options(&config);
+                let mut server = Server::start(&options).await?;
+                server.keep_running(&options);
                 let url = server.url().to_owned();
                 (Some(server), url)
             }
