@@ -346,8 +346,8 @@ async fn execute(url: &str, sql: &'static str) {
 /// One number.
 async fn number(url: &str, sql: &str) -> i64 {
     let mut connection = PgConnection::connect(url).await.unwrap();
-    let number =
-        sqlx::query_scalar(AssertSqlSafe(sql.to_owned())).fetch_one(&mut connection).await.unwrap();
+    let sql = AssertSqlSafe(format!("select ({sql})::bigint"));
+    let number = sqlx::query_scalar(sql).fetch_one(&mut connection).await.unwrap();
     connection.close().await.unwrap();
     number
 }

@@ -67,6 +67,50 @@ async fn a_short_outage_costs_nothing() {
     outage(Signal::SIGINT, Duration::from_secs(3)).await;
 }
 
+/// Two hosts that are cut off together: each has what it had when they are back, though neither was heard of for longer
+/// than the lease.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_outage_longer_than_the_lease_leaves_each_host_its_work() {
+    const EACH: usize = 4;
+    let mut db = Database::new().await;
+    let hosts = [Library::on(&db.url), Library::on(&db.url)];
+    let server = Server::start().await;
+    let talk = fs::read(speech("talk.wav", 7201, 9, &[]).0).unwrap();
+    let mut runs = Vec::new();
+    for (n, host) in hosts.iter().enumerate() {
+        let addresses: Vec<String> = (0..EACH)
+            .map(|i| {
+                let path = format!("/{n}{i}.wav");
+                server.put(&path, Page::new("audio/wav", talk.clone()));
+                // Six seconds, twice as long as the outage.
+                let fault = Fault::Slow(talk.len() / 24 + 1, Duration::from_millis(250));
+                after_the_listing(&server, &path, [fault]);
+                server.url(&path)
+            })
+            .collect();
+        let mut run = Run::start(ingest(host, &addresses.iter().map(String::as_str).collect::<Vec<_>>()));
+        for _ in 0..EACH {
+            run.until_step("fetch");
+        }
+        runs.push(run);
+    }
+    db.end(Signal::SIGINT);
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    db.start().await;
+    let mut done = 0;
+    for run in runs {
+        let ended = run.wait();
+        assert_eq!((ended.code, ended.summary["failed"].as_i64()), (0, Some(0)), "{ended}");
+        let started = ended.count("item_started");
+        assert!(started.len() == EACH && started.values().all(|&times| times == 1), "{started:?}: {ended}");
+        done += ended.summary["done"].as_i64().unwrap();
+    }
+    assert_eq!(done, 2 * EACH as i64);
+    let again = "select count(*) from media where fence <> 1 or attempts <> 1 or crashes <> 0";
+    assert_eq!(number(&db.url, again).await, 0, "claimed again");
+    invariants(&db.url, &[&hosts[0], &hosts[1]], Rest::Finished).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_longer_outage_costs_nothing() {
     if !long("ten seconds, and then a minute, without a database") {
