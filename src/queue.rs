@@ -9,8 +9,8 @@
 //! * **The library's attempt limit never strikes** ([`MAX_ATTEMPTS`]): a job that ran out of it would block its
 //!   key for ever. Attempts are counted on the item.
 //! * **An outage of the database does not cost what is in flight.** One failed query stops a whole worker of the
-//!   library. Handlers therefore run in tasks of their own; the worker is started again with backoff, and a job
-//!   that is claimed again *attaches* to the handler that still runs for it.
+//!   library. Handlers therefore run in tasks of their own; the worker is started again with backoff and takes its
+//!   predecessor's jobs along, and a job that is claimed again *attaches* to the handler that still runs for it.
 //! * **After a crash work resumes at once.** Each process has an identity, a file under `workers_dir` that it
 //!   keeps locked and in which the ids of its workers stand. A file that nobody holds belongs to a dead process:
 //!   its jobs are unlocked at the next start. Processes on other machines are noticed by their missing heartbeat,
@@ -26,6 +26,7 @@
 mod crash;
 mod identity;
 mod in_flight;
+mod kept;
 mod last_words;
 mod worker;
 
