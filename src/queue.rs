@@ -41,6 +41,7 @@ use uuid::Uuid;
 
 use self::identity::{Dead, Identity};
 use crate::media::MediaId;
+use crate::store;
 
 /// Name of the one kind of job.
 pub const TASK: &str = "ingest_media";
@@ -168,9 +169,12 @@ impl Queue {
     /// [`QueueError`]; nothing is left behind but the identity's file, which the next start clears.
     pub async fn open(url: &str, options: QueueOptions) -> Result<Self, QueueError> {
         let connect: PgConnectOptions = url.parse()?;
+        let idle = options.lease / 2;
         let pool = PgPoolOptions::new()
             .max_connections(options.connections.max(2))
             .acquire_timeout(Duration::from_secs(10))
+            // A process that is stopped while it adds jobs must not keep all others from it.
+            .after_connect(move |connection, _| Box::pin(store::end_idle_transactions(connection, idle)))
             .connect_with(connect.application_name("spoken-queue"))
             .await?;
         migrate(&pool).await?;

@@ -120,12 +120,20 @@ impl Run {
     /// that. Returns when it came, counted from the start.
     fn next(&mut self, what: &str, wanted: impl Fn(&Value) -> bool) -> Option<(Duration, Value)> {
         let found = self.next_within(PATIENCE, wanted);
-        assert!(found.is_some() || self.heard.0.lock().unwrap().ended, "waited too long for {what}:\n{}", self.said());
+        assert!(
+            found.is_some() || self.heard.0.lock().unwrap().ended,
+            "waited too long for {what}:\n{}",
+            self.said()
+        );
         found
     }
 
     /// As [`Self::next`], but waits no longer than `patience`; none where nothing came.
-    fn next_within(&mut self, patience: Duration, wanted: impl Fn(&Value) -> bool) -> Option<(Duration, Value)> {
+    fn next_within(
+        &mut self,
+        patience: Duration,
+        wanted: impl Fn(&Value) -> bool,
+    ) -> Option<(Duration, Value)> {
         let until = Instant::now() + patience;
         let mut heard = self.heard.0.lock().unwrap();
         loop {
@@ -398,7 +406,10 @@ async fn invariants(url: &str, hosts: &[&Library], rest: Rest) {
     )
     .await;
     const ALWAYS: &[(&str, &str)] = &[
-        ("items in no known state", "select count(*) from media where state not in ('queued', 'active', 'done', 'failed')"),
+        (
+            "items in no known state",
+            "select count(*) from media where state not in ('queued', 'active', 'done', 'failed')",
+        ),
         (
             "done items whose segments are not all there, once",
             "select count(*) from media m where state = 'done' and (segments is distinct from \
@@ -425,7 +436,10 @@ async fn invariants(url: &str, hosts: &[&Library], rest: Rest) {
             "select count(*) from (select media_id from segments union select media_id from passages) r \
                 where not exists (select from media m where m.media_id = r.media_id)",
         ),
-        ("failed items without a reason", "select count(*) from media where state = 'failed' and (error is null or error_class is null)"),
+        (
+            "failed items without a reason",
+            "select count(*) from media where state = 'failed' and (error is null or error_class is null)",
+        ),
         (
             "items that nobody listed",
             "select count(*) from media m where not exists (select from media_sources s where s.media_id = m.media_id)",
@@ -453,11 +467,17 @@ async fn invariants(url: &str, hosts: &[&Library], rest: Rest) {
             "select count(*) from graphile_worker._private_jobs j where not exists (select from media m \
                 where j.key = 'media:' || m.media_id || ':' || m.generation and m.state = 'queued')",
         ),
-        ("jobs that somebody holds", "select count(*) from graphile_worker._private_jobs where locked_by is not null"),
+        (
+            "jobs that somebody holds",
+            "select count(*) from graphile_worker._private_jobs where locked_by is not null",
+        ),
         ("workers that are said to live", "select count(*) from graphile_worker._private_workers"),
     ];
     const AT_THE_END: &[(&str, &str)] = &[
-        ("items that are neither done nor failed", "select count(*) from media where state in ('queued', 'active')"),
+        (
+            "items that are neither done nor failed",
+            "select count(*) from media where state in ('queued', 'active')",
+        ),
         ("jobs", "select count(*) from graphile_worker._private_jobs"),
     ];
     let mut broken = Vec::new();
@@ -473,8 +493,10 @@ async fn invariants(url: &str, hosts: &[&Library], rest: Rest) {
             broken.push(format!("{count} {what}"));
         }
     }
-    let tables: Vec<String> =
-        sqlx::query_scalar("select table_name from embedding_models").fetch_all(&mut connection).await.unwrap();
+    let tables: Vec<String> = sqlx::query_scalar("select table_name from embedding_models")
+        .fetch_all(&mut connection)
+        .await
+        .unwrap();
     for table in tables {
         let sql = format!(
             "select count(*) from {table} v full join passages p using (media_id, seq) \
@@ -528,7 +550,9 @@ fn feed(entries: &[(String, String)]) -> Page {
         .collect();
     Page::new(
         "application/rss+xml",
-        format!("<?xml version=\"1.0\"?><rss version=\"2.0\"><channel><title>F</title>{items}</channel></rss>"),
+        format!(
+            "<?xml version=\"1.0\"?><rss version=\"2.0\"><channel><title>F</title>{items}</channel></rss>"
+        ),
     )
 }
 

@@ -84,6 +84,38 @@ async fn stopped_past_its_lease_it_finds_its_work_done_by_another() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn stopped_in_the_middle_of_writing_it_does_not_keep_the_rows() {
+    let url = database().await;
+    let hosts = [Library::on(&url), Library::on(&url)];
+    let (talk, _) = speech("talk.wav", 7201, 9, &[]);
+    finish(&hosts[0], &[]);
+    let mut guard = PgConnection::connect(&url).await.unwrap();
+    sqlx::raw_sql("begin; lock table languages in exclusive mode").execute(&mut guard).await.unwrap();
+    let mut zombie = Run::start(ingest(&hosts[0], &[talk.to_str().unwrap()]));
+    until_true(
+        &url,
+        "everything is written and the last statement waits",
+        "select exists (select from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock' \
+            and query like 'INSERT INTO languages%')",
+    )
+    .await;
+    zombie.signal(Signal::SIGSTOP);
+    // Now the statement succeeds, and the transaction waits for a client that does not go on.
+    guard.close().await.unwrap();
+    let began = Instant::now();
+    let other = finish(&hosts[1], &[]);
+    println!("done by the other {:?} after the stop", began.elapsed());
+    assert_eq!(other.outcome(), [1, 0, 0], "{other}");
+    zombie.signal(Signal::SIGCONT);
+    zombie.until("what it wrote is refused", |e| {
+        e["event"] == "item_skipped" && e["reason"] == "another worker took it over"
+    });
+    let ended = zombie.wait();
+    assert_eq!((ended.code, ended.summary["done"].as_i64()), (0, Some(0)), "{ended}");
+    invariants(&url, &[&hosts[0], &hosts[1]], Rest::Finished).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn stopped_for_less_than_its_lease_it_keeps_its_work() {
     let url = database().await;
     let hosts = [Library::on(&url), Library::on(&url)];

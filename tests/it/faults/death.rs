@@ -37,9 +37,10 @@ async fn killed_while_downloading_it_goes_on_with_the_part() {
     run.until_step("fetch");
     // Written through a buffer of 256 KiB, which is full before the half.
     until("a part is on the disk", || {
-        library.spooled().iter().any(|p| {
-            p.ends_with("download.part") && fs::metadata(p).is_ok_and(|m| m.len() > 0)
-        })
+        library
+            .spooled()
+            .iter()
+            .any(|p| p.ends_with("download.part") && fs::metadata(p).is_ok_and(|m| m.len() > 0))
     });
     let sent = server.sent("/talk.wav");
     assert_eq!(run.kill().code, 137);
@@ -120,8 +121,12 @@ async fn killed_while_writing_it_leaves_nothing_of_it() {
     .await;
     run.kill();
     // The session does not notice its client's death while it waits.
-    execute(&url, "select pg_terminate_backend(pid) from pg_stat_activity where query like 'INSERT INTO languages%' \
-        and wait_event_type = 'Lock' and datname = current_database()").await;
+    execute(
+        &url,
+        "select pg_terminate_backend(pid) from pg_stat_activity where query like 'INSERT INTO languages%' \
+        and wait_event_type = 'Lock' and datname = current_database()",
+    )
+    .await;
     guard.close().await.unwrap();
     invariants(&url, &[&library], Rest::Killed).await;
     assert_eq!(number(&url, "select count(*) from segments").await, 0);
@@ -154,8 +159,12 @@ async fn dead_before_the_job_is_deleted(url: &str) -> Library {
     )
     .await;
     run.kill();
-    execute(url, "select pg_terminate_backend(pid) from pg_stat_activity where wait_event = 'advisory' \
-        and datname = current_database()").await;
+    execute(
+        url,
+        "select pg_terminate_backend(pid) from pg_stat_activity where wait_event = 'advisory' \
+        and datname = current_database()",
+    )
+    .await;
     guard.close().await.unwrap();
     execute(url, "drop trigger wait_for_the_test on graphile_worker._private_jobs").await;
     assert_eq!(number(url, "select count(*) from graphile_worker._private_jobs").await, 1);
@@ -193,7 +202,11 @@ async fn another_host_finds_it_done_too() {
     )
     .await;
     let ended = run.wait();
-    assert_eq!((ended.code, ended.outcome(), ended.count("item_started").len()), (0, [1, 0, 0], 1), "{ended}");
+    assert_eq!(
+        (ended.code, ended.outcome(), ended.count("item_started").len()),
+        (0, [1, 0, 0], 1),
+        "{ended}"
+    );
     assert_eq!(number(&url, "select max(fence) from media").await, 1, "claimed once");
     // The identity of the dead is on its own disk.
     finish(&dead, &[]);

@@ -83,7 +83,9 @@ async fn downloads_that_stall_break_or_crawl_arrive_in_the_first_attempt() {
     let ended = finish(&library, &addresses.each_ref().map(String::as_str));
     assert_eq!(ended.outcome(), [3, 0, 0], "{ended}");
     assert!(ended.count("item_delayed").is_empty(), "{ended}");
-    for (n, (path, requests)) in [("/stalls.wav", 3), ("/breaks.wav", 4), ("/crawls.wav", 2)].iter().enumerate() {
+    for (n, (path, requests)) in
+        [("/stalls.wav", 3), ("/breaks.wav", 4), ("/crawls.wav", 2)].iter().enumerate()
+    {
         assert_eq!(server.requests(path), *requests, "{path}");
         // The listing's look may have brought a whole file; what is lost in a broken connection is little.
         assert!(server.sent(path) < lengths[n] as u64 * 5 / 2, "{path}: begun again instead of resumed");
@@ -122,7 +124,11 @@ async fn what_arrives_truncated_is_fetched_again() {
     let mut command = ingest(&library, &[&server.url("/never.wav")]);
     command.env("MAX_ATTEMPTS", "2");
     let ended = Run::start(command).wait();
-    assert_eq!((ended.code, &ended.summary["failures"][0]["class"]), (1, &Value::from("truncated")), "{ended}");
+    assert_eq!(
+        (ended.code, &ended.summary["failures"][0]["class"]),
+        (1, &Value::from("truncated")),
+        "{ended}"
+    );
     assert_eq!(server.requests("/never.wav"), 3, "the listing's look and two attempts");
     invariants(&url, &[&library], Rest::Finished).await;
 }
@@ -183,7 +189,19 @@ async fn a_disk_that_fills_up_costs_what_was_fetched_and_no_more() {
 pub(super) fn stream(server: &Server, name: &str, talk: &Path) -> String {
     let dir = tempfile::tempdir().unwrap();
     let list = dir.path().join(format!("{name}.m3u8"));
-    ffmpeg(&[&"-i", &talk, &"-c:a", &"aac", &"-f", &"hls", &"-hls_time", &"4", &"-hls_list_size", &"0", &list]);
+    ffmpeg(&[
+        &"-i",
+        &talk,
+        &"-c:a",
+        &"aac",
+        &"-f",
+        &"hls",
+        &"-hls_time",
+        &"4",
+        &"-hls_list_size",
+        &"0",
+        &list,
+    ]);
     for entry in fs::read_dir(dir.path()).unwrap().flatten() {
         let path = format!("/{}", entry.file_name().to_str().unwrap());
         let kind = if path.ends_with("m3u8") { "application/vnd.apple.mpegurl" } else { "video/mp2t" };

@@ -125,7 +125,9 @@ async fn rows(url: &str) -> Vec<String> {
         .await
         .unwrap();
     for table in tables {
-        let sql = format!("select concat_ws('|', media_id, seq, vector_dims(embedding)) from {table} order by media_id, seq");
+        let sql = format!(
+            "select concat_ws('|', media_id, seq, vector_dims(embedding)) from {table} order by media_id, seq"
+        );
         let found: Vec<String> =
             sqlx::query_scalar(AssertSqlSafe(sql)).fetch_all(&mut connection).await.unwrap();
         rows.extend(found.into_iter().map(|row| format!("{table} {row}")));
@@ -203,33 +205,45 @@ impl<'a> Field<'a> {
         Self { site, db, hosts, runs: [None, None], url }
     }
 
-    fn begin(&mut self, host: usize) {
-        let mut command = ingest(&self.hosts[host], &self.site.sources());
+    /// Starts a host, with everything to list or for what is queued.
+    fn begin(&mut self, host: usize, list: bool) {
+        let sources = if list { self.site.sources() } else { Vec::new() };
+        let mut command = ingest(&self.hosts[host], &sources);
         command.env("SPOKEN_TOOLS_DIR", hanging_tools(&self.hosts[host]).0).env("IO_WORKERS", "6");
         self.runs[host] = Some(Run::start(command));
     }
 
     /// Lets the first host come to the moment of the next fault: so many events, and a little more.
-    fn come_to_the_moment(&mut self, dice: &mut Dice) {
+    async fn come_to_the_moment(&mut self, dice: &mut Dice) {
+        // Listing takes longer than everything else: it is not repeated each time once all is known.
+        let again = dice.below(4) == 0;
         if self.runs[0].as_mut().is_none_or(Run::is_over) {
             if let Some(run) = self.runs[0].take() {
                 check(&run.wait());
             }
-            self.begin(0);
+            let list = again || self.count("").await < 50 || self.count("where state <> 'done'").await == 0;
+            self.begin(0, list);
         }
         // Events come in bursts; the pause takes the moment off them.
         let (events, pause) = (dice.below(60), Duration::from_millis(dice.below(150)));
         let run = self.runs[0].as_mut().expect("begun above");
         for _ in 0..events {
-            let told = |e: &Value| {
-                matches!(e["event"].as_str(), Some(n) if n.starts_with("item_") || n == "step_started")
-            };
+            let told = |e: &Value| matches!(e["event"].as_str(), Some(n) if n.starts_with("item_") || n == "step_started");
             // A database that is away for long, or a hanging tool, brings no event: then this is the moment.
             if run.next_within(Duration::from_secs(4), told).is_none() {
                 break;
             }
         }
         std::thread::park_timeout(pause);
+    }
+
+    /// Items of which this holds; none where there is no library yet.
+    async fn count(&self, filter: &str) -> i64 {
+        let made = "select count(*) from information_schema.tables where table_name = 'media'";
+        match number(&self.url, made).await {
+            0 => 0,
+            _ => number(&self.url, &format!("select count(*) from media {filter}")).await,
+        }
     }
 
     async fn strike(&mut self, strike: Strike, dice: &mut Dice) {
@@ -296,7 +310,7 @@ impl<'a> Field<'a> {
                 }
                 self.ended(1);
                 if !works {
-                    self.begin(1);
+                    self.begin(1, dice.below(2) == 0);
                 }
             }
         }
@@ -318,7 +332,7 @@ impl<'a> Field<'a> {
         }
         // What a host that died last left on its disk, its own next start takes up. The last has nobody to wait for.
         for host in [1, 0] {
-            self.begin(host);
+            self.begin(host, true);
             let ended = self.runs[host].take().expect("just begun").wait();
             assert_eq!(ended.code, 0, "undisturbed: {ended}");
         }
@@ -345,15 +359,15 @@ async fn random_faults_at_random_moments_change_nothing() {
             return;
         }
     };
-    let seed: u64 =
-        std::env::var("SPOKEN_TEST_SEED").map_or(1, |seed| seed.parse().expect("SPOKEN_TEST_SEED is a number"));
+    let seed: u64 = std::env::var("SPOKEN_TEST_SEED")
+        .map_or(1, |seed| seed.parse().expect("SPOKEN_TEST_SEED is a number"));
     println!("{rounds} rounds, seed {seed}: scripts/test --faults {rounds} {seed} draws the same");
     let (mut dice, site) = (Dice(seed), Site::new().await);
     let mut db = Database::new().await;
     let undisturbed = {
         let mut field = Field::new(&site, &mut db, 0).await;
         let began = Instant::now();
-        field.begin(0);
+        field.begin(0, true);
         let ended = field.runs[0].take().expect("just begun").wait();
         assert_eq!((ended.code, ended.outcome()), (0, [50, 0, 0]), "{ended}");
         println!("undisturbed: {:.1?}, {} rows", began.elapsed(), rows(&field.url).await.len());
@@ -368,13 +382,9 @@ async fn random_faults_at_random_moments_change_nothing() {
         let mut field = Field::new(&site, &mut db, library).await;
         let mut struck = Vec::new();
         for _ in 0..ROUNDS_EACH.min(rounds - done) {
-            field.come_to_the_moment(&mut dice);
+            field.come_to_the_moment(&mut dice).await;
             let strike = Strike::draw(&mut dice);
-            let made = "select count(*) from information_schema.tables where table_name = 'media'";
-            let finished = match number(&field.url, made).await {
-                0 => 0,
-                _ => number(&field.url, "select count(*) from media where state = 'done'").await,
-            };
+            let finished = field.count("where state = 'done'").await;
             done += 1;
             println!("round {done}: {strike:?} with {finished} of 50 done");
             struck.push(format!("{strike:?}"));
