@@ -5,6 +5,7 @@ use std::sync::{
     Arc, Mutex,
     atomic::{AtomicUsize, Ordering::Relaxed},
 };
+use std::time::Duration;
 
 use async_channel::Receiver;
 use futures::{StreamExt, TryStreamExt};
@@ -18,9 +19,9 @@ use super::world::World;
 use crate::decode;
 use crate::event::{Event, Events};
 use crate::media::{Failure, FailureClass, Item, MediaId, State};
-use crate::queue::Queue;
+use crate::queue::{Queue, QueueError};
 use crate::source::{FileStamp, Found, KnownFiles, Lister, SourceOptions, without_credentials};
-use crate::store::{ItemFilter, Selection, Store, Upserted};
+use crate::store::{self, ItemFilter, Selection, Store, StoreError, Upserted};
 
 /// Items noted in one statement.
 const BATCH: usize = 200;
@@ -142,9 +143,9 @@ impl Listing {
         }
         let found = items.len();
         let items = self.within_limit(items).await?;
-        let noted = self.store.upsert_many(&items, source).await?;
+        let noted = self.patiently(|| self.store.upsert_many(&items, source)).await?;
         for (FileStamp { path, size, mtime_ns }, media_id) in &stamps {
-            self.store.remember_file(path, *size, *mtime_ns, *media_id).await?;
+            self.patiently(|| self.store.remember_file(path, *size, *mtime_ns, *media_id)).await?;
         }
         let (mut jobs, mut again, mut new) = (Vec::new(), Vec::new(), 0);
         for (item, noted) in items.into_iter().zip(noted) {
@@ -167,10 +168,11 @@ impl Listing {
                 }
             }
         }
-        let again = self.store.retry(&Selection::Ids(again)).await?;
+        let again = Selection::Ids(again);
+        let again = self.patiently(|| self.store.retry(&again)).await?;
         jobs.extend(again.iter().map(|r| (r.media_id, r.generation)));
         if !jobs.is_empty() {
-            self.queue.enqueue(&jobs, 0).await?;
+            self.patiently(|| self.queue.enqueue(&jobs, 0)).await?;
             let _ = work.try_send(());
         }
         Ok((found, new))
@@ -182,7 +184,8 @@ impl Listing {
             return Ok(items);
         }
         let ids: Vec<MediaId> = items.iter().map(|i| i.media_id).collect();
-        let mut known: HashSet<MediaId> = self.store.states(&ids).await?.into_keys().collect();
+        let known = self.patiently(|| self.store.states(&ids)).await?;
+        let mut known: HashSet<MediaId> = known.into_keys().collect();
         let mut kept = Vec::with_capacity(items.len());
         for item in items {
             let within = known.contains(&item.media_id)
@@ -202,7 +205,7 @@ impl Listing {
 
     /// A source that cannot be an item: noted, so that `status` shows it and a later success replaces it.
     async fn note_failure(&self, item: &Item, failure: Failure, source: &str) -> anyhow::Result<()> {
-        let noted = self.store.record_failure(item, &failure, source).await?;
+        let noted = self.patiently(|| self.store.record_failure(item, &failure, source)).await?;
         if let Upserted::Known { state: State::Done, .. } = noted {
             let message = format!("{}: {failure}; it was stored earlier", item.source);
             self.events.send(Event::Noticed { warning: true, message });
@@ -218,7 +221,7 @@ impl Listing {
         if !self.first_time(item.media_id) {
             return Ok(());
         }
-        let row = self.store.media(item.media_id).await?;
+        let row = self.patiently(|| self.store.media(item.media_id)).await?;
         let (error, remedy) = row.map_or((None, None), |r| (r.error, r.remedy));
         self.events.send(Event::ItemFailed {
             media_id: item.media_id,
@@ -229,6 +232,26 @@ impl Listing {
             remedy: remedy.or_else(|| Some(format!("spoken retry {}", item.media_id))),
         });
         Ok(())
+    }
+
+    /// Asks the database until it answers, or until told to stop: a list that took minutes to get is not thrown away
+    /// for a restart.
+    async fn patiently<T, E: MayPass, F: Future<Output = Result<T, E>>>(
+        &self,
+        mut ask: impl FnMut() -> F,
+    ) -> Result<T, E> {
+        let mut pause = Duration::from_secs(1);
+        loop {
+            let error = match ask().await {
+                Err(error) if error.may_pass() && !self.stop.is_cancelled() => error,
+                answer => return answer,
+            };
+            tracing::warn!(%error, retry_in_s = pause.as_secs(), "failed to note what was found");
+            tokio::select! {
+                () = self.stop.cancelled() => return Err(error),
+                () = tokio::time::sleep(pause) => pause = (pause * 2).min(Duration::from_secs(30)),
+            }
+        }
     }
 
     fn tell_queued(&self, media_id: MediaId, title: String) {
@@ -246,6 +269,23 @@ impl Listing {
 
     fn first_time(&self, media_id: MediaId) -> bool {
         self.told.lock().unwrap_or_else(|e| e.into_inner()).insert(media_id)
+    }
+}
+
+/// An error of the database that says whether it may pass by itself.
+trait MayPass: std::fmt::Display {
+    fn may_pass(&self) -> bool;
+}
+
+impl MayPass for StoreError {
+    fn may_pass(&self) -> bool {
+        self.is_transient()
+    }
+}
+
+impl MayPass for QueueError {
+    fn may_pass(&self) -> bool {
+        matches!(self, Self::Database(error) if store::is_transient(error))
     }
 }
 

@@ -4,9 +4,14 @@ use std::time::Duration;
 
 use super::{Active, Shared};
 use crate::event::Event;
-use crate::media::{Failure, FailureClass};
+use crate::media::{Failure, FailureClass, Locator};
 use crate::queue::Outcome;
 use crate::store::{Attempt, SaveError};
+
+/// How often what arrives truncated is fetched.
+const FETCHES: u32 = 3;
+/// How long an item waits that found no room on the disk beside others.
+const WHILE_OTHERS_FINISH: Duration = Duration::from_secs(30);
 
 /// The failure of an item that was in hand when everything had to stop; never stored.
 pub(super) fn stopped() -> Failure {
@@ -20,10 +25,13 @@ pub(super) async fn settle(shared: &Shared, active: Active, failure: Failure) {
         return give_back(shared, active).await;
     }
     let store = &shared.steps.store;
-    let last = !failure.class.is_transient() || active.work.attempt >= shared.sizes.max_attempts;
-    let title = active.title.clone();
-    if last {
+    let again = again(shared, &active, &failure);
+    if again.is_none() || matches!(failure.class, FailureClass::NoSpace | FailureClass::Truncated) {
+        // Nobody needs it any more, it fills the disk, or it is not what it should be.
         shared.steps.spool.remove(media_id);
+    }
+    let title = active.title.clone();
+    let Some(counted) = again else {
         match store.fail(&active.work.claimed, &failure).await {
             Ok(()) => {}
             Err(SaveError::LeaseLost) => return lease_lost(shared, active),
@@ -39,9 +47,12 @@ pub(super) async fn settle(shared: &Shared, active: Active, failure: Failure) {
         shared.events.send(Event::ItemFailed { media_id, title, source, class, message, remedy });
         let _ = active.reply.send(Outcome::Done);
         return;
-    }
-    let after = backoff(active.work.attempt, failure.class);
-    match store.delay(&active.work.claimed, &failure, after, Attempt::Counts).await {
+    };
+    let after = match counted {
+        Attempt::Counts => backoff(active.work.attempt, failure.class),
+        Attempt::Free => WHILE_OTHERS_FINISH,
+    };
+    match store.delay(&active.work.claimed, &failure, after, counted).await {
         Ok(_) => {}
         Err(SaveError::LeaseLost) => return lease_lost(shared, active),
         Err(error) => tracing::warn!(%media_id, %error, "failed to note a failed attempt"),
@@ -49,6 +60,22 @@ pub(super) async fn settle(shared: &Shared, active: Active, failure: Failure) {
     let retry_in_ms = after.as_millis() as u64;
     shared.events.send(Event::ItemDelayed { media_id, title, message: failure.message.clone(), retry_in_ms });
     let _ = active.reply.send(Outcome::Retry { after, message: failure.message });
+}
+
+/// Whether there is another attempt, and whether this one counts.
+fn again(shared: &Shared, active: &Active, failure: &Failure) -> Option<Attempt> {
+    let attempts = match failure.class {
+        // A connection that ends early looks like a whole answer where the server does not tell the length. The file on
+        // our own disk is what it is.
+        FailureClass::Truncated if !matches!(active.work.item.locator, Locator::File(_)) => FETCHES,
+        // Several that share a disk too small for all of them: those that are through make room for the rest.
+        FailureClass::NoSpace if shared.steps.spool.is_shared(active.work.item.media_id) => {
+            return Some(Attempt::Free);
+        }
+        class if class.is_transient() => u32::MAX,
+        _ => return None,
+    };
+    (active.work.attempt < attempts.min(shared.sizes.max_attempts)).then_some(Attempt::Counts)
 }
 
 /// 2, 8, 32, 128 s …, at most ten minutes: in one run a short trouble is outlived, a long one is left to the next. A

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use futures::FutureExt;
 use graphile_worker::{
-    FailureReason, IntoTaskHandlerResult, Job, JobRecovery, JobRecoveryResult, TaskHandler, Worker,
-    WorkerContext, WorkerOptions, WorkerRecoveryConfig,
+    FailureReason, IntoTaskHandlerResult, JobRecovery, JobRecoveryResult, TaskHandler, Worker, WorkerContext,
+    WorkerOptions, WorkerRecoveryConfig,
 };
 use serde::{Deserialize, Serialize};
 use sqlx::postgres::PgPool;
@@ -19,8 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::in_flight::{Ended, InFlight, Key};
 use super::{
-    HEARTBEAT_EVERY, JobInfo, MAX_ATTEMPTS, Outcome, Queue, QueueError, RECONCILE_EVERY, STALE_AFTER,
-    SWEEP_EVERY, TASK, crash, reconcile,
+    JobInfo, MAX_ATTEMPTS, Outcome, Queue, QueueError, RECONCILE_EVERY, TASK, crash, kept, reconcile,
 };
 use crate::media::MediaId;
 
@@ -36,8 +35,8 @@ const AFTER_PANIC: Duration = Duration::from_secs(10);
 type Handler = dyn Fn(MediaId, JobInfo) -> Pin<Box<dyn Future<Output = Outcome> + Send>> + Send + Sync;
 
 /// What all workers of one [`Queue::run`] share.
-struct Shared {
-    pool: PgPool,
+pub(super) struct Shared {
+    pub(super) pool: PgPool,
     handler: Box<Handler>,
     in_flight: InFlight,
     /// Ordinary items hold it together, a suspect alone (see `crash.rs`).
@@ -73,7 +72,8 @@ where
                 () = stop.cancelled() => {}
                 () = sleep(pause) => {}
             }
-            pause = (pause * 2).min(BACKOFF.1);
+            // Sooner than others stop waiting for us (see the recovery hook).
+            pause = (pause * 2).min(BACKOFF.1).min(queue.options.lease / 8);
         }
         // Handlers whose worker failed are attached to nothing; they are waited for all the same.
         shared.in_flight.all_ended().await;
@@ -100,8 +100,7 @@ async fn reconcile_every_minute(shared: &Shared, stop: &CancellationToken) {
 
 /// One worker from start to end: `Ok` after the stop signal when its last job is over, `Err` when it failed.
 async fn run_worker(queue: &Queue, shared: &Arc<Shared>, stop: &CancellationToken) -> Result<(), QueueError> {
-    // What a failed predecessor could not give back for want of a database; our handlers still run.
-    crash::release(&shared.pool, &queue.identity.workers()).await?;
+    let former = queue.identity.workers();
     let failed = CancellationToken::new();
     let worker = WorkerOptions::default()
         .pg_pool(shared.pool.clone())
@@ -113,24 +112,36 @@ async fn run_worker(queue: &Queue, shared: &Arc<Shared>, stop: &CancellationToke
         .shutdown_grace_period(NO_DEADLINE)
         .worker_recovery(
             WorkerRecoveryConfig::default()
-                .heartbeat_interval(HEARTBEAT_EVERY)
-                .sweep_interval(SWEEP_EVERY)
-                .sweep_threshold(STALE_AFTER),
+                .heartbeat_interval(queue.options.lease / 8)
+                .sweep_interval(queue.options.lease / 4)
+                .sweep_threshold(queue.options.lease),
         )
-        .on(JobRecovery, recovery_hook(shared.pool.clone(), queue.identity.workers()))
+        .on(JobRecovery, recovery_hook(shared.pool.clone(), former.clone(), queue.options.lease / 8))
         .add_extension(Slot { shared: Arc::clone(shared), failed: failed.clone() })
         .define_job::<IngestMedia>()
         .init()
         .await
         .map_err(|e| QueueError::Library(e.to_string()))?;
     queue.identity.add_worker(worker.worker_id())?;
-    let watch = watch_failure(&worker, stop.clone(), failed);
+    // What a failed predecessor held goes on here where its handler still runs, and back into the queue where not.
+    let keys = shared.in_flight.keys();
+    let kept = kept::take_along(&shared.pool, keys, &former, worker.worker_id()).await?;
+    crash::release(&shared.pool, &former).await?;
+    for job in kept {
+        let slot = Slot { shared: Arc::clone(shared), failed: failed.clone() };
+        tokio::spawn(slot.finish(job, worker.worker_id().clone()));
+    }
+    let watch = watch_failure(&worker, stop.clone(), failed.clone());
     tokio::pin!(watch);
     let run = worker.run();
     tokio::pin!(run);
     // The watch never ends before the run: it only passes the failure on.
     tokio::select! {
-        ended = &mut run => ended.map_err(|e| QueueError::Library(e.to_string())),
+        ended = &mut run => ended.map_err(|e| {
+            // Also for the jobs that were taken along.
+            failed.cancel();
+            QueueError::Library(e.to_string())
+        }),
         never = &mut watch => match never {},
     }
 }
@@ -150,18 +161,25 @@ async fn watch_failure(
 }
 
 /// What happens to a job whose worker is found dead by its heartbeat: its item is charged, and the job waits a
-/// little longer each time (the library's default would give the attempt back and let it loop for ever).
+/// little longer each time (the library's default would give the attempt back and let it loop for ever). Not for the
+/// first moments: when the database was away for all, the others come back as we do.
 fn recovery_hook(
     pool: PgPool,
     own: Vec<String>,
+    grace: Duration,
 ) -> impl Fn(graphile_worker::JobRecoveryContext) -> Pin<Box<dyn Future<Output = JobRecoveryResult> + Send>> + Clone
 {
+    let started = Instant::now();
     move |context| {
         let (pool, own) = (pool.clone(), own.clone());
+        let early = started.elapsed() < grace;
         Box::pin(async move {
             let crashed = context.reason == FailureReason::WorkerCrashed;
             let ours =
                 context.previous_worker_id == context.worker_id || own.contains(&context.previous_worker_id);
+            if crashed && !ours && early {
+                return JobRecoveryResult::Skip;
+            }
             if crashed
                 && !ours
                 && let Ok(job) = IngestMedia::deserialize(context.job.payload())
@@ -189,16 +207,17 @@ impl TaskHandler for IngestMedia {
         let Some(slot) = context.get_ext::<Slot>() else {
             return Err("the worker was made without its handler".to_owned());
         };
-        slot.run((self.media_id, self.generation), context.job(), context.worker_id()).await
+        let (job, attempt) = (*context.job().id(), u32::try_from(*context.job().attempts()).unwrap_or(1));
+        slot.run((self.media_id, self.generation), job, attempt, context.worker_id()).await
     }
 }
 
 /// What a job finds in its worker.
 #[derive(Clone)]
-struct Slot {
-    shared: Arc<Shared>,
+pub(super) struct Slot {
+    pub(super) shared: Arc<Shared>,
     /// Set when the worker has failed.
-    failed: CancellationToken,
+    pub(super) failed: CancellationToken,
 }
 
 impl fmt::Debug for Slot {
@@ -210,11 +229,10 @@ impl fmt::Debug for Slot {
 impl Slot {
     /// Runs the item's handler, or waits for the one that runs already. `Err` leaves the job in the queue, if it is
     /// still ours.
-    async fn run(&self, key: Key, job: &Job, worker_id: &str) -> Result<(), String> {
+    pub(super) async fn run(&self, key: Key, job: i64, attempt: u32, worker_id: &str) -> Result<(), String> {
         let shared = &self.shared;
         let (mut ended, new) = shared.in_flight.attach(key);
         if let Some(tell) = new {
-            let attempt = u32::try_from(*job.attempts()).unwrap_or(1);
             tokio::spawn(Arc::clone(shared).handle(key, attempt, tell));
         }
         let end = tokio::select! {
@@ -229,7 +247,7 @@ impl Slot {
             Some(Ended::With(Outcome::Done)) => Ok(()),
             Some(Ended::With(Outcome::Retry { after, message })) => {
                 // On an error the end stays known: the job comes back and finds it.
-                reschedule(&shared.pool, key, *job.id(), worker_id, after, &message).await?
+                reschedule(&shared.pool, key, job, worker_id, after, &message).await?
             }
             Some(Ended::With(Outcome::LeaseLost)) => Err("another worker has the item".to_owned()),
             Some(Ended::Failed(message)) => Err(message),

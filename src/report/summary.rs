@@ -180,6 +180,7 @@ pub(super) fn reason(class: FailureClass) -> &'static str {
         FailureClass::Refused => "address refused",
         FailureClass::RateLimited => "the site asks to slow down",
         FailureClass::Network => "network",
+        FailureClass::NoSpace => "the disk is full",
         FailureClass::Setup => "set-up",
         FailureClass::Crashed => "crashed",
         FailureClass::Internal => "internal error",
