@@ -182,6 +182,7 @@ pub(super) fn reason(class: FailureClass) -> &'static str {
         FailureClass::Network => "network",
         FailureClass::Setup => "set-up",
         FailureClass::Crashed => "crashed",
+        FailureClass::Cancelled => "cancelled",
         FailureClass::Internal => "internal error",
     }
 }
