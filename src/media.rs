@@ -30,6 +30,12 @@ impl fmt::Display for MediaId {
     }
 }
 
+impl From<Uuid> for MediaId {
+    fn from(id: Uuid) -> Self {
+        Self(id)
+    }
+}
+
 impl FromStr for MediaId {
     type Err = uuid::Error;
     fn from_str(s: &str) -> Result<Self, Self::Err> {
@@ -426,11 +432,36 @@ pub enum FailureClass {
     Setup,
     /// The process died while it had the item, too often.
     Crashed,
+    /// A person took it out of the queue.
+    Cancelled,
     /// Anything else; may work later.
     Internal,
 }
 
 impl FailureClass {
+    /// All of them.
+    pub const ALL: [Self; 19] = [
+        Self::NotMedia,
+        Self::Empty,
+        Self::NoAudio,
+        Self::NoSpeech,
+        Self::Truncated,
+        Self::Drm,
+        Self::Unreadable,
+        Self::TooLarge,
+        Self::NotFound,
+        Self::Private,
+        Self::GeoBlocked,
+        Self::NotYet,
+        Self::Refused,
+        Self::RateLimited,
+        Self::Network,
+        Self::Setup,
+        Self::Crashed,
+        Self::Cancelled,
+        Self::Internal,
+    ];
+
     /// True where the same attempt may succeed later without anybody doing something.
     pub fn is_transient(self) -> bool {
         matches!(self, Self::RateLimited | Self::Network | Self::NoSpace | Self::Internal)
@@ -457,6 +488,7 @@ impl FailureClass {
             Self::NoSpace => "no_space",
             Self::Setup => "setup",
             Self::Crashed => "crashed",
+            Self::Cancelled => "cancelled",
             Self::Internal => "internal",
         }
     }

@@ -5,12 +5,16 @@
 //! * Work on one item: [`Store::claim`], then exactly one of [`Store::complete`], [`Store::fail`],
 //!   [`Store::delay`] and [`Store::release`]. Each of the four is **fenced**: it names the number its claim
 //!   drew, and changes nothing once somebody else has claimed the item ([`SaveError::LeaseLost`]).
+//! * Workers: [`Store::note_worker`], [`Store::lost`].
 //! * Reading: [`Store::counts`], [`Store::items`], [`Store::find`], [`Store::segments`],
 //!   [`Store::dropped`].
 //!
 //! Segments, passages, vectors and the state of the item change in one transaction, so `done` means complete.
 //! Statements that may be repeated are repeated when the connection breaks or a deadlock is resolved against
 //! us ([`is_transient`]); all clock times are the database's.
+//!
+//! An item that is done again ([`Selection::Again`]) keeps what is stored of it, which is found as before, until the new
+//! results replace it; if the new attempt fails, it is done as before.
 
 mod account;
 mod claim;
@@ -20,6 +24,7 @@ mod locator;
 mod migrate;
 mod read;
 mod vectors;
+mod workers;
 
 use std::collections::{HashMap, HashSet};
 use std::str::FromStr;
@@ -35,6 +40,7 @@ pub use items::{Requeued, Selection, Unfinished, Upserted};
 pub use migrate::{Migrated, Version};
 pub use read::{Counts, ItemFilter, MediaRow};
 pub use vectors::EmbeddingModel;
+pub use workers::InHand;
 
 /// How the pool of connections is sized.
 #[derive(Clone, Debug)]

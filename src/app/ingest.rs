@@ -14,12 +14,12 @@ use super::world::World;
 use crate::event::{Event, Events, RunSummary};
 use crate::pipeline::Pipeline;
 use crate::pipeline::spool::Spool;
-use crate::queue::{Queue, QueueOptions};
+use crate::queue::{Pause, Queue, QueueOptions};
 use crate::stage::StageSummary;
 use crate::transcribe::WindowCounts;
 
 /// How often the database is asked whether anything is left, and the stages are shown.
-const TICK: Duration = Duration::from_millis(250);
+pub(super) const TICK: Duration = Duration::from_millis(250);
 
 /// What to ingest.
 #[derive(Debug, Default)]
@@ -28,6 +28,8 @@ pub struct Request {
     pub sources: Vec<String>,
     /// The list that was read from standard input, if one was.
     pub stdin: Option<String>,
+    /// What is found comes before everything else that waits.
+    pub first: bool,
 }
 
 /// Lists the sources while working off the queue; returns when both are at their end, or when told to stop and what
@@ -60,14 +62,9 @@ pub async fn ingest(
     let listing = Listing::new(world, queue.clone(), events.clone(), stopping.stop.clone())?;
     let lister = tokio::spawn(async move { listing.run(request, found).await });
 
-    // Models are loaded only when there is something to do: a cron run that finds nothing new ends at once.
-    if queue.drained().await? {
-        // The sender is dropped when the listing ends, so this never waits for nothing.
-        tokio::select! { _ = work.recv() => {}, () = stopping.stop.cancelled() => {} }
-    }
     let mut stages = Vec::new();
     let mut windows = WindowCounts::default();
-    if stopping.stop.is_cancelled() || queue.drained().await? {
+    if !something_to_do(&queue, &mut work, &stopping.stop).await? {
         spool.close();
     } else {
         let pipeline = match steps::start(world, plan, spool, worker, events, stopping).await {
@@ -84,6 +81,11 @@ pub async fn ingest(
     lister.await??;
 
     let left = world.store.counts().await?;
+    if let Some(pause) = queue.paused().await?
+        && left.queued > 0
+    {
+        events.send(Event::Noticed { warning: true, message: paused_message(&pause, left.queued) });
+    }
     let summary = RunSummary {
         wall_ms: started.elapsed().as_millis() as u64,
         stages,
@@ -96,6 +98,38 @@ pub async fn ingest(
         queue.close().await?;
     }
     Ok(summary)
+}
+
+/// Waits until there is something to work on; `false` when the listing is at its end and nothing is, or may be. Models
+/// are loaded only then: a cron run that finds nothing new, or a paused queue, ends at once.
+async fn something_to_do(
+    queue: &Queue,
+    work: &mut mpsc::Receiver<()>,
+    stop: &CancellationToken,
+) -> anyhow::Result<bool> {
+    let mut listing = true;
+    loop {
+        if stop.is_cancelled() {
+            return Ok(false);
+        }
+        if queue.paused().await?.is_none() && !queue.drained().await? {
+            return Ok(true);
+        }
+        if !listing {
+            return Ok(false);
+        }
+        // The sender is dropped when the listing ends, so this never waits for nothing.
+        tokio::select! { more = work.recv() => listing = more.is_some(), () = stop.cancelled() => {} }
+    }
+}
+
+/// What a run says that found the queue paused.
+fn paused_message(pause: &Pause, waiting: i64) -> String {
+    let until = pause.until.map_or_else(String::new, |until| {
+        format!(" until {}", until.with_timezone(&chrono::Local).format("%Y-%m-%d %H:%M"))
+    });
+    let wait = if waiting == 1 { "1 item waits".to_owned() } else { format!("{waiting} items wait") };
+    format!("the queue is paused{until}: {wait}; `spoken queue resume` lets them go on")
 }
 
 /// Works off the queue until nothing is queued and nothing more is being listed, or until told to stop; then lets
@@ -137,6 +171,11 @@ async fn drain(
                 // A database that is away now is asked again at the next tick.
                 if lister.is_finished() && queue.drained().await.unwrap_or(false) {
                     claiming.cancel();
+                }
+                // Nobody waits for the end of a pause in front of a run that would end.
+                if lister.is_finished() && queue.is_paused() && pipeline.in_hand() == 0 {
+                    claiming.cancel();
+                    pipeline.stop();
                 }
             }
         }

@@ -1,6 +1,6 @@
 //! Between the sources and the queue: what is found becomes rows and jobs, once each, within the limit of the run.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::{
     Arc, Mutex,
     atomic::{AtomicUsize, Ordering::Relaxed},
@@ -19,7 +19,8 @@ use super::world::World;
 use crate::decode;
 use crate::event::{Event, Events};
 use crate::media::{Failure, FailureClass, Item, MediaId, State};
-use crate::queue::{Queue, QueueError};
+use crate::queue::place::{self, Lane, Line};
+use crate::queue::{Entry, Queue, QueueError};
 use crate::source::{FileStamp, Found, KnownFiles, Lister, SourceOptions, without_credentials};
 use crate::store::{self, ItemFilter, Selection, Store, StoreError, Upserted};
 
@@ -41,6 +42,8 @@ pub struct Listing {
     taken: AtomicUsize,
     /// Told of in this run already: an item found through two sources is one item.
     told: Mutex<HashSet<MediaId>>,
+    /// How far each source reaches so far.
+    lines: Mutex<HashMap<String, Line>>,
 }
 
 impl Listing {
@@ -68,6 +71,7 @@ impl Listing {
             limit: config.ingestion_limit,
             taken: AtomicUsize::new(0),
             told: Mutex::default(),
+            lines: Mutex::default(),
         })
     }
 
@@ -77,10 +81,11 @@ impl Listing {
     /// The database's. What is wrong with a source or an item is an event and a row.
     pub async fn run(self, request: Request, work: mpsc::Sender<()>) -> anyhow::Result<()> {
         self.tell_waiting().await?;
-        let Request { sources, stdin } = request;
+        let Request { sources, stdin, first } = request;
+        let lane = if first { Lane::First } else { Lane::Ordinary };
         let listing = futures::stream::iter(sources).map(Ok).try_for_each_concurrent(SOURCES, |source| {
             let (this, stdin, work) = (&self, stdin.as_deref(), work.clone());
-            async move { this.source(&source, stdin, &work).await }
+            async move { this.source(&source, stdin, lane, &work).await }
         });
         tokio::select! {
             listed = listing => listed,
@@ -99,7 +104,13 @@ impl Listing {
         Ok(())
     }
 
-    async fn source(&self, source: &str, stdin: Option<&str>, work: &mpsc::Sender<()>) -> anyhow::Result<()> {
+    async fn source(
+        &self,
+        source: &str,
+        stdin: Option<&str>,
+        lane: Lane,
+        work: &mpsc::Sender<()>,
+    ) -> anyhow::Result<()> {
         // What is told and stored of it. The lister sees, and refuses, credentials.
         let shown = without_credentials(source);
         // Little room: hashing and asking go no further ahead than what is noted.
@@ -107,7 +118,7 @@ impl Listing {
         let noting = async {
             let (mut items, mut new) = (0, 0);
             while let Some(batch) = next_batch(&found).await {
-                let (more_items, more_new) = self.note(&shown, batch, work).await?;
+                let (more_items, more_new) = self.note(&shown, batch, lane, work).await?;
                 items += more_items;
                 new += more_new;
             }
@@ -128,6 +139,7 @@ impl Listing {
         &self,
         source: &str,
         batch: Vec<Found>,
+        lane: Lane,
         work: &mpsc::Sender<()>,
     ) -> anyhow::Result<(usize, usize)> {
         let (mut items, mut stamps) = (Vec::new(), Vec::new());
@@ -147,16 +159,25 @@ impl Listing {
         for (FileStamp { path, size, mtime_ns }, media_id) in &stamps {
             self.patiently(|| self.store.remember_file(path, *size, *mtime_ns, *media_id)).await?;
         }
-        let (mut jobs, mut again, mut new) = (Vec::new(), Vec::new(), 0);
+        let sizes: HashMap<MediaId, u64> = stamps.iter().map(|(stamp, id)| (*id, stamp.size)).collect();
+        let (mut jobs, mut again, mut waiting, mut new) = (Vec::new(), Vec::new(), Vec::new(), 0);
         for (item, noted) in items.into_iter().zip(noted) {
             match noted {
                 Upserted::New => {
                     new += 1;
-                    jobs.push((item.media_id, 0));
+                    let expected = place::expected(item.duration_ms, sizes.get(&item.media_id).copied());
+                    jobs.push(Entry {
+                        handicap: self.place(source, expected),
+                        ..Entry::new(item.media_id, 0)
+                    });
                     self.tell_queued(item.media_id, item.title);
                 }
                 Upserted::Known { state: State::Queued | State::Active, .. } => {
+                    waiting.push(item.media_id);
                     self.tell_queued(item.media_id, item.title);
+                }
+                Upserted::Known { class: Some(FailureClass::Cancelled), .. } => {
+                    self.tell_skipped(item, "cancelled; `spoken retry` brings it back")
                 }
                 Upserted::Known { state: State::Done, .. } => self.tell_skipped(item, "done before"),
                 Upserted::Known { state: State::Failed, class } if class.is_none_or(worth_another_try) => {
@@ -170,12 +191,21 @@ impl Listing {
         }
         let again = Selection::Ids(again);
         let again = self.patiently(|| self.store.retry(&again)).await?;
-        jobs.extend(again.iter().map(|r| (r.media_id, r.generation)));
+        jobs.extend(again.iter().map(|r| Entry::new(r.media_id, r.generation)));
+        if lane == Lane::First && !waiting.is_empty() {
+            self.patiently(|| self.queue.control().bump(&waiting)).await?;
+        }
         if !jobs.is_empty() {
-            self.patiently(|| self.queue.enqueue(&jobs, 0)).await?;
+            self.patiently(|| self.queue.enqueue_entries(&jobs, lane)).await?;
             let _ = work.try_send(());
         }
         Ok((found, new))
+    }
+
+    /// Where the next item of `source`, which plays for `expected`, stands in line.
+    fn place(&self, source: &str, expected: Duration) -> Duration {
+        let mut lines = self.lines.lock().unwrap_or_else(|e| e.into_inner());
+        lines.entry(source.to_owned()).or_default().place(expected)
     }
 
     /// Leaves out new items beyond the limit of this run; they stay unknown, so that the next run finds them new.

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use super::{Active, Shared};
+use super::{Active, Shared, backoff};
 use crate::event::Event;
-use crate::media::{Failure, FailureClass, Locator};
+use crate::media::{Failure, FailureClass, Locator, State};
 use crate::queue::Outcome;
 use crate::store::{Attempt, SaveError};
 
@@ -24,6 +24,9 @@ pub(super) async fn settle(shared: &Shared, active: Active, failure: Failure) {
     if shared.cancel.is_cancelled() {
         return give_back(shared, active).await;
     }
+    if active.held.cancel.is_cancelled() {
+        return lease_lost(shared, active).await;
+    }
     let store = &shared.steps.store;
     let again = again(shared, &active, &failure);
     if again.is_none() || matches!(failure.class, FailureClass::NoSpace | FailureClass::Truncated) {
@@ -34,7 +37,7 @@ pub(super) async fn settle(shared: &Shared, active: Active, failure: Failure) {
     let Some(counted) = again else {
         match store.fail(&active.work.claimed, &failure).await {
             Ok(()) => {}
-            Err(SaveError::LeaseLost) => return lease_lost(shared, active),
+            Err(SaveError::LeaseLost) => return lease_lost(shared, active).await,
             Err(error) => {
                 tracing::warn!(%media_id, %error, "failed to note a failure; the item will be tried again");
                 let message = error.to_string();
@@ -42,19 +45,22 @@ pub(super) async fn settle(shared: &Shared, active: Active, failure: Failure) {
                 return;
             }
         }
-        let Failure { class, message, remedy } = failure;
+        let Failure { class, mut message, remedy } = failure;
+        if active.work.again {
+            message.push_str("; what was stored before is kept");
+        }
         let source = active.work.item.source.clone();
         shared.events.send(Event::ItemFailed { media_id, title, source, class, message, remedy });
         let _ = active.reply.send(Outcome::Done);
         return;
     };
     let after = match counted {
-        Attempt::Counts => backoff(active.work.attempt, failure.class),
+        Attempt::Counts => backoff::wait(active.work.attempt, failure.class),
         Attempt::Free => WHILE_OTHERS_FINISH,
     };
     match store.delay(&active.work.claimed, &failure, after, counted).await {
         Ok(_) => {}
-        Err(SaveError::LeaseLost) => return lease_lost(shared, active),
+        Err(SaveError::LeaseLost) => return lease_lost(shared, active).await,
         Err(error) => tracing::warn!(%media_id, %error, "failed to note a failed attempt"),
     }
     let retry_in_ms = after.as_millis() as u64;
@@ -78,24 +84,20 @@ fn again(shared: &Shared, active: &Active, failure: &Failure) -> Option<Attempt>
     (active.work.attempt < attempts.min(shared.sizes.max_attempts)).then_some(Attempt::Counts)
 }
 
-/// 2, 8, 32, 128 s …, at most ten minutes: in one run a short trouble is outlived, a long one is left to the next. A
-/// site that asked to slow down is left alone for ten minutes at once.
-fn backoff(attempt: u32, class: FailureClass) -> Duration {
-    const LONGEST: Duration = Duration::from_secs(600);
-    let exponent = 2 * (attempt.max(1) - 1).min(5) + 1;
-    if class == FailureClass::RateLimited { LONGEST } else { Duration::from_secs(1 << exponent).min(LONGEST) }
-}
-
-/// Another worker has the item now: what this one made is thrown away.
-pub(super) fn lease_lost(shared: &Shared, active: Active) {
+/// The item is not this worker's any more: what it made is thrown away.
+pub(super) async fn lease_lost(shared: &Shared, active: Active) {
     let media_id = active.work.item.media_id;
     shared.steps.spool.remove(media_id);
-    shared.events.send(Event::ItemSkipped {
-        media_id,
-        title: active.title,
-        reason: "another worker took it over".into(),
-    });
-    let _ = active.reply.send(Outcome::LeaseLost);
+    // Taken out of the queue, it needs no job any more; taken over by another worker, the job is theirs.
+    let (reason, outcome) = match shared.steps.store.media(media_id).await {
+        Ok(Some(row)) if row.error_class == Some(FailureClass::Cancelled) => ("cancelled", Outcome::Done),
+        Ok(Some(row)) if row.state == State::Done && active.work.again => {
+            ("cancelled; what was stored before is kept", Outcome::Done)
+        }
+        _ => ("another worker took it over", Outcome::LeaseLost),
+    };
+    shared.events.send(Event::ItemSkipped { media_id, title: active.title, reason: reason.into() });
+    let _ = active.reply.send(outcome);
 }
 
 /// The answer for an item that was not finished because everything stops: the job stays, ready for the next run.

@@ -22,7 +22,8 @@ pub(super) async fn io_worker(
     next: Sender<Heard>,
 ) {
     while let Some(Job { media_id, reply }) = meter.recv(&jobs).await {
-        if !shared.steps.spool.room(&shared.events, &shared.stop).await {
+        let may = shared.hand.free(&shared.stop).await;
+        if !may || !shared.steps.spool.room(&shared.events, &shared.stop).await {
             // Told to stop before the item was touched: the queue keeps the job for the next run.
             let _ = reply.send(given_back());
             continue;
@@ -37,6 +38,7 @@ pub(super) async fn io_worker(
         };
         let mut active = Active {
             title: work.item.title.clone(),
+            held: shared.hand.take(work.claimed, &shared.cancel),
             metadata: Metadata::default(),
             started: Instant::now(),
             work,
@@ -85,8 +87,8 @@ async fn bring(shared: &Arc<Shared>, active: &mut Active) -> Result<Audio, Failu
     let dir = shared.steps.spool.dir(media_id)?;
     let fetched = tokio::select! {
         biased;
-        () = shared.cancel.cancelled() => return Err(stopped()),
-        fetched = shared.steps.fetcher.fetch(item, &dir, &shared.events, &shared.cancel) => fetched?,
+        () = active.held.cancel.cancelled() => return Err(stopped()),
+        fetched = shared.steps.fetcher.fetch(item, &dir, &shared.events, &active.held.cancel) => fetched?,
     };
     active.metadata = fetched.metadata;
     if let Some(title) = &active.metadata.title {
@@ -94,11 +96,12 @@ async fn bring(shared: &Arc<Shared>, active: &mut Active) -> Result<Audio, Failu
     }
     let expected = active.metadata.duration_ms.or(item.duration_ms);
     let Ok(_permit) = shared.decoders.acquire().await else { return Err(stopped()) };
-    let (inner, input, output) = (shared.clone(), fetched.path.clone(), dir.join(spool::AUDIO));
+    active.held.step(Step::Decode);
+    let (inner, cancel) = (shared.clone(), active.held.cancel.clone());
+    let (input, output) = (fetched.path.clone(), dir.join(spool::AUDIO));
     let audio = tokio::task::spawn_blocking(move || {
         let mut progress = inner.events.progress(media_id, Step::Decode);
-        let audio =
-            decode::decode(&input, &output, &inner.steps.decode, expected, &mut progress, &inner.cancel)?;
+        let audio = decode::decode(&input, &output, &inner.steps.decode, expected, &mut progress, &cancel)?;
         // Whatever the header said: this is all of it, and from here on the item waits for the next stage.
         let ms = audio.duration_ms().unsigned_abs();
         progress.set(ms, Some(ms));

@@ -18,8 +18,9 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use super::in_flight::{Ended, InFlight, Key};
+use super::place::Lane;
 use super::{
-    JobInfo, MAX_ATTEMPTS, Outcome, Queue, QueueError, RECONCILE_EVERY, TASK, crash, kept, reconcile,
+    JobInfo, MAX_ATTEMPTS, Outcome, Queue, QueueError, RECONCILE_EVERY, TASK, claims, crash, kept, reconcile,
 };
 use crate::media::MediaId;
 
@@ -29,6 +30,8 @@ const BACKOFF: (Duration, Duration) = (Duration::from_millis(250), Duration::fro
 const NO_DEADLINE: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 /// How long the end of an item is remembered whose job went elsewhere.
 const REMEMBER_ENDED: Duration = Duration::from_secs(3600);
+/// How often it is looked up whether the queue is paused: one query of one row.
+const LOOK_FOR_PAUSE_EVERY: Duration = Duration::from_secs(1);
 /// Pause after a panic in a handler.
 const AFTER_PANIC: Duration = Duration::from_secs(10);
 
@@ -58,7 +61,17 @@ where
         company: RwLock::default(),
         stop: stop.clone(),
     });
+    // Known before the first claim.
+    look_for_pause(queue).await;
     let reconciling = reconcile_every_minute(&shared, &stop);
+    let pausing = async {
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = sleep(LOOK_FOR_PAUSE_EVERY) => look_for_pause(queue).await,
+            }
+        }
+    };
     let working = async {
         let mut pause = BACKOFF.0;
         while !stop.is_cancelled() {
@@ -82,7 +95,20 @@ where
         stop.cancelled().await;
         queue.identity.note_leaving();
     };
-    tokio::join!(reconciling, working, leaving);
+    tokio::join!(reconciling, pausing, working, leaving);
+}
+
+/// Opens or closes the gate before the claims; where the database does not answer, it stays as it is.
+async fn look_for_pause(queue: &Queue) {
+    match super::control::paused(&queue.pool).await {
+        Ok(Some(pause)) if queue.gate.set_paused(true) => {
+            let until = pause.until.map(|until| until.to_rfc3339());
+            tracing::info!(until, "the queue is paused: what runs is finished, nothing new is taken up");
+        }
+        Ok(None) if queue.gate.set_paused(false) => tracing::info!("the queue goes on"),
+        Ok(_) => {}
+        Err(error) => tracing::debug!(%error, "cannot tell whether the queue is paused"),
+    }
 }
 
 async fn reconcile_every_minute(shared: &Shared, stop: &CancellationToken) {
@@ -103,7 +129,7 @@ async fn run_worker(queue: &Queue, shared: &Arc<Shared>, stop: &CancellationToke
     let former = queue.identity.workers();
     let failed = CancellationToken::new();
     let worker = WorkerOptions::default()
-        .pg_pool(shared.pool.clone())
+        .database(claims::behind(queue.gate.clone(), shared.pool.clone()))
         .concurrency(queue.options.concurrency)
         .poll_interval(queue.options.poll_interval)
         .use_notification_delivery(false)
@@ -315,8 +341,8 @@ impl Shared {
     }
 }
 
-/// Replaces the running job by one that is due later; the caller then ends the running one as complete. In one
-/// statement, and only while the job is ours. Outer error: the database; inner: the job is not ours any more.
+/// Replaces the running job by one that is due later; the caller then ends the running one as complete. Without a
+/// delay it keeps its place in line, else it comes before those that were not begun. In one statement, and only while the job is ours. Outer error: the database; inner: the job is not ours any more.
 async fn reschedule(
     pool: &PgPool,
     (media_id, generation): Key,
@@ -326,12 +352,13 @@ async fn reschedule(
     message: &str,
 ) -> Result<Result<(), String>, String> {
     let replaced: Option<i64> = sqlx::query_scalar(
-        "with mine as materialized (select id, priority from graphile_worker._private_jobs \
+        "with mine as materialized (select id, priority, run_at from graphile_worker._private_jobs \
             where id = $1 and locked_by = $2 for update) \
          select (graphile_worker.add_job($3, json_build_object('media_id', $4::uuid, 'generation', $5::int), \
-            run_at => now() + $6 * interval '1 second', max_attempts => $7::int, \
+            run_at => case when $6 > 0 then now() + $6 * interval '1 second' else least(mine.run_at, now()) end, \
+            max_attempts => $7::int, \
             job_key => 'media:' || $4::uuid || ':' || $5::int, job_key_mode => 'replace', \
-            priority => mine.priority)).id from mine",
+            priority => case when $6 > 0 then least(mine.priority, $8::int) else mine.priority end)).id from mine",
     )
     .bind(job)
     .bind(worker_id)
@@ -340,6 +367,7 @@ async fn reschedule(
     .bind(generation)
     .bind(after.as_secs_f64())
     .bind(i32::from(MAX_ATTEMPTS))
+    .bind(i32::from(Lane::Begun.priority()))
     .fetch_optional(pool)
     .await
     .map_err(|e| format!("cannot reschedule: {e}"))?;

@@ -183,6 +183,7 @@ pub(super) fn reason(class: FailureClass) -> &'static str {
         FailureClass::NoSpace => "the disk is full",
         FailureClass::Setup => "set-up",
         FailureClass::Crashed => "crashed",
+        FailureClass::Cancelled => "cancelled",
         FailureClass::Internal => "internal error",
     }
 }
