@@ -158,6 +158,8 @@ pub struct Config {
     pub ingestion_limit: usize,
     /// Attempts before an item is given up.
     pub max_attempts: u32,
+    /// A worker that was not heard of for so many seconds is dead, and others take over what it had in hand.
+    pub lease_seconds: u64,
 
     /// yt-dlp's format selection.
     pub ytdlp_format: String,
@@ -230,6 +232,7 @@ impl Config {
             db_workers: 12,
             ingestion_limit: 0,
             max_attempts: 5,
+            lease_seconds: 120,
             ytdlp_format: "bestaudio/best".into(),
             cookies_file: None,
             network_timeout: 30,

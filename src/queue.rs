@@ -14,7 +14,7 @@
 //! * **After a crash work resumes at once.** Each process has an identity, a file under `workers_dir` that it
 //!   keeps locked and in which the ids of its workers stand. A file that nobody holds belongs to a dead process:
 //!   its jobs are unlocked at the next start. Processes on other machines are noticed by their missing heartbeat,
-//!   after [`STALE_AFTER`].
+//!   after [`QueueOptions::lease`].
 //! * **An item that kills the process is found** without giving up those that were merely near it: see
 //!   `crash.rs`.
 //! * **Stopping waits.** After the stop signal nothing new is claimed, and what is in flight may take as long as it
@@ -45,13 +45,10 @@ use crate::media::MediaId;
 pub const TASK: &str = "ingest_media";
 /// The largest number the library's column holds.
 pub const MAX_ATTEMPTS: i16 = i16::MAX;
-/// A worker whose heartbeat is older than this is dead; its jobs go to others.
-pub const STALE_AFTER: Duration = Duration::from_secs(120);
+/// [`QueueOptions::lease`] unless something else is set: with the time until the next look, and the pause before a
+/// recovered job runs, a dead machine's work goes on within three minutes.
+pub const LEASE: Duration = Duration::from_secs(120);
 
-/// How often a worker says that it lives.
-const HEARTBEAT_EVERY: Duration = Duration::from_secs(15);
-/// How often workers look for dead ones.
-const SWEEP_EVERY: Duration = Duration::from_secs(30);
 /// How often items without a job are looked for.
 const RECONCILE_EVERY: Duration = Duration::from_secs(60);
 /// Rows of one statement when enqueueing.
@@ -72,6 +69,9 @@ pub struct QueueOptions {
     pub poll_interval: Duration,
     /// Connections of the queue's own pool.
     pub connections: u32,
+    /// A worker whose heartbeat is older than this is dead; its jobs go to others. A worker tells that it lives eight
+    /// times as often, and looks for dead ones four times as often. The same for all that share a database.
+    pub lease: Duration,
 }
 
 impl QueueOptions {
@@ -82,6 +82,7 @@ impl QueueOptions {
             concurrency: concurrency.max(1),
             poll_interval: Duration::from_millis(250),
             connections: u32::try_from(concurrency.clamp(2, 8)).unwrap_or(8),
+            lease: LEASE,
         }
     }
 }

@@ -48,6 +48,7 @@ pub async fn ingest(
     let plan = steps::plan(config)?;
     let mut options = QueueOptions::new(config.data_dir.join("workers"), plan.sizes.in_flight());
     options.poll_interval = TICK;
+    options.lease = Duration::from_secs(config.lease_seconds);
     let mut queue = Queue::open(world.url(), options).await?;
     let worker = queue.worker_id().to_string();
     let spool =

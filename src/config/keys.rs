@@ -344,6 +344,7 @@ pub const KEYS: &[Key] = &[
     key!(Workers, "db_workers", "DB_WORKERS", Kind::Int(1, 256), "transcripts embedded and written at a time"),
     key!(Workers, "ingestion_limit", "INGESTION_LIMIT", Kind::Int(0, 10_000_000), "new items taken on in one run; 0: all"),
     key!(Workers, "max_attempts", "MAX_ATTEMPTS", Kind::Int(1, 100), "attempts before an item is given up"),
+    key!(Workers, "lease_seconds", "LEASE_SECONDS", Kind::Int(2, 3_600), "silence after which a machine's work goes to others"),
 
     key!(Downloads, "ytdlp_format", "YTDLP_FORMAT", Kind::Text, "yt-dlp's format selection"),
     key!(Downloads, "cookies_file", "COOKIES_FILE", optional Kind::Path, "cookies for sites that want a login"),

@@ -19,8 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::in_flight::{Ended, InFlight, Key};
 use super::{
-    HEARTBEAT_EVERY, JobInfo, MAX_ATTEMPTS, Outcome, Queue, QueueError, RECONCILE_EVERY, STALE_AFTER,
-    SWEEP_EVERY, TASK, crash, reconcile,
+    JobInfo, MAX_ATTEMPTS, Outcome, Queue, QueueError, RECONCILE_EVERY, TASK, crash, reconcile,
 };
 use crate::media::MediaId;
 
@@ -113,9 +112,9 @@ async fn run_worker(queue: &Queue, shared: &Arc<Shared>, stop: &CancellationToke
         .shutdown_grace_period(NO_DEADLINE)
         .worker_recovery(
             WorkerRecoveryConfig::default()
-                .heartbeat_interval(HEARTBEAT_EVERY)
-                .sweep_interval(SWEEP_EVERY)
-                .sweep_threshold(STALE_AFTER),
+                .heartbeat_interval(queue.options.lease / 8)
+                .sweep_interval(queue.options.lease / 4)
+                .sweep_threshold(queue.options.lease),
         )
         .on(JobRecovery, recovery_hook(shared.pool.clone(), queue.identity.workers()))
         .add_extension(Slot { shared: Arc::clone(shared), failed: failed.clone() })
