@@ -2,6 +2,8 @@
 //!
 //! * [`main`] — the whole program.
 //! * [`ingest`], [`listing`] — `spoken ingest`: sources into jobs, jobs through the pipeline.
+//! * [`work`] — `spoken work`: the queue alone, or a part of the work that other machines share.
+//! * [`node`] — this process among those that work on the library, and what it looks after; `spoken nodes`.
 //! * [`steps`] — settings into running steps.
 //! * [`offline`] — files to transcripts without a database: [`transcribe`] and [`mod@bench`].
 //! * [`library`] — commands that read: status, show, search, export, and retry.
@@ -17,6 +19,7 @@ use anyhow::Context;
 
 use crate::cli::{
     Cli, Command, DbCommand, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE, IngestArgs, TranscribeArgs,
+    WorkArgs,
 };
 use crate::config::{self, Inputs, Loaded, LogFormat};
 use crate::event::{self, Event, Events};
@@ -30,10 +33,12 @@ pub mod doctor;
 pub mod ingest;
 pub mod library;
 pub mod listing;
+pub mod node;
 pub mod offline;
 pub mod signals;
 pub mod steps;
 pub mod transcribe;
+pub mod work;
 pub mod world;
 
 use signals::Stopping;
@@ -126,6 +131,13 @@ fn widest_vectors() {
 async fn run(cli: &Cli, loaded: Loaded, output: &Output) -> anyhow::Result<u8> {
     match &cli.command {
         Command::Ingest(args) => ingest_command(args, cli.global.library_flags(), loaded, output).await,
+        Command::Work(args) => work_command(args, loaded, output).await,
+        Command::Nodes(args) => {
+            let world = World::open(loaded.config, READER_CONNECTIONS).await?;
+            let done = node::nodes(&world, args).await;
+            world.close().await;
+            done
+        }
         Command::Doctor(args) => doctor_command(args.json, &loaded).await,
         Command::Db(args) => db_command(args.command, loaded).await,
         Command::Status(args) => {
@@ -240,6 +252,27 @@ async fn ingest_command(
         println!("{}", serde_json::to_string(&summary)?);
     }
     Ok(code)
+}
+
+/// `spoken work`: as `ingest`, without anything to list.
+async fn work_command(args: &WorkArgs, loaded: Loaded, output: &Output) -> anyhow::Result<u8> {
+    let watch = Watch::start(&loaded, output, true, report::Options::default())?;
+    let connections = u32::try_from(loaded.config.db_workers).unwrap_or(12) + 6;
+    let result = match World::open(loaded.config, connections).await {
+        Ok(world) => {
+            let request = work::Request { role: args.role.into(), drain: args.drain };
+            let result = work::work(&world, request, &watch.events, &watch.stopping).await;
+            world.close().await;
+            result
+        }
+        Err(error) => Err(error),
+    };
+    let (summary, code) = watch.end(result, output).await?;
+    if args.json {
+        println!("{}", serde_json::to_string(&summary)?);
+    }
+    // Who works until told to stop did what was asked for, whatever became of single items.
+    Ok(if args.drain { code } else { EXIT_OK })
 }
 
 /// `spoken transcribe`: as `ingest`, but what was said goes to standard output. Ctrl-C stops what is in work.

@@ -5,6 +5,8 @@
 //! * Work on one item: [`Store::claim`], then exactly one of [`Store::complete`], [`Store::fail`],
 //!   [`Store::delay`] and [`Store::release`]. Each of the four is **fenced**: it names the number its claim
 //!   drew, and changes nothing once somebody else has claimed the item ([`SaveError::LeaseLost`]).
+//! * Between machines: [`Store::hand_over`] ends a claim by leaving the audio to a transcriber; [`Store::wanted`] tells
+//!   which objects are of use; [`Store::nodes`] are the processes that work here.
 //! * Reading: [`Store::counts`], [`Store::items`], [`Store::find`], [`Store::segments`],
 //!   [`Store::dropped`].
 //!
@@ -15,9 +17,11 @@
 mod account;
 mod claim;
 mod copy;
+mod handover;
 mod items;
 mod locator;
 mod migrate;
+mod nodes;
 mod read;
 mod vectors;
 
@@ -31,8 +35,10 @@ use sqlx::{ConnectOptions, Connection};
 use uuid::Uuid;
 
 pub use claim::{Attempt, Claim, Claimed, SaveError, Work};
+pub use handover::{Backlog, HandedOver, Wanted};
 pub use items::{Requeued, Selection, Unfinished, Upserted};
 pub use migrate::{Migrated, Version};
+pub use nodes::{Figures, NewNode, NodeRow};
 pub use read::{Counts, ItemFilter, MediaRow};
 pub use vectors::EmbeddingModel;
 
@@ -228,6 +234,7 @@ impl Store {
         let pool = PgPoolOptions::new()
             .max_connections(options.max_connections.max(1))
             .acquire_timeout(options.timeout)
+            .after_connect(|connection, _| Box::pin(crate::postgres::mind_lost_peers(connection)))
             .connect_lazy_with(connect);
         Ok(Self { pool, seen: Arc::default() })
     }

@@ -4,17 +4,17 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
-use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::listing::Listing;
+use super::node::Node;
 use super::signals::Stopping;
-use super::steps;
+use super::steps::{self, Role};
 use super::world::World;
 use crate::event::{Event, Events, RunSummary};
 use crate::pipeline::Pipeline;
 use crate::pipeline::spool::Spool;
-use crate::queue::{Queue, QueueOptions};
+use crate::queue::{JobInfo, Queue};
 use crate::stage::StageSummary;
 use crate::transcribe::WindowCounts;
 
@@ -46,9 +46,8 @@ pub async fn ingest(
     let config = &world.config;
     // Wrong names and missing files are told before anything is listed or downloaded.
     let plan = steps::plan(config)?;
-    let mut options = QueueOptions::new(config.data_dir.join("workers"), plan.sizes.in_flight());
+    let mut options = plan.queue_options(config);
     options.poll_interval = TICK;
-    options.lease = Duration::from_secs(config.lease_seconds);
     let mut queue = Queue::open(world.url(), options).await?;
     let worker = queue.worker_id().to_string();
     let spool =
@@ -77,7 +76,11 @@ pub async fn ingest(
                 return Err(error);
             }
         };
-        stages = drain(&queue, &pipeline, &lister, events, stopping).await;
+        let node = Node::start(world, &queue, &pipeline, Role::All, events).await;
+        // A database that is away now is asked again at the next tick.
+        let over = async || lister.is_finished() && queue.drained().await.unwrap_or(false);
+        stages = drain(&queue, &pipeline, events, stopping, over).await;
+        node.end().await;
         windows = pipeline.window_counts();
         pipeline.spool().close();
     }
@@ -98,22 +101,22 @@ pub async fn ingest(
     Ok(summary)
 }
 
-/// Works off the queue until nothing is queued and nothing more is being listed, or until told to stop; then lets
-/// every stage run dry.
-async fn drain(
+/// Works off the queue until `over`, asked at each tick, says that nothing is left, or until told to stop; then lets every
+/// stage run dry.
+pub(super) async fn drain(
     queue: &Arc<Queue>,
     pipeline: &Arc<Pipeline>,
-    lister: &JoinHandle<anyhow::Result<()>>,
     events: &Events,
     stopping: &Stopping,
+    over: impl AsyncFn() -> bool,
 ) -> Vec<StageSummary> {
     let claiming = CancellationToken::new();
     let mut runner = tokio::spawn({
         let (queue, pipeline, claiming) = (queue.clone(), pipeline.clone(), claiming.clone());
         async move {
-            let handler = move |media_id, _| {
+            let handler = move |media_id, job: JobInfo| {
                 let pipeline = pipeline.clone();
-                async move { pipeline.process(media_id).await }
+                async move { pipeline.process(media_id, job.kind).await }
             };
             queue.run(handler, claiming).await;
         }
@@ -134,8 +137,7 @@ async fn drain(
             }
             _ = tick.tick() => {
                 events.send(Event::StagesSampled { stages: pipeline.stages() });
-                // A database that is away now is asked again at the next tick.
-                if lister.is_finished() && queue.drained().await.unwrap_or(false) {
+                if !claiming.is_cancelled() && over().await {
                     claiming.cancel();
                 }
             }
@@ -148,12 +150,13 @@ async fn drain(
 }
 
 /// Takes over the spool directories of processes that died on this machine.
-async fn adopt(world: &World, queue: &mut Queue, spool: &Spool) -> anyhow::Result<()> {
+pub(super) async fn adopt(world: &World, queue: &mut Queue, spool: &Spool) -> anyhow::Result<()> {
     let dead: Vec<String> = queue.dead().iter().map(ToString::to_string).collect();
     if !dead.is_empty() {
         let unfinished = world.store.unfinished().await?;
         let wanted: std::collections::HashSet<_> = unfinished.iter().map(|u| u.media_id).collect();
         spool.adopt(&dead, &|id| wanted.contains(&id));
+        world.store.nodes_ended(&queue.dead()).await?;
         queue.bury_dead();
     }
     Ok(())

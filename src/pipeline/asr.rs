@@ -5,13 +5,14 @@ use std::sync::Arc;
 use async_channel::{Receiver, Sender};
 
 use super::ending::give_back;
-use super::{Heard, Said, Shared};
+use super::{Heard, Hearing, Said, Shared};
 use crate::media::{Failure, Transcript};
 use crate::stage::StageMeter;
 
 /// Cuts speech into windows for the model's pool; the transcript leaves from the model's own thread.
 pub(super) fn asr_worker(
     shared: &Arc<Shared>,
+    hearing: &Hearing,
     meter: &Arc<StageMeter>,
     from: &Receiver<Heard>,
     to: &Sender<Said>,
@@ -24,6 +25,6 @@ pub(super) fn asr_worker(
                 inner.runtime.clone().spawn(async move { give_back(&inner, lost.0.active).await });
             }
         });
-        shared.steps.transcriber.submit(media_id, &audio, &shared.events, &shared.cancel, done);
+        hearing.transcriber.submit(media_id, &audio, &shared.events, &shared.cancel, done);
     }
 }

@@ -19,11 +19,11 @@ pub(super) async fn settle(shared: &Shared, active: Active, failure: Failure) {
     if shared.cancel.is_cancelled() {
         return give_back(shared, active).await;
     }
-    let store = &shared.steps.store;
+    let store = &shared.store;
     let last = !failure.class.is_transient() || active.work.attempt >= shared.sizes.max_attempts;
     let title = active.title.clone();
     if last {
-        shared.steps.spool.remove(media_id);
+        shared.spool.remove(media_id);
         match store.fail(&active.work.claimed, &failure).await {
             Ok(()) => {}
             Err(SaveError::LeaseLost) => return lease_lost(shared, active),
@@ -32,6 +32,12 @@ pub(super) async fn settle(shared: &Shared, active: Active, failure: Failure) {
                 let message = error.to_string();
                 let _ = active.reply.send(Outcome::Retry { after: Duration::from_secs(5), message });
                 return;
+            }
+        }
+        if active.object.is_some() {
+            remove_object(shared, &active).await;
+            if let Err(error) = store.forget_handovers().await {
+                tracing::debug!(%error, "hand-overs of items that are over stay until the next sweep");
             }
         }
         let Failure { class, message, remedy } = failure;
@@ -62,13 +68,23 @@ fn backoff(attempt: u32, class: FailureClass) -> Duration {
 /// Another worker has the item now: what this one made is thrown away.
 pub(super) fn lease_lost(shared: &Shared, active: Active) {
     let media_id = active.work.item.media_id;
-    shared.steps.spool.remove(media_id);
+    shared.spool.remove(media_id);
     shared.events.send(Event::ItemSkipped {
         media_id,
         title: active.title,
         reason: "another worker took it over".into(),
     });
     let _ = active.reply.send(Outcome::LeaseLost);
+}
+
+/// Removes what another machine had left of an item that is done or given up. What stays because the store is away now, or
+/// because this process dies here, the next sweep removes.
+pub(super) async fn remove_object(shared: &Shared, active: &Active) {
+    if let (Some(handover), Some(key)) = (&shared.handover, &active.object)
+        && let Err(error) = handover.remove(key).await
+    {
+        tracing::warn!(media_id = %key.media_id, %error, "audio that was handed over is not removed yet; the next sweep will");
+    }
 }
 
 /// The answer for an item that was not finished because everything stops: the job stays, ready for the next run.
@@ -78,7 +94,7 @@ pub(super) fn given_back() -> Outcome {
 
 /// Gives an unfinished item back to the queue, its attempt not counted.
 pub(super) async fn give_back(shared: &Shared, active: Active) {
-    if let Err(error) = shared.steps.store.release(&active.work.claimed).await {
+    if let Err(error) = shared.store.release(&active.work.claimed).await {
         tracing::warn!(media_id = %active.work.item.media_id, %error, "failed to release an item; the next start will");
     }
     let _ = active.reply.send(given_back());

@@ -20,7 +20,7 @@ use sqlx::postgres::PgPool;
 use uuid::Uuid;
 
 use super::identity::Dead;
-use super::{QueueError, TASK};
+use super::{QueueError, TASKS};
 use crate::media::MediaId;
 
 /// From this score on an item runs alone.
@@ -169,11 +169,11 @@ async fn unlock(connection: &mut PgConnection, workers: &[String]) -> Result<(),
         "update graphile_worker._private_jobs j set run_at = least(j.run_at, now()), \
                 priority = greatest(j.priority, m.crashes)::smallint \
          from media m, graphile_worker._private_tasks t \
-         where j.locked_by = any($1) and t.id = j.task_id and t.identifier = $2 \
+         where j.locked_by = any($1) and t.id = j.task_id and t.identifier = any($2) \
            and j.key = 'media:' || m.media_id || ':' || m.generation",
     )
     .bind(workers)
-    .bind(TASK)
+    .bind(TASKS)
     .execute(&mut *connection)
     .await?;
     sqlx::query("select graphile_worker.force_unlock_workers($1)")

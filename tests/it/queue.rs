@@ -23,7 +23,7 @@ use crate::postgres::tools_dir;
 const MEDIA: &str = "create table media (media_id uuid primary key, state text not null default 'queued', \
     fence bigint not null default 0, generation integer not null default 0, attempts integer not null default 0, \
     crashes integer not null default 0, retry_at timestamptz, error_class text, error text, remedy text, \
-    finished_at timestamptz, updated_at timestamptz)";
+    finished_at timestamptz, updated_at timestamptz); create table handovers (media_id uuid primary key)";
 
 /// A server of its own with an empty library, ended with the test whatever its result.
 struct Database {
