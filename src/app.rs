@@ -2,6 +2,7 @@
 //!
 //! * [`main`] — the whole program.
 //! * [`ingest`], [`listing`] — `spoken ingest`: sources into jobs, jobs through the pipeline.
+//! * [`works`] — the open queue and the running stages: what all that work have in common.
 //! * [`work`] — `spoken work`: the queue alone, or a part of the work that other machines share.
 //! * [`node`] — this process among those that work on the library, and what it looks after; `spoken nodes`.
 //! * [`steps`] — settings into running steps.
@@ -39,6 +40,7 @@ pub mod signals;
 pub mod steps;
 pub mod transcribe;
 pub mod work;
+pub mod works;
 pub mod world;
 
 use signals::Stopping;
