@@ -84,6 +84,8 @@ pub struct Bringing {
     pub decode: DecodeOptions,
     /// How far it may run ahead of the transcribers on other machines.
     pub backlog: Backlog,
+    /// A machine that was not heard of for so long is not there.
+    pub lease: Duration,
 }
 
 /// The steps of the ASR and DB stages.

@@ -1,19 +1,15 @@
 //! `spoken work`: works off the queue without listing anything, alone or as one of several machines.
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::ingest::{adopt, drain};
-use super::node::Node;
 use super::signals::Stopping;
-use super::steps::{self, Role};
+use super::steps::Role;
+use super::works::{Progress, Worked, Works};
 use super::world::World;
 use crate::cli::RoleName;
 use crate::event::{Events, RunSummary};
-use crate::pipeline::spool::Spool;
 use crate::queue::{Kind, Queue};
 use crate::store::Store;
-use crate::transcribe::WindowCounts;
 
 /// What to work on, and how long.
 #[derive(Clone, Copy, Debug)]
@@ -45,44 +41,28 @@ pub async fn work(
     stopping: &Stopping,
 ) -> anyhow::Result<RunSummary> {
     let started = Instant::now();
-    let config = &world.config;
-    let plan = steps::plan_for(config, request.role)?;
-    let mut queue = Queue::open(world.url(), plan.queue_options(config)).await?;
-    let worker = queue.worker_id().to_string();
-    let spool =
-        Spool::open(&config.data_dir, &worker, config.spool_max_mb << 20, config.min_free_disk_mb << 20)?;
-    adopt(world, &mut queue, &spool).await?;
-    let queue = Arc::new(queue);
-
-    let lease = Duration::from_secs(config.lease_seconds);
-    let over = async || request.drain && !left(&queue, &world.store, request.role, lease).await;
-    let mut stages = Vec::new();
-    let mut windows = WindowCounts::default();
+    let Request { role, drain } = request;
+    let mut works = Works::open_as(world, role).await?;
+    let lease = Duration::from_secs(world.config.lease_seconds);
+    let over = async |queue: &Queue| drain && !left(queue, &world.store, role, lease).await;
     // Models are loaded only when there is something to do.
-    if over().await {
-        spool.close();
+    let worked = if over(works.queue()).await {
+        Worked::default()
     } else {
-        let pipeline = steps::start(world, plan, spool, worker, events, stopping).await?;
-        let node = Node::start(world, &queue, &pipeline, request.role, events).await;
-        stages = drain(&queue, &pipeline, events, stopping, over).await;
-        windows = pipeline.window_counts();
-        node.end().await;
-        pipeline.spool().close();
-    }
-    let interrupted = request.drain
+        works.work(world, events, stopping, async |seen: Progress<'_>| over(seen.queue).await).await?
+    };
+    let interrupted = drain
         && stopping.stop.is_cancelled()
-        && left(&queue, &world.store, request.role, Duration::ZERO).await;
+        && left(works.queue(), &world.store, role, Duration::ZERO).await;
     let summary = RunSummary {
         wall_ms: started.elapsed().as_millis() as u64,
-        stages,
-        windows: windows.windows,
-        windows_known: windows.known,
+        stages: worked.stages,
+        windows: worked.windows.windows,
+        windows_known: worked.windows.known,
         interrupted,
         ..events.tally()
     };
-    if let Some(queue) = Arc::into_inner(queue) {
-        queue.close().await?;
-    }
+    works.close().await?;
     Ok(summary)
 }
 

@@ -10,14 +10,15 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
+use super::node::Node;
 use super::signals::Stopping;
-use super::steps::{self, Plan};
+use super::steps::{self, Plan, Role};
 use super::world::World;
 use crate::config::Config;
 use crate::event::{Event, Events};
 use crate::pipeline::Pipeline;
 use crate::pipeline::spool::Spool;
-use crate::queue::{Queue, QueueOptions};
+use crate::queue::{JobInfo, Queue};
 use crate::stage::StageSummary;
 use crate::transcribe::WindowCounts;
 
@@ -60,9 +61,17 @@ impl Works {
     /// # Errors
     /// Models that cannot be had (told before anything else), the database, or a spool that cannot be made.
     pub async fn open(world: &World) -> anyhow::Result<Self> {
+        Self::open_as(world, Role::All).await
+    }
+
+    /// As [`Self::open`], for a part of the work.
+    ///
+    /// # Errors
+    /// As for [`Self::open`]; and where the role lacks what it needs.
+    pub async fn open_as(world: &World, role: Role) -> anyhow::Result<Self> {
         let config = &world.config;
-        let plan = steps::plan(config)?;
-        let mut options = QueueOptions::new(config.data_dir.join("workers"), plan.sizes.in_flight());
+        let plan = steps::plan_for(config, role)?;
+        let mut options = plan.queue_options(config);
         options.poll_interval = TICK;
         let mut queue = Queue::open(world.url(), options).await?;
         let worker = queue.worker_id().to_string();
@@ -90,8 +99,11 @@ impl Works {
         over: impl AsyncFnMut(Progress<'_>) -> bool,
     ) -> anyhow::Result<Worked> {
         let Some(Ready { spool, plan, worker }) = self.ready.take() else { return Ok(Worked::default()) };
+        let role = plan.role;
         let pipeline = steps::start(world, plan, spool, worker, events, stopping).await?;
+        let node = Node::start(world, &self.queue, &pipeline, role, events).await;
         let stages = drain(&self.queue, &pipeline, events, stopping, over).await;
+        node.end().await;
         let windows = pipeline.window_counts();
         pipeline.spool().close();
         Ok(Worked { stages, windows })
@@ -126,10 +138,10 @@ async fn drain(
         let (queue, pipeline, claiming) = (queue.clone(), pipeline.clone(), claiming.clone());
         let in_hand = in_hand.clone();
         async move {
-            let handler = move |media_id, _| {
+            let handler = move |media_id, job: JobInfo| {
                 let (pipeline, held) = (pipeline.clone(), Held::new(&in_hand));
                 async move {
-                    let outcome = pipeline.process(media_id).await;
+                    let outcome = pipeline.process(media_id, job.kind).await;
                     drop(held);
                     outcome
                 }
@@ -189,6 +201,7 @@ async fn adopt(world: &World, queue: &mut Queue, spool: &Spool) -> anyhow::Resul
         let unfinished = world.store.unfinished().await?;
         let wanted: std::collections::HashSet<_> = unfinished.iter().map(|u| u.media_id).collect();
         spool.adopt(&dead, &|id| wanted.contains(&id));
+        world.store.nodes_ended(&queue.dead()).await?;
         queue.bury_dead();
     }
     Ok(())

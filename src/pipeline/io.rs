@@ -10,10 +10,10 @@ use super::ending::{give_back, given_back, settle, stopped};
 use super::{Active, Bringing, Heard, Job, Shared, send, spool};
 use crate::decode;
 use crate::event::{Event, Step};
-use crate::media::{Audio, Failure, FailureClass, MediaId, Metadata};
+use crate::media::{Audio, Failure, FailureClass, Locator, MediaId, Metadata};
 use crate::queue::Outcome;
 use crate::stage::StageMeter;
-use crate::store::{Claim, Work};
+use crate::store::{Attempt, Claim, SaveError, Work};
 
 /// Claims, fetches, decodes; then sends to `next`, or where there is none into the store.
 pub(super) async fn io_worker(
@@ -41,6 +41,10 @@ pub(super) async fn io_worker(
                 continue;
             }
         };
+        if let Some(outcome) = leave_to_others(&shared, &bringing, &work).await {
+            let _ = reply.send(outcome);
+            continue;
+        }
         let mut active = Active {
             title: work.item.title.clone(),
             metadata: Metadata::default(),
@@ -86,6 +90,32 @@ pub(super) async fn claim(shared: &Shared, media_id: MediaId) -> Result<Box<Work
             Err(Outcome::Retry { after: Duration::from_secs(5), message: error.to_string() })
         }
     }
+}
+
+/// A file that is not on this machine may be on another one that works on the library: then the item is left to that. No
+/// attempt is consumed, however often the wrong machine gets it; with nobody else there it fails as unreadable.
+async fn leave_to_others(shared: &Shared, bringing: &Bringing, work: &Work) -> Option<Outcome> {
+    const LOOK_AGAIN: Duration = Duration::from_secs(15);
+    let Locator::File(path) = &work.item.locator else { return None };
+    if tokio::fs::try_exists(path).await.unwrap_or(true) {
+        return None;
+    }
+    let others = shared.store.other_hosts_fetch(&shared.worker, bringing.lease).await;
+    if !others.unwrap_or(false) {
+        return None;
+    }
+    let message = format!("{} is not on this machine; left to the others", path.display());
+    let failure = Failure::new(FailureClass::Unreadable, message).with_remedy(
+        "run spoken work on the machine that has the file, or share its folder under the same path",
+    );
+    match shared.store.delay(&work.claimed, &failure, LOOK_AGAIN, Attempt::Free).await {
+        Ok(_) => {}
+        Err(SaveError::LeaseLost) => return Some(Outcome::LeaseLost),
+        Err(error) => {
+            tracing::warn!(media_id = %work.item.media_id, %error, "failed to leave an item to others")
+        }
+    }
+    Some(Outcome::Retry { after: LOOK_AGAIN, message: "the file is not on this machine".into() })
 }
 
 /// Fetches and decodes one item into its spool directory.

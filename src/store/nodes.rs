@@ -156,6 +156,24 @@ impl Store {
         Ok(rows)
     }
 
+    /// Whether a process on another machine than that of `worker` was heard of within `lease` that brings what it finds
+    /// there.
+    ///
+    /// # Errors
+    /// [`StoreError::Database`].
+    pub async fn other_hosts_fetch(&self, worker: &str, lease: Duration) -> Result<bool, StoreError> {
+        let any = sqlx::query_scalar(
+            "SELECT EXISTS (SELECT FROM nodes other, nodes own
+                            WHERE own.node_id::text = $1 AND other.host <> own.host AND other.role IN ('all', 'fetch')
+                                AND other.heartbeat_at > now() - make_interval(secs => $2))",
+        )
+        .bind(worker)
+        .bind(lease.as_secs_f64())
+        .fetch_one(self.pool())
+        .await?;
+        Ok(any)
+    }
+
     /// Whether a process that hands audio over was heard of within `lease`, so that more may come.
     ///
     /// # Errors

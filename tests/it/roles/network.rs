@@ -4,7 +4,6 @@ use std::fs;
 use std::io::Write;
 use std::net::TcpStream;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
-use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use nix::sys::signal::{Signal, kill};
@@ -100,7 +99,7 @@ impl Machine {
     pub fn command(&self, command: &Command) -> Command {
         let mut here = Command::new("ip");
         here.args(["netns", "exec", &self.name, "unshare", "--uts", "sh", "-c"])
-            .args([&format!("hostname {} && exec \"$@\"", self.name), "sh"])
+            .args([&format!("echo {} > /proc/sys/kernel/hostname && exec \"$@\"", self.name), "sh"])
             .arg(command.get_program())
             .args(command.get_args())
             .env_clear()
