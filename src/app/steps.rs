@@ -178,6 +178,7 @@ pub async fn start(
             fetcher: Fetcher::new(fetch_options(config))?,
             decode: decode_options(config),
             backlog,
+            lease: Duration::from_secs(config.lease_seconds),
         })
     };
     let steps = Steps { bringing, hearing, handover, store: world.store.clone(), spool };

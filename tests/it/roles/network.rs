@@ -11,7 +11,7 @@ use nix::unistd::Pid;
 use spoken::postgres::{Server, ServerOptions};
 use tempfile::TempDir;
 
-use crate::cli::{shell, until};
+use crate::cli::until;
 use crate::postgres::tools_dir;
 
 fn ip(arguments: &[&str]) -> bool {
