@@ -162,7 +162,8 @@ Examples:
   HANDOVER_URL=s3://bucket/audio spoken work --role transcribe --profile gpu
   spoken work --drain --json > summary.json
 
-Exit codes: 0 told to stop, or all done; with --drain 1 some items failed, 130 interrupted; 2 wrong usage or configuration")]
+Exit codes: 0 told to stop, 2 wrong usage or configuration; with --drain also 0 all done, 1 some items failed,
+130 interrupted")]
 pub struct WorkArgs {
     /// Part of the work to do
     #[arg(long, value_name = "ROLE", default_value = "all")]

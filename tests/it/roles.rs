@@ -432,18 +432,22 @@ async fn two_hosts(scene: Scene) {
          where m.state = 'active' and n.role = 'transcribe')";
     until_sql(&pool, Duration::from_secs(180), "what it had is free again", taken).await;
     println!("what it had in hand was free again after {:?}", cut.elapsed());
-    let mut command = silent.command(&["nodes", "--json"]);
-    command.env("LEASE_SECONDS", scene.lease.to_string());
-    let listed = super::cli::finish(command).json();
-    let nodes: HashMap<&str, &Value> =
-        listed["nodes"].as_array().unwrap().iter().map(|n| (n["role"].as_str().unwrap(), n)).collect();
+    let nodes = || {
+        let mut command = silent.command(&["nodes", "--json"]);
+        command.env("LEASE_SECONDS", scene.lease.to_string());
+        let listed = super::cli::finish(command).json();
+        let of = |role: &str| {
+            let found = listed["nodes"].as_array().unwrap().iter().find(|node| node["role"] == role);
+            found.unwrap_or_else(|| panic!("no {role} node: {listed}")).clone()
+        };
+        (of("fetch"), of("transcribe"))
+    };
+    until("it is known to be silent", || nodes().1["alive"] == false);
+    let (fetches, transcribes) = nodes();
+    assert_eq!(fetches["alive"], true, "{fetches}");
     assert_eq!(
-        (&nodes["fetch"]["alive"], &nodes["transcribe"]["alive"]),
-        (&Value::from(true), &Value::from(false))
-    );
-    assert_eq!(
-        (nodes["fetch"]["host"].as_str(), nodes["transcribe"]["host"].as_str()),
-        (Some(&*near.name), Some(&*far.name))
+        (&fetches["host"], &transcribes["host"]),
+        (&Value::from(&*near.name), &Value::from(&*far.name))
     );
     tokio::time::sleep(scene.cut.saturating_sub(cut.elapsed())).await;
     assert_eq!(
