@@ -382,6 +382,14 @@ async fn doctor_command(json: bool, loaded: &Loaded) -> anyhow::Result<u8> {
     let facts = doctor::Facts {
         config,
         database: database_facts(config).await,
+        handover: match &config.handover_url {
+            Some(url) => {
+                // Any library's name will do: what is written is removed at once.
+                let opened = steps::store_between(url, uuid::Uuid::nil()).await;
+                Some(opened.map(|store| store.place().to_owned()).map_err(|e| format!("{e:#}")))
+            }
+            None => None,
+        },
         onnx_runtime: std::env::var_os("ORT_DYLIB_PATH").map(Into::into),
         hub_home: std::env::var_os("HF_HOME").map(Into::into),
         build: doctor::Build::this(),

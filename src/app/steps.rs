@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use uuid::Uuid;
+
 use super::signals::Stopping;
 use super::world::World;
 use crate::config::{self, Config, ModelRef};
@@ -206,14 +208,24 @@ async fn load(
 ///
 /// # Errors
 /// Where it cannot be used; says why.
-pub async fn handover(world: &World) -> anyhow::Result<Option<Handover>> {
-    let Some(url) = &world.config.handover_url else { return Ok(None) };
+async fn handover(world: &World) -> anyhow::Result<Option<Handover>> {
+    match &world.config.handover_url {
+        Some(url) => Ok(Some(store_between(url, world.store.library_id().await?).await?)),
+        None => Ok(None),
+    }
+}
+
+/// The store at `url`, tried out, for a library.
+///
+/// # Errors
+/// Where it cannot be used; says why.
+pub async fn store_between(url: &str, library: Uuid) -> anyhow::Result<Handover> {
     let variables = std::env::vars_os()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
-    let handover = Handover::open(url, world.store.library_id().await?, variables)?;
+    let handover = Handover::open(url, library, variables)?;
     let advice = "check HANDOVER_URL, and the AWS_…, GOOGLE_… or AZURE_… variables that it needs";
     match tokio::time::timeout(STORE_TIMEOUT, handover.check()).await {
-        Ok(Ok(())) => Ok(Some(handover)),
+        Ok(Ok(())) => Ok(handover),
         Ok(Err(error)) => anyhow::bail!("{error}; {advice}"),
         Err(_) => anyhow::bail!("{} does not answer; {advice}", handover.place()),
     }
