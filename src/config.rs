@@ -178,6 +178,13 @@ pub struct Config {
     /// Downloads wait while the disk has less than this, MiB.
     pub min_free_disk_mb: u64,
 
+    /// The store through which fetch nodes hand audio over to transcribe nodes.
+    pub handover_url: Option<String>,
+    /// Fetch nodes wait while more than this waits for transcribers, MiB; 0: no limit.
+    pub handover_max_mb: u64,
+    /// Fetch nodes wait while more audio than this waits for transcribers, hours; 0: no limit.
+    pub handover_max_hours: u64,
+
     /// Form of log and progress.
     pub log_format: LogFormat,
     /// What is logged, as `tracing`'s directives: `warn,spoken=debug`.
@@ -243,6 +250,9 @@ impl Config {
             max_duration_hours: 24,
             spool_max_mb: 20_480,
             min_free_disk_mb: 1024,
+            handover_url: None,
+            handover_max_mb: 20_480,
+            handover_max_hours: 0,
             log_format: LogFormat::Auto,
             log_level: "warn,spoken=info".into(),
         }

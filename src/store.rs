@@ -6,6 +6,8 @@
 //!   [`Store::delay`] and [`Store::release`]. Each of the four is **fenced**: it names the number its claim
 //!   drew, and changes nothing once somebody else has claimed the item ([`SaveError::LeaseLost`]).
 //! * Workers: [`Store::note_worker`], [`Store::lost`].
+//! * Between machines: [`Store::hand_over`] ends a claim by leaving the audio to a transcriber; [`Store::wanted`] tells
+//!   which objects are of use; [`Store::nodes`] are the processes that work here.
 //! * Reading: [`Store::counts`], [`Store::items`], [`Store::find`], [`Store::segments`],
 //!   [`Store::dropped`].
 //!
@@ -19,9 +21,11 @@
 mod account;
 mod claim;
 mod copy;
+mod handover;
 mod items;
 mod locator;
 mod migrate;
+mod nodes;
 mod read;
 mod vectors;
 mod workers;
@@ -36,8 +40,10 @@ use sqlx::{AssertSqlSafe, ConnectOptions, Connection};
 use uuid::Uuid;
 
 pub use claim::{Attempt, Claim, Claimed, SaveError, Work};
+pub use handover::{Backlog, HandedOver, Wanted};
 pub use items::{Requeued, Selection, Unfinished, Upserted};
 pub use migrate::{Migrated, Version};
+pub use nodes::{Figures, NewNode, NodeRow};
 pub use read::{Counts, ItemFilter, MediaRow};
 pub use vectors::EmbeddingModel;
 pub use workers::InHand;
@@ -244,7 +250,12 @@ impl Store {
         let pool = PgPoolOptions::new()
             .max_connections(options.max_connections.max(1))
             .acquire_timeout(options.timeout)
-            .after_connect(move |connection, _| Box::pin(end_idle_transactions(connection, idle)))
+            .after_connect(move |connection, _| {
+                Box::pin(async move {
+                    end_idle_transactions(connection, idle).await?;
+                    crate::postgres::mind_lost_peers(connection).await
+                })
+            })
             .connect_lazy_with(connect);
         Ok(Self { pool, seen: Arc::default() })
     }

@@ -27,11 +27,11 @@ pub(super) async fn settle(shared: &Shared, active: Active, failure: Failure) {
     if active.held.cancel.is_cancelled() {
         return lease_lost(shared, active).await;
     }
-    let store = &shared.steps.store;
+    let store = &shared.store;
     let again = again(shared, &active, &failure);
     if again.is_none() || matches!(failure.class, FailureClass::NoSpace | FailureClass::Truncated) {
         // Nobody needs it any more, it fills the disk, or it is not what it should be.
-        shared.steps.spool.remove(media_id);
+        shared.spool.remove(media_id);
     }
     let title = active.title.clone();
     let Some(counted) = again else {
@@ -43,6 +43,12 @@ pub(super) async fn settle(shared: &Shared, active: Active, failure: Failure) {
                 let message = error.to_string();
                 let _ = active.reply.send(Outcome::Retry { after: Duration::from_secs(5), message });
                 return;
+            }
+        }
+        if active.object.is_some() {
+            remove_object(shared, &active).await;
+            if let Err(error) = store.forget_handovers().await {
+                tracing::debug!(%error, "hand-overs of items that are over stay until the next sweep");
             }
         }
         let Failure { class, mut message, remedy } = failure;
@@ -75,7 +81,7 @@ fn again(shared: &Shared, active: &Active, failure: &Failure) -> Option<Attempt>
         // our own disk is what it is.
         FailureClass::Truncated if !matches!(active.work.item.locator, Locator::File(_)) => FETCHES,
         // Several that share a disk too small for all of them: those that are through make room for the rest.
-        FailureClass::NoSpace if shared.steps.spool.is_shared(active.work.item.media_id) => {
+        FailureClass::NoSpace if shared.spool.is_shared(active.work.item.media_id) => {
             return Some(Attempt::Free);
         }
         class if class.is_transient() => u32::MAX,
@@ -87,9 +93,9 @@ fn again(shared: &Shared, active: &Active, failure: &Failure) -> Option<Attempt>
 /// The item is not this worker's any more: what it made is thrown away.
 pub(super) async fn lease_lost(shared: &Shared, active: Active) {
     let media_id = active.work.item.media_id;
-    shared.steps.spool.remove(media_id);
+    shared.spool.remove(media_id);
     // Taken out of the queue, it needs no job any more; taken over by another worker, the job is theirs.
-    let (reason, outcome) = match shared.steps.store.media(media_id).await {
+    let (reason, outcome) = match shared.store.media(media_id).await {
         Ok(Some(row)) if row.error_class == Some(FailureClass::Cancelled) => ("cancelled", Outcome::Done),
         Ok(Some(row)) if row.state == State::Done && active.work.again => {
             ("cancelled; what was stored before is kept", Outcome::Done)
@@ -100,6 +106,16 @@ pub(super) async fn lease_lost(shared: &Shared, active: Active) {
     let _ = active.reply.send(outcome);
 }
 
+/// Removes what another machine had left of an item that is done or given up. What stays because the store is away now, or
+/// because this process dies here, the next sweep removes.
+pub(super) async fn remove_object(shared: &Shared, active: &Active) {
+    if let (Some(handover), Some(key)) = (&shared.handover, &active.object)
+        && let Err(error) = handover.remove(key).await
+    {
+        tracing::warn!(media_id = %key.media_id, %error, "audio that was handed over is not removed yet; the next sweep will");
+    }
+}
+
 /// The answer for an item that was not finished because everything stops: the job stays, ready for the next run.
 pub(super) fn given_back() -> Outcome {
     Outcome::Retry { after: Duration::ZERO, message: "stopped before it was finished".into() }
@@ -107,7 +123,7 @@ pub(super) fn given_back() -> Outcome {
 
 /// Gives an unfinished item back to the queue, its attempt not counted.
 pub(super) async fn give_back(shared: &Shared, active: Active) {
-    if let Err(error) = shared.steps.store.release(&active.work.claimed).await {
+    if let Err(error) = shared.store.release(&active.work.claimed).await {
         tracing::warn!(media_id = %active.work.item.media_id, %error, "failed to release an item; the next start will");
     }
     let _ = active.reply.send(given_back());

@@ -9,9 +9,9 @@ use std::time::Duration;
 use sqlx::postgres::PgPool;
 use tokio::time::sleep;
 
-use super::QueueError;
 use super::in_flight::Key;
 use super::worker::Slot;
+use super::{Kind, QueueError};
 
 /// Between two tries to end a job.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -58,7 +58,8 @@ impl Slot {
     /// Waits for the end of a job that was taken along, and ends it.
     pub(super) async fn finish(self, kept: Kept, worker: String) {
         let Kept { key, job, attempt } = kept;
-        let ended = self.run(key, job, attempt, &worker).await;
+        // Its handler runs already, whichever kind it is; where not, it is found out what the item needs.
+        let ended = self.run(Kind::Fetch, key, job, attempt, &worker).await;
         loop {
             // As the library does it; the pause is e^attempts seconds.
             let sql = match &ended {

@@ -20,7 +20,8 @@ use tokio_util::sync::CancellationToken;
 use super::in_flight::{Ended, InFlight, Key};
 use super::place::Lane;
 use super::{
-    JobInfo, MAX_ATTEMPTS, Outcome, Queue, QueueError, RECONCILE_EVERY, TASK, claims, crash, kept, reconcile,
+    JobInfo, Kind, MAX_ATTEMPTS, NEEDED, Outcome, Queue, QueueError, RECONCILE_EVERY, claims, crash, kept,
+    reconcile,
 };
 use crate::media::MediaId;
 
@@ -128,7 +129,7 @@ async fn reconcile_every_minute(shared: &Shared, stop: &CancellationToken) {
 async fn run_worker(queue: &Queue, shared: &Arc<Shared>, stop: &CancellationToken) -> Result<(), QueueError> {
     let former = queue.identity.workers();
     let failed = CancellationToken::new();
-    let worker = WorkerOptions::default()
+    let options = WorkerOptions::default()
         .database(claims::behind(queue.gate.clone(), shared.pool.clone()))
         .concurrency(queue.options.concurrency)
         .poll_interval(queue.options.poll_interval)
@@ -143,11 +144,12 @@ async fn run_worker(queue: &Queue, shared: &Arc<Shared>, stop: &CancellationToke
                 .sweep_threshold(queue.options.lease),
         )
         .on(JobRecovery, recovery_hook(shared.pool.clone(), former.clone(), queue.options.lease / 8))
-        .add_extension(Slot { shared: Arc::clone(shared), failed: failed.clone() })
-        .define_job::<IngestMedia>()
-        .init()
-        .await
-        .map_err(|e| QueueError::Library(e.to_string()))?;
+        .add_extension(Slot { shared: Arc::clone(shared), failed: failed.clone() });
+    let options = queue.options.kinds.iter().fold(options, |options, kind| match kind {
+        Kind::Fetch => options.define_job::<IngestMedia>(),
+        Kind::Transcribe => options.define_job::<TranscribeMedia>(),
+    });
+    let worker = options.init().await.map_err(|e| QueueError::Library(e.to_string()))?;
     queue.identity.add_worker(worker.worker_id())?;
     // What a failed predecessor held goes on here where its handler still runs, and back into the queue where not.
     let keys = shared.in_flight.keys();
@@ -208,7 +210,7 @@ fn recovery_hook(
             }
             if crashed
                 && !ours
-                && let Ok(job) = IngestMedia::deserialize(context.job.payload())
+                && let Ok(job) = Payload::deserialize(context.job.payload())
                 && let Err(error) =
                     crash::charge_swept(&pool, &context.previous_worker_id, job.media_id).await
             {
@@ -219,22 +221,46 @@ fn recovery_hook(
     }
 }
 
-/// The payload of a job.
+/// The payload of a job of either kind.
 #[derive(Debug, Serialize, Deserialize)]
-struct IngestMedia {
+struct Payload {
     media_id: MediaId,
     generation: i32,
 }
 
-impl TaskHandler for IngestMedia {
-    const IDENTIFIER: &'static str = TASK;
-
-    async fn run(self, context: WorkerContext) -> impl IntoTaskHandlerResult {
+impl Payload {
+    async fn run(self, kind: Kind, context: WorkerContext) -> Result<(), String> {
         let Some(slot) = context.get_ext::<Slot>() else {
             return Err("the worker was made without its handler".to_owned());
         };
         let (job, attempt) = (*context.job().id(), u32::try_from(*context.job().attempts()).unwrap_or(1));
-        slot.run((self.media_id, self.generation), job, attempt, context.worker_id()).await
+        slot.run(kind, (self.media_id, self.generation), job, attempt, context.worker_id()).await
+    }
+}
+
+/// [`Kind::Fetch`].
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(transparent)]
+struct IngestMedia(Payload);
+
+impl TaskHandler for IngestMedia {
+    const IDENTIFIER: &'static str = Kind::Fetch.task();
+
+    async fn run(self, context: WorkerContext) -> impl IntoTaskHandlerResult {
+        self.0.run(Kind::Fetch, context).await
+    }
+}
+
+/// [`Kind::Transcribe`].
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(transparent)]
+struct TranscribeMedia(Payload);
+
+impl TaskHandler for TranscribeMedia {
+    const IDENTIFIER: &'static str = Kind::Transcribe.task();
+
+    async fn run(self, context: WorkerContext) -> impl IntoTaskHandlerResult {
+        self.0.run(Kind::Transcribe, context).await
     }
 }
 
@@ -255,11 +281,18 @@ impl fmt::Debug for Slot {
 impl Slot {
     /// Runs the item's handler, or waits for the one that runs already. `Err` leaves the job in the queue, if it is
     /// still ours.
-    pub(super) async fn run(&self, key: Key, job: i64, attempt: u32, worker_id: &str) -> Result<(), String> {
+    pub(super) async fn run(
+        &self,
+        kind: Kind,
+        key: Key,
+        job: i64,
+        attempt: u32,
+        worker_id: &str,
+    ) -> Result<(), String> {
         let shared = &self.shared;
         let (mut ended, new) = shared.in_flight.attach(key);
         if let Some(tell) = new {
-            tokio::spawn(Arc::clone(shared).handle(key, attempt, tell));
+            tokio::spawn(Arc::clone(shared).handle(kind, key, attempt, tell));
         }
         let end = tokio::select! {
             end = ended.wait_for(Option::is_some) => match end {
@@ -275,6 +308,10 @@ impl Slot {
                 // On an error the end stays known: the job comes back and finds it.
                 reschedule(&shared.pool, key, job, worker_id, after, &message).await?
             }
+            Some(Ended::With(Outcome::Onward)) => {
+                let message = "on to its next step";
+                reschedule(&shared.pool, key, job, worker_id, Duration::ZERO, message).await?
+            }
             Some(Ended::With(Outcome::LeaseLost)) => Err("another worker has the item".to_owned()),
             Some(Ended::Failed(message)) => Err(message),
             None => Err("the handler vanished".to_owned()),
@@ -286,20 +323,24 @@ impl Slot {
 
 impl Shared {
     /// The life of an item in flight. Not tied to a worker: that may fail and come back meanwhile.
-    async fn handle(self: Arc<Self>, key: Key, attempt: u32, tell: watch::Sender<Option<Ended>>) {
+    async fn handle(self: Arc<Self>, kind: Kind, key: Key, attempt: u32, tell: watch::Sender<Option<Ended>>) {
         let end = match self.needed(key).await {
-            Ok(Some(crashes)) => self.call(key, JobInfo { generation: key.1, attempt, crashes }).await,
+            Ok(Some((task, _))) if task != kind.task() => Ended::With(Outcome::Onward),
+            Ok(Some((_, crashes))) => {
+                self.call(key, JobInfo { kind, generation: key.1, attempt, crashes }).await
+            }
             Ok(None) => Ended::With(Outcome::Done),
             Err(error) => Ended::Failed(error.to_string()),
         };
         tell.send_replace(Some(end));
     }
 
-    /// The item's crash score if it still needs this job.
-    async fn needed(&self, (media_id, generation): Key) -> Result<Option<i32>, QueueError> {
-        let crashes = sqlx::query_scalar(
-            "select crashes from media where media_id = $1 and generation = $2 and state in ('queued', 'active')",
-        )
+    /// The kind of job that the item needs, and its crash score, if it still needs any of this generation.
+    async fn needed(&self, (media_id, generation): Key) -> Result<Option<(String, i32)>, QueueError> {
+        let crashes = sqlx::query_as(sqlx::AssertSqlSafe(format!(
+            "select {NEEDED}, crashes from media m \
+             where media_id = $1 and generation = $2 and state in ('queued', 'active')",
+        )))
         .bind(media_id.0)
         .bind(generation)
         .fetch_optional(&self.pool)
@@ -341,8 +382,9 @@ impl Shared {
     }
 }
 
-/// Replaces the running job by one that is due later; the caller then ends the running one as complete. Without a
-/// delay it keeps its place in line, else it comes before those that were not begun. In one statement, and only while the job is ours. Outer error: the database; inner: the job is not ours any more.
+/// Replaces the running job by one that is due later, of the kind that the item needs by now; the caller then ends the
+/// running one as complete. Without a delay it keeps its place in line, else it comes before those that were not begun. In
+/// one statement, and only while the job is ours. Outer error: the database; inner: the job is not ours any more.
 async fn reschedule(
     pool: &PgPool,
     (media_id, generation): Key,
@@ -351,18 +393,19 @@ async fn reschedule(
     after: Duration,
     message: &str,
 ) -> Result<Result<(), String>, String> {
-    let replaced: Option<i64> = sqlx::query_scalar(
-        "with mine as materialized (select id, priority, run_at from graphile_worker._private_jobs \
-            where id = $1 and locked_by = $2 for update) \
-         select (graphile_worker.add_job($3, json_build_object('media_id', $4::uuid, 'generation', $5::int), \
-            run_at => case when $6 > 0 then now() + $6 * interval '1 second' else least(mine.run_at, now()) end, \
-            max_attempts => $7::int, \
-            job_key => 'media:' || $4::uuid || ':' || $5::int, job_key_mode => 'replace', \
-            priority => case when $6 > 0 then least(mine.priority, $8::int) else mine.priority end)).id from mine",
-    )
+    let replaced: Option<i64> = sqlx::query_scalar(sqlx::AssertSqlSafe(format!(
+        "with mine as materialized (select j.id, j.priority, j.run_at, coalesce({NEEDED}, 'ingest_media') as task \
+            from graphile_worker._private_jobs j left join media m on m.media_id = $3 \
+            where j.id = $1 and j.locked_by = $2 for update of j) \
+         select (graphile_worker.add_job(mine.task, \
+            json_build_object('media_id', $3::uuid, 'generation', $4::int), \
+            run_at => case when $5 > 0 then now() + $5 * interval '1 second' else least(mine.run_at, now()) end, \
+            max_attempts => $6::int, \
+            job_key => 'media:' || $3::uuid || ':' || $4::int, job_key_mode => 'replace', \
+            priority => case when $5 > 0 then least(mine.priority, $7::int) else mine.priority end)).id from mine",
+    )))
     .bind(job)
     .bind(worker_id)
-    .bind(TASK)
     .bind(media_id.0)
     .bind(generation)
     .bind(after.as_secs_f64())

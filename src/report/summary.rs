@@ -56,6 +56,9 @@ fn headline(run: &RunSummary, style: Style) -> String {
         if run.done > 0 { Tone::Good } else { Tone::Bold },
         &format!("{} done", count(run.done as u64, "item")),
     )];
+    if run.handed_over > 0 {
+        parts.push(format!("{} handed over", run.handed_over));
+    }
     if run.failed > 0 {
         parts.push(style.paint(Tone::Bad, &format!("{} failed", run.failed)));
     }
