@@ -8,6 +8,7 @@
 //! * [`steps`] — settings into running steps.
 //! * [`offline`] — files to transcripts without a database: [`transcribe`] and [`mod@bench`].
 //! * [`library`] — commands that read: status, show, search, export, and retry.
+//! * [`mod@queue`] — looking at the queue and steering it.
 //! * [`world`] — the open database that commands share.
 //! * [`doctor`] — is everything there?
 //! * [`signals`] — Ctrl-C and SIGTERM.
@@ -36,6 +37,7 @@ pub mod library;
 pub mod listing;
 pub mod node;
 pub mod offline;
+pub mod queue;
 pub mod signals;
 pub mod steps;
 pub mod transcribe;
@@ -48,6 +50,8 @@ use world::World;
 
 /// Connections of one-shot readers.
 const READER_CONNECTIONS: u32 = 2;
+/// Connections of `spoken queue`, whose drill works.
+const QUEUE_CONNECTIONS: u32 = 8;
 
 /// Runs the command line of this process to its end.
 pub fn main() -> ExitCode {
@@ -151,6 +155,12 @@ async fn run(cli: &Cli, loaded: Loaded, output: &Output) -> anyhow::Result<u8> {
         Command::Retry(args) => {
             let world = World::open(loaded.config, READER_CONNECTIONS).await?;
             let done = library::retry(&world, args).await;
+            world.close().await;
+            done
+        }
+        Command::Queue(args) => {
+            let world = World::open(loaded.config, QUEUE_CONNECTIONS).await?;
+            let done = queue::queue(&world, args).await;
             world.close().await;
             done
         }
@@ -313,7 +323,7 @@ fn read_request(args: &IngestArgs) -> anyhow::Result<ingest::Request> {
     } else {
         None
     };
-    Ok(ingest::Request { sources, stdin })
+    Ok(ingest::Request { sources, stdin, first: args.first })
 }
 
 fn show_config(args: &crate::cli::ConfigArgs, loaded: &Loaded) -> anyhow::Result<u8> {

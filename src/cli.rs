@@ -5,6 +5,7 @@
 
 mod args;
 mod offline;
+mod queue;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -17,6 +18,9 @@ pub use args::{
     NodesArgs, RetryArgs, RoleName, SearchArgs, SearchMode, ShowArgs, StatusArgs, WorkArgs,
 };
 pub use offline::{BenchArgs, TranscribeArgs};
+pub use queue::{
+    BumpArgs, CancelArgs, DrillArgs, Moment, PauseArgs, QueueArgs, QueueCommand, parse_duration,
+};
 
 use crate::config::{LogFormat, Override};
 use crate::telemetry::Color;
@@ -38,7 +42,7 @@ const STYLES: Styles = Styles::styled()
 
 /// The commands as `spoken --help` lists them.
 const GROUPS: &[(&str, &[&str])] = &[
-    ("Bring in", &["ingest", "status", "retry"]),
+    ("Bring in", &["ingest", "status", "queue", "retry"]),
     ("Find and read", &["search", "show", "export"]),
     ("Share the work", &["work", "nodes"]),
     ("Without a library", &["transcribe", "bench"]),
@@ -125,7 +129,10 @@ pub enum Command {
     Ingest(Box<IngestArgs>),
     /// Say what is queued, in work, done and failed
     Status(StatusArgs),
-    /// Try failed items again
+    /// Show and steer what runs and what waits: pause, put first, take out
+    #[command(long_about = queue::QUEUE)]
+    Queue(QueueArgs),
+    /// Try failed items again, or do again what is done
     #[command(long_about = args::RETRY)]
     Retry(RetryArgs),
     /// Find what was said
@@ -400,9 +407,25 @@ mod tests {
 
     #[test]
     fn wrong_usage_exits_with_2() {
-        for arguments in
-            ["", "nonsense", "search", "retry", "retry x --failed", "ingest --set x", "show", "db"]
-        {
+        for arguments in [
+            "",
+            "nonsense",
+            "search",
+            "retry",
+            "retry x --failed",
+            "retry --done",
+            "retry --failed --flagged",
+            "retry --class nonsense",
+            "ingest --set x",
+            "show",
+            "db",
+            "queue cancel",
+            "queue bump",
+            "queue cancel x --all-waiting",
+            "queue pause --for 2",
+            "queue pause --for 2h --until 07:00",
+            "queue --json resume",
+        ] {
             let error =
                 Cli::try_from(std::iter::once("spoken").chain(arguments.split_whitespace())).unwrap_err();
             assert_eq!(error.exit_code(), 2, "{arguments}: {error}");

@@ -30,6 +30,12 @@ impl fmt::Display for MediaId {
     }
 }
 
+impl From<Uuid> for MediaId {
+    fn from(id: Uuid) -> Self {
+        Self(id)
+    }
+}
+
 impl FromStr for MediaId {
     type Err = uuid::Error;
     fn from_str(s: &str) -> Result<Self, Self::Err> {
@@ -420,18 +426,45 @@ pub enum FailureClass {
     RateLimited,
     /// The network or the server failed; may work later.
     Network,
+    /// Our own disk is full.
+    NoSpace,
     /// A tool or model that the step needs is missing or broken; fix the set-up, then retry.
     Setup,
     /// The process died while it had the item, too often.
     Crashed,
+    /// A person took it out of the queue.
+    Cancelled,
     /// Anything else; may work later.
     Internal,
 }
 
 impl FailureClass {
+    /// All of them.
+    pub const ALL: [Self; 19] = [
+        Self::NotMedia,
+        Self::Empty,
+        Self::NoAudio,
+        Self::NoSpeech,
+        Self::Truncated,
+        Self::Drm,
+        Self::Unreadable,
+        Self::TooLarge,
+        Self::NotFound,
+        Self::Private,
+        Self::GeoBlocked,
+        Self::NotYet,
+        Self::Refused,
+        Self::RateLimited,
+        Self::Network,
+        Self::Setup,
+        Self::Crashed,
+        Self::Cancelled,
+        Self::Internal,
+    ];
+
     /// True where the same attempt may succeed later without anybody doing something.
     pub fn is_transient(self) -> bool {
-        matches!(self, Self::RateLimited | Self::Network | Self::Internal)
+        matches!(self, Self::RateLimited | Self::Network | Self::NoSpace | Self::Internal)
     }
 
     /// The name used in the database and in JSON.
@@ -452,8 +485,10 @@ impl FailureClass {
             Self::Refused => "refused",
             Self::RateLimited => "rate_limited",
             Self::Network => "network",
+            Self::NoSpace => "no_space",
             Self::Setup => "setup",
             Self::Crashed => "crashed",
+            Self::Cancelled => "cancelled",
             Self::Internal => "internal",
         }
     }
@@ -475,6 +510,19 @@ impl Failure {
     /// A failure of `class` described by `message`.
     pub fn new(class: FailureClass, message: impl Into<String>) -> Self {
         Self { class, message: message.into(), remedy: None }
+    }
+
+    /// The failure of writing to our own disk: [`FailureClass::NoSpace`] where it is full, else
+    /// [`FailureClass::Internal`].
+    pub fn of_disk(what: impl std::fmt::Display, error: &std::io::Error) -> Self {
+        let message = format!("{what}: {error}");
+        match error.kind() {
+            std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => {
+                Self::new(FailureClass::NoSpace, message)
+                    .with_remedy("free some space, or move SPOKEN_DATA_DIR to a larger disk")
+            }
+            _ => Self::new(FailureClass::Internal, message),
+        }
     }
 
     /// Adds what the reader can do about it.

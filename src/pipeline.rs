@@ -28,6 +28,7 @@ use async_channel::Sender;
 use tokio::sync::{Semaphore, oneshot};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::decode::DecodeOptions;
 use crate::embed::{Embedder, PassageOptions};
@@ -41,9 +42,11 @@ use crate::store::{Store, Work};
 use crate::transcribe::{Transcriber, WindowCounts};
 
 mod asr;
+mod backoff;
 pub mod backlog;
 mod db;
 mod ending;
+mod hand;
 mod io;
 mod receive;
 mod send;
@@ -52,6 +55,7 @@ pub mod spool;
 use asr::asr_worker;
 use backlog::Backlog;
 use db::db_worker;
+use hand::{Hand, Held};
 use io::io_worker;
 use receive::receive_worker;
 use spool::Spool;
@@ -150,6 +154,8 @@ struct Job {
 /// An item in work: the claim that fences every write, and what to tell at the end.
 struct Active {
     work: Box<Work>,
+    /// Ends with the item, whichever way that ends.
+    held: Held,
     metadata: Metadata,
     title: String,
     started: Instant,
@@ -182,6 +188,7 @@ struct Shared {
     /// Leave now; what is in flight is given back to the queue.
     cancel: CancellationToken,
     worker: String,
+    hand: Arc<Hand>,
     runtime: tokio::runtime::Handle,
     /// Decoding is bound by the processor, unlike the rest of the I/O stage.
     decoders: Semaphore,
@@ -203,6 +210,8 @@ pub struct Pipeline {
     speech: Arc<StageMeter>,
     asr: Arc<StageMeter>,
     db: Arc<StageMeter>,
+    /// Looks after what is in hand.
+    watch: AbortOnDropHandle<()>,
     tasks: Mutex<JoinSet<()>>,
     threads: Mutex<Vec<std::thread::JoinHandle<()>>>,
 }
@@ -256,9 +265,11 @@ impl Pipeline {
             spool,
             sizes,
             events,
-            stop,
+            // Its own, so that it can be told to take up nothing more while the run goes on.
+            stop: stop.child_token(),
             cancel,
             worker,
+            hand: Arc::default(),
             runtime: tokio::runtime::Handle::current(),
             decoders: Semaphore::new(cores.min(sizes.io_workers)),
             senders: Semaphore::new(SENDERS),
@@ -304,10 +315,15 @@ impl Pipeline {
             }
         }
         let Meters { io, speech, asr, db } = meters;
+        let watch = tokio::spawn({
+            let shared = shared.clone();
+            async move { shared.hand.watch(&shared.store, &shared.worker).await }
+        });
         Ok(Arc::new(Self {
             shared,
             hearing,
             entries: Mutex::new(entries),
+            watch: AbortOnDropHandle::new(watch),
             io,
             speech,
             asr,
@@ -336,6 +352,16 @@ impl Pipeline {
             Ok(outcome) if sent => outcome,
             _ => Outcome::Retry { after: Duration::ZERO, message: "the pipeline is closing".into() },
         }
+    }
+
+    /// Takes up nothing more: what waits for its turn goes back to the queue.
+    pub fn stop(&self) {
+        self.shared.stop.cancel();
+    }
+
+    /// Items that were taken up and are not finished.
+    pub fn in_hand(&self) -> usize {
+        self.shared.hand.len()
     }
 
     /// What the stages counted so far, in flow order.
@@ -371,6 +397,10 @@ impl Pipeline {
         let joined = tokio::task::spawn_blocking(move || threads.into_iter().for_each(|t| drop(t.join())));
         if joined.await.is_err() {
             tracing::error!("a speech thread panicked");
+        }
+        self.watch.abort();
+        if let Err(error) = self.shared.store.forget_worker(&self.shared.worker).await {
+            tracing::debug!(%error, "cannot tell that this worker is gone; it will be forgotten in time");
         }
     }
 

@@ -15,8 +15,8 @@
 //! * **The library's attempt limit never strikes** ([`MAX_ATTEMPTS`]): a job that ran out of it would block its
 //!   key for ever. Attempts are counted on the item.
 //! * **An outage of the database does not cost what is in flight.** One failed query stops a whole worker of the
-//!   library. Handlers therefore run in tasks of their own; the worker is started again with backoff, and a job
-//!   that is claimed again *attaches* to the handler that still runs for it.
+//!   library. Handlers therefore run in tasks of their own; the worker is started again with backoff and takes its
+//!   predecessor's jobs along, and a job that is claimed again *attaches* to the handler that still runs for it.
 //! * **After a crash work resumes at once.** Each process has an identity, a file under `workers_dir` that it
 //!   keeps locked and in which the ids of its workers stand. A file that nobody holds belongs to a dead process:
 //!   its jobs are unlocked at the next start. Processes on other machines are noticed by their missing heartbeat,
@@ -26,16 +26,25 @@
 //! * **Stopping waits.** After the stop signal nothing new is claimed, and what is in flight may take as long as it
 //!   needs; the caller sets deadlines. Whoever does not want to wait exits: the next start recovers.
 //! * **Nothing is forgotten.** [`Queue::reconcile`] gives every unfinished item without a job a new one.
+//! * **Small and new items first, none for ever last**: see [`place`]. A claim costs the same however many wait.
+//! * **It can be steered** ([`Control`]): paused, an item put first or taken out, looked at ([`Overview`]).
+//! * **An idle worker hardly asks**: see `claims.rs`.
 //!
 //! Clock times are the database's, never this machine's. Notifications are not used: workers poll.
 
+mod claims;
+mod control;
 mod crash;
 mod identity;
 mod in_flight;
+mod kept;
 mod last_words;
+mod overview;
+pub mod place;
 mod worker;
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use graphile_worker::WorkerUtils;
@@ -44,8 +53,14 @@ use sqlx::{Connection, PgConnection};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
+pub use self::claims::ClaimTimes;
+use self::claims::Gate;
+pub use self::control::{Cancel, Control, Pause, PauseEnd, Steered};
 use self::identity::{Dead, Identity};
+pub use self::overview::{Dead as GivenUp, InWork, Numbers, Overview, Scheduled, Waiting, WhereIs};
+use self::place::Lane;
 use crate::media::MediaId;
+use crate::store;
 
 /// What is to be done for an item.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -106,6 +121,8 @@ pub struct QueueOptions {
     /// A worker whose heartbeat is older than this is dead; its jobs go to others. A worker tells that it lives eight
     /// times as often, and looks for dead ones four times as often. The same for all that share a database.
     pub lease: Duration,
+    /// Keeps the duration of every claim, for [`Queue::claim_times`].
+    pub record_claims: bool,
 }
 
 impl QueueOptions {
@@ -118,6 +135,7 @@ impl QueueOptions {
             poll_interval: Duration::from_millis(250),
             connections: u32::try_from(concurrency.clamp(2, 8)).unwrap_or(8),
             lease: LEASE,
+            record_claims: false,
         }
     }
 }
@@ -141,6 +159,24 @@ pub enum QueueError {
         /// Why not.
         source: std::io::Error,
     },
+}
+
+/// A job to be added.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// The item.
+    pub media_id: MediaId,
+    /// Its generation.
+    pub generation: i32,
+    /// How far behind its time of enqueueing it stands in line; see [`place`].
+    pub handicap: Duration,
+}
+
+impl Entry {
+    /// A job without a handicap.
+    pub fn new(media_id: MediaId, generation: i32) -> Self {
+        Self { media_id, generation, handicap: Duration::ZERO }
+    }
 }
 
 /// What a handler learns about its job beside the item.
@@ -205,6 +241,7 @@ pub struct Queue {
     options: QueueOptions,
     identity: Identity,
     dead: Vec<Dead>,
+    gate: Arc<Gate>,
 }
 
 impl Queue {
@@ -217,10 +254,17 @@ impl Queue {
     /// [`QueueError`]; nothing is left behind but the identity's file, which the next start clears.
     pub async fn open(url: &str, options: QueueOptions) -> Result<Self, QueueError> {
         let connect: PgConnectOptions = url.parse()?;
+        let idle = options.lease / 2;
         let pool = PgPoolOptions::new()
             .max_connections(options.connections.max(2))
             .acquire_timeout(Duration::from_secs(10))
-            .after_connect(|connection, _| Box::pin(crate::postgres::mind_lost_peers(connection)))
+            .after_connect(move |connection, _| {
+                Box::pin(async move {
+                    // A process that is stopped while it adds jobs must not keep all others from it.
+                    store::end_idle_transactions(connection, idle).await?;
+                    crate::postgres::mind_lost_peers(connection).await
+                })
+            })
             .connect_with(connect.application_name("spoken-queue"))
             .await?;
         migrate(&pool).await?;
@@ -229,7 +273,8 @@ impl Queue {
         for process in &dead {
             crash::recover(&pool, process).await?;
         }
-        Ok(Self { pool, options, identity, dead })
+        let gate = Arc::new(Gate::new(options.poll_interval, options.record_claims));
+        Ok(Self { pool, options, identity, dead, gate })
     }
 
     /// This process's identity: the name of its folder in the spool.
@@ -248,18 +293,45 @@ impl Queue {
         self.dead.drain(..).for_each(Dead::bury);
     }
 
-    /// Adds a job for each item that has none yet; they are claimed in this order. `priority`: smaller is sooner,
-    /// 0 is usual.
+    /// Adds a job for each item that has none yet, without a handicap; they are claimed in this order.
     ///
     /// # Errors
     /// [`QueueError::Database`]; whole batches of a thousand are in or not.
-    pub async fn enqueue(&self, items: &[(MediaId, i32)], priority: i16) -> Result<(), QueueError> {
-        for batch in items.chunks(BATCH) {
-            let mut tx = self.pool.begin().await?;
-            enqueue_in(&mut tx, batch, priority).await?;
-            tx.commit().await?;
-        }
-        Ok(())
+    pub async fn enqueue(&self, items: &[(MediaId, i32)], lane: Lane) -> Result<(), QueueError> {
+        let entries: Vec<Entry> = items.iter().map(|(id, generation)| Entry::new(*id, *generation)).collect();
+        self.enqueue_entries(&entries, lane).await
+    }
+
+    /// Adds a job for each entry whose item has none yet, where its handicap puts it in its lane. What has one keeps
+    /// its place.
+    ///
+    /// # Errors
+    /// [`QueueError::Database`]; whole batches of a thousand are in or not.
+    pub async fn enqueue_entries(&self, entries: &[Entry], lane: Lane) -> Result<(), QueueError> {
+        enqueue_all(&self.pool, entries, lane).await
+    }
+
+    /// The pause in effect, if there is one.
+    ///
+    /// # Errors
+    /// [`QueueError::Database`].
+    pub async fn paused(&self) -> Result<Option<Pause>, QueueError> {
+        Ok(control::paused(&self.pool).await?)
+    }
+
+    /// True while no job is claimed because of a pause, as this process last saw it: about a second ago.
+    pub fn is_paused(&self) -> bool {
+        self.gate.is_paused()
+    }
+
+    /// The queue as those see and steer it who do not work on it.
+    pub fn control(&self) -> Control {
+        Control { pool: self.pool.clone() }
+    }
+
+    /// How long this process's claims took, with [`QueueOptions::record_claims`].
+    pub fn claim_times(&self) -> ClaimTimes {
+        self.gate.times()
     }
 
     /// Gives a job to every item that is `queued` or `active` and has none, and deletes what interrupted
@@ -370,30 +442,50 @@ impl Queue {
     }
 }
 
-/// Adds jobs for items to be fetched in the caller's transaction, so that items and their jobs appear together.
+async fn enqueue_all(pool: &PgPool, entries: &[Entry], lane: Lane) -> Result<(), QueueError> {
+    for batch in entries.chunks(BATCH) {
+        let mut tx = pool.begin().await?;
+        add_jobs(&mut tx, batch, lane).await?;
+        tx.commit().await?;
+    }
+    Ok(())
+}
+
+/// Adds jobs for items to be fetched in the caller's transaction, so that items and their jobs appear together; they are
+/// claimed in this order.
 ///
 /// # Errors
 /// The database's.
 pub async fn enqueue_in(
     connection: &mut PgConnection,
     items: &[(MediaId, i32)],
-    priority: i16,
+    lane: Lane,
 ) -> Result<(), sqlx::Error> {
-    let (ids, generations): (Vec<Uuid>, Vec<i32>) =
-        items.iter().map(|(id, generation)| (id.0, generation)).unzip();
+    let entries: Vec<Entry> = items.iter().map(|(id, generation)| Entry::new(*id, *generation)).collect();
+    add_jobs(connection, &entries, lane).await
+}
+
+/// As the library's own `add_job` in the mode `unsafe_dedupe`, for many at a time.
+async fn add_jobs(connection: &mut PgConnection, entries: &[Entry], lane: Lane) -> Result<(), sqlx::Error> {
     sqlx::query("select pg_advisory_xact_lock($1)").bind(ENQUEUE_LOCK).execute(&mut *connection).await?;
     sqlx::query(
         "select count(graphile_worker.add_job($1, \
             json_build_object('media_id', i.media_id, 'generation', i.generation), \
+            run_at => case when $8 then 'epoch'::timestamptz - (now() - 'epoch'::timestamptz) \
+                else now() - $7 * interval '1 second' + i.handicap * interval '1 second' end \
+                + i.n * interval '1 microsecond', \
             max_attempts => $2::int, job_key => 'media:' || i.media_id || ':' || i.generation, \
             job_key_mode => 'unsafe_dedupe', priority => $3::int)) \
-         from unnest($4::uuid[], $5::int[]) as i (media_id, generation)",
+         from unnest($4::uuid[], $5::int[], $6::float8[]) with ordinality as i (media_id, generation, handicap, n)",
     )
     .bind(Kind::Fetch.task())
     .bind(i32::from(MAX_ATTEMPTS))
-    .bind(i32::from(priority))
-    .bind(ids)
-    .bind(generations)
+    .bind(i32::from(lane.priority()))
+    .bind(entries.iter().map(|e| e.media_id.0).collect::<Vec<_>>())
+    .bind(entries.iter().map(|e| e.generation).collect::<Vec<_>>())
+    .bind(entries.iter().map(|e| e.handicap.min(place::WINDOW).as_secs_f64()).collect::<Vec<_>>())
+    .bind(place::WINDOW.as_secs_f64())
+    .bind(lane == Lane::First)
     .execute(&mut *connection)
     .await?;
     Ok(())
@@ -402,19 +494,25 @@ pub async fn enqueue_in(
 async fn reconcile(pool: &PgPool) -> Result<u64, QueueError> {
     let mut tx = pool.begin().await?;
     sqlx::query("select pg_advisory_xact_lock($1)").bind(ENQUEUE_LOCK).execute(&mut *tx).await?;
+    // Where it stood in line is not known any more: what was begun goes on first, the rest by the time of its discovery.
     let added: i64 = sqlx::query_scalar(sqlx::AssertSqlSafe(format!(
         "with missing as materialized ( \
-            select m.media_id, m.generation, m.retry_at, m.crashes, {NEEDED} as task from media m \
+            select m.media_id, m.generation, m.retry_at, m.crashes, m.discovered_at, m.duration_ms, {NEEDED} as task, \
+                   m.crashes = 0 and (m.state = 'active' or m.retry_at is not null) as begun from media m \
             where m.state in ('queued', 'active') and not exists ( \
                 select from graphile_worker._private_jobs j \
                 where j.key = 'media:' || m.media_id || ':' || m.generation)) \
          select count(graphile_worker.add_job(task, \
             json_build_object('media_id', media_id, 'generation', generation), \
-            run_at => greatest(now(), retry_at), max_attempts => $1::int, \
-            job_key => 'media:' || media_id || ':' || generation, \
-            job_key_mode => 'unsafe_dedupe', priority => crashes)) from missing",
+            run_at => case when retry_at > now() then retry_at when begun then now() \
+                else least(discovered_at, now()) - $2 * interval '1 second' + least($2 * interval '1 second', \
+                    4 * coalesce(duration_ms, 600000) * interval '1 millisecond' + crashes * interval '1 hour') end, \
+            max_attempts => $1::int, job_key => 'media:' || media_id || ':' || generation, \
+            job_key_mode => 'unsafe_dedupe', priority => case when begun then $3::int else 0 end)) from missing",
     )))
     .bind(i32::from(MAX_ATTEMPTS))
+    .bind(place::WINDOW.as_secs_f64())
+    .bind(i32::from(Lane::Begun.priority()))
     .fetch_one(&mut *tx)
     .await?;
     // A process that died between rescheduling its job and ending it leaves the old one, retired and without a key.

@@ -3,12 +3,14 @@
 use std::time::Instant;
 
 use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 
 use super::listing::Listing;
 use super::signals::Stopping;
 use super::works::{Progress, Seat, Worked, Works};
 use super::world::World;
-use crate::event::{Events, RunSummary};
+use crate::event::{Event, Events, RunSummary};
+use crate::queue::{Pause, Queue};
 
 /// What to ingest.
 #[derive(Debug, Default)]
@@ -17,6 +19,8 @@ pub struct Request {
     pub sources: Vec<String>,
     /// The list that was read from standard input, if one was.
     pub stdin: Option<String>,
+    /// What is found comes before everything else that waits.
+    pub first: bool,
 }
 
 /// Lists the sources while working off the queue; returns when both are at their end, or when told to stop and what
@@ -41,15 +45,15 @@ pub async fn ingest(
     let listing = Listing::new(world, works.queue().clone(), events.clone(), stopping.stop.clone())?;
     let lister = tokio::spawn(async move { listing.run(request, found).await });
 
-    // Models are loaded only when there is something to do: a cron run that finds nothing new ends at once.
-    if works.queue().drained().await? {
-        // The sender is dropped when the listing ends, so this never waits for nothing.
-        tokio::select! { _ = work.recv() => {}, () = stopping.stop.cancelled() => {} }
-    }
-    let worked = if stopping.stop.is_cancelled() || works.queue().drained().await? {
+    let worked = if !something_to_do(works.queue(), &mut work, &stopping.stop).await? {
         Worked::default()
     } else {
-        let over = async |p: Progress<'_>| lister.is_finished() && p.queue.drained().await.unwrap_or(false);
+        let over = async |p: Progress<'_>| {
+            // Nobody waits for the end of a pause in front of a run that would end. A database that is away now is asked
+            // again at the next tick.
+            let paused = p.queue.is_paused() && p.taken_up == 0;
+            lister.is_finished() && (paused || p.queue.drained().await.unwrap_or(false))
+        };
         match works.work(world, events, stopping, over).await {
             Ok(worked) => worked,
             Err(error) => {
@@ -61,6 +65,11 @@ pub async fn ingest(
     lister.await??;
 
     let left = world.store.counts().await?;
+    if let Some(pause) = works.queue().paused().await?
+        && left.queued > 0
+    {
+        events.send(Event::Noticed { warning: true, message: paused_message(&pause, left.queued) });
+    }
     let summary = RunSummary {
         wall_ms: started.elapsed().as_millis() as u64,
         stages: worked.stages,
@@ -71,4 +80,36 @@ pub async fn ingest(
     };
     works.close().await?;
     Ok(summary)
+}
+
+/// Waits until there is something to work on; `false` when the listing is at its end and nothing is, or may be. Models
+/// are loaded only then: a cron run that finds nothing new, or a paused queue, ends at once.
+async fn something_to_do(
+    queue: &Queue,
+    work: &mut mpsc::Receiver<()>,
+    stop: &CancellationToken,
+) -> anyhow::Result<bool> {
+    let mut listing = true;
+    loop {
+        if stop.is_cancelled() {
+            return Ok(false);
+        }
+        if queue.paused().await?.is_none() && !queue.drained().await? {
+            return Ok(true);
+        }
+        if !listing {
+            return Ok(false);
+        }
+        // The sender is dropped when the listing ends, so this never waits for nothing.
+        tokio::select! { more = work.recv() => listing = more.is_some(), () = stop.cancelled() => {} }
+    }
+}
+
+/// What a run says that found the queue paused.
+fn paused_message(pause: &Pause, waiting: i64) -> String {
+    let until = pause.until.map_or_else(String::new, |until| {
+        format!(" until {}", until.with_timezone(&chrono::Local).format("%Y-%m-%d %H:%M"))
+    });
+    let wait = if waiting == 1 { "1 item waits".to_owned() } else { format!("{waiting} items wait") };
+    format!("the queue is paused{until}: {wait}; `spoken queue resume` lets them go on")
 }

@@ -20,6 +20,8 @@ use crate::cli::{
 use crate::embed::Embedder;
 use crate::export::{Exporter, Format, Heading};
 use crate::media::State;
+use crate::queue::place::Lane;
+use crate::queue::{Control, Entry};
 use crate::search::{self, Hit, Mode, QueryVector, SearchRequest};
 use crate::store::{EmbeddingModel, ItemFilter, MediaRow, Selection, Store};
 use crate::telemetry::sanitize;
@@ -72,6 +74,10 @@ pub async fn status(world: &World, args: &StatusArgs) -> anyhow::Result<u8> {
             if let Some(remedy) = row.remedy.as_deref().filter(|_| row.state == State::Failed) {
                 writeln!(out, "            {}", style(sanitize(remedy)).dim())?;
             }
+        }
+        if let Some(error) = row.error.as_deref().filter(|_| row.state == State::Done) {
+            let kept = format!("doing it again failed, this is from before: {}", sanitize(error));
+            writeln!(out, "          {} {}", style("└").dim(), style(kept).yellow())?;
         }
         if !row.flags().is_empty() {
             flagged += 1;
@@ -136,7 +142,7 @@ fn short_id(row: &MediaRow) -> String {
 }
 
 /// Milliseconds as `m:ss` or `h:mm:ss`.
-fn clock(ms: i64) -> String {
+pub(super) fn clock(ms: i64) -> String {
     let s = ms.max(0) / 1000;
     let (h, m, s) = (s / 3600, s / 60 % 60, s % 60);
     if h > 0 { format!("{h}:{m:02}:{s:02}") } else { format!("{m}:{s:02}") }
@@ -146,7 +152,7 @@ fn clock(ms: i64) -> String {
 ///
 /// # Errors
 /// When there is none, or more than one: the candidates are listed.
-async fn the_one(store: &Store, what: &str) -> anyhow::Result<MediaRow> {
+pub(super) async fn the_one(store: &Store, what: &str) -> anyhow::Result<MediaRow> {
     let mut found = store.find(what).await?;
     match found.len() {
         0 => bail!("no item is called {:?}; `spoken status` lists what there is", sanitize(what)),
@@ -235,7 +241,8 @@ fn print_hit(out: &mut impl Write, hit: &Hit) -> std::io::Result<()> {
 /// Where the item is not known, not unique or not done, the database's, or the output's.
 pub async fn export(world: &World, args: &ExportArgs) -> anyhow::Result<u8> {
     let row = the_one(&world.store, &args.media).await?;
-    if row.state != State::Done {
+    // What is done again is still there as it was.
+    if row.state != State::Done && row.segments.is_none() {
         bail!("{} is {}, there is no transcript to export yet", sanitize(&row.title), row.state.as_str());
     }
     match &args.output {
@@ -284,33 +291,48 @@ async fn write_export(
     Ok(())
 }
 
-/// `spoken retry`: the rows are queued again; the next `ingest` (or one that runs now) finds them without a job and
-/// works on them.
+/// `spoken retry`: the items are queued again; the next `ingest` (or one that runs now) works on them.
 ///
 /// # Errors
 /// Where an item is not known or not unique, or the database's.
 pub async fn retry(world: &World, args: &RetryArgs) -> anyhow::Result<u8> {
-    let selection = if args.failed {
-        Selection::Failed
-    } else {
-        let mut ids = Vec::with_capacity(args.media.len());
-        for what in &args.media {
-            ids.push(the_one(&world.store, what).await?.media_id);
+    let selection = match args {
+        RetryArgs { failed: true, .. } => Selection::Failed,
+        RetryArgs { flagged: true, .. } => Selection::Flagged,
+        RetryArgs { class: Some(class), .. } => Selection::FailedWith(*class),
+        _ => {
+            let mut ids = Vec::with_capacity(args.media.len());
+            for what in &args.media {
+                ids.push(the_one(&world.store, what).await?.media_id);
+            }
+            if args.done { Selection::Again(ids) } else { Selection::Ids(ids) }
         }
-        Selection::Ids(ids)
     };
     let queued = world.store.retry(&selection).await?;
-    match queued.len() {
-        0 => {
-            eprintln!("nothing to try again: what was named has not failed");
-            Ok(if args.failed { EXIT_OK } else { EXIT_FAILED })
-        }
-        n => {
-            eprintln!(
-                "{n} {} queued; `spoken ingest` works on them",
-                if n == 1 { "item is" } else { "items are" }
-            );
-            Ok(EXIT_OK)
-        }
+    let n = queued.len();
+    if n == 0 {
+        eprintln!(
+            "nothing to try again: {}",
+            match &selection {
+                Selection::Failed => "nothing has failed",
+                Selection::FailedWith(_) => "nothing has failed in that way",
+                Selection::Flagged => "no transcript looks incomplete",
+                Selection::Ids(_) => "what was named has not failed; --done does again what is done",
+                Selection::Again(_) => "what was named waits or is being worked on",
+            }
+        );
+        return Ok(if args.media.is_empty() { EXIT_OK } else { EXIT_FAILED });
     }
+    // Whoever works now finds them at once; the next `ingest` would find them in any case.
+    let entries: Vec<Entry> = queued.iter().map(|r| Entry::new(r.media_id, r.generation)).collect();
+    Control::open(world.store.pool()).await?.enqueue(&entries, Lane::Ordinary).await?;
+    let kept = match selection {
+        Selection::Again(_) | Selection::Flagged => "; what is stored stays until it is replaced",
+        _ => "",
+    };
+    eprintln!(
+        "{n} {} queued; `spoken ingest` works on them{kept}",
+        if n == 1 { "item is" } else { "items are" }
+    );
+    Ok(EXIT_OK)
 }

@@ -1,10 +1,11 @@
 //! Between the sources and the queue: what is found becomes rows and jobs, once each, within the limit of the run.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::{
     Arc, Mutex,
     atomic::{AtomicUsize, Ordering::Relaxed},
 };
+use std::time::Duration;
 
 use async_channel::Receiver;
 use futures::{StreamExt, TryStreamExt};
@@ -18,9 +19,10 @@ use super::world::World;
 use crate::decode;
 use crate::event::{Event, Events};
 use crate::media::{Failure, FailureClass, Item, MediaId, State};
-use crate::queue::Queue;
+use crate::queue::place::{self, Lane, Line};
+use crate::queue::{Entry, Queue, QueueError};
 use crate::source::{FileStamp, Found, KnownFiles, Lister, SourceOptions, without_credentials};
-use crate::store::{ItemFilter, Selection, Store, Upserted};
+use crate::store::{self, ItemFilter, Selection, Store, StoreError, Upserted};
 
 /// Items noted in one statement.
 const BATCH: usize = 200;
@@ -40,6 +42,8 @@ pub struct Listing {
     taken: AtomicUsize,
     /// Told of in this run already: an item found through two sources is one item.
     told: Mutex<HashSet<MediaId>>,
+    /// How far each source reaches so far.
+    lines: Mutex<HashMap<String, Line>>,
 }
 
 impl Listing {
@@ -67,6 +71,7 @@ impl Listing {
             limit: config.ingestion_limit,
             taken: AtomicUsize::new(0),
             told: Mutex::default(),
+            lines: Mutex::default(),
         })
     }
 
@@ -76,10 +81,11 @@ impl Listing {
     /// The database's. What is wrong with a source or an item is an event and a row.
     pub async fn run(self, request: Request, work: mpsc::Sender<()>) -> anyhow::Result<()> {
         self.tell_waiting().await?;
-        let Request { sources, stdin } = request;
+        let Request { sources, stdin, first } = request;
+        let lane = if first { Lane::First } else { Lane::Ordinary };
         let listing = futures::stream::iter(sources).map(Ok).try_for_each_concurrent(SOURCES, |source| {
             let (this, stdin, work) = (&self, stdin.as_deref(), work.clone());
-            async move { this.source(&source, stdin, &work).await }
+            async move { this.source(&source, stdin, lane, &work).await }
         });
         tokio::select! {
             listed = listing => listed,
@@ -98,7 +104,13 @@ impl Listing {
         Ok(())
     }
 
-    async fn source(&self, source: &str, stdin: Option<&str>, work: &mpsc::Sender<()>) -> anyhow::Result<()> {
+    async fn source(
+        &self,
+        source: &str,
+        stdin: Option<&str>,
+        lane: Lane,
+        work: &mpsc::Sender<()>,
+    ) -> anyhow::Result<()> {
         // What is told and stored of it. The lister sees, and refuses, credentials.
         let shown = without_credentials(source);
         // Little room: hashing and asking go no further ahead than what is noted.
@@ -106,7 +118,7 @@ impl Listing {
         let noting = async {
             let (mut items, mut new) = (0, 0);
             while let Some(batch) = next_batch(&found).await {
-                let (more_items, more_new) = self.note(&shown, batch, work).await?;
+                let (more_items, more_new) = self.note(&shown, batch, lane, work).await?;
                 items += more_items;
                 new += more_new;
             }
@@ -127,6 +139,7 @@ impl Listing {
         &self,
         source: &str,
         batch: Vec<Found>,
+        lane: Lane,
         work: &mpsc::Sender<()>,
     ) -> anyhow::Result<(usize, usize)> {
         let (mut items, mut stamps) = (Vec::new(), Vec::new());
@@ -142,20 +155,29 @@ impl Listing {
         }
         let found = items.len();
         let items = self.within_limit(items).await?;
-        let noted = self.store.upsert_many(&items, source).await?;
+        let noted = self.patiently(|| self.store.upsert_many(&items, source)).await?;
         for (FileStamp { path, size, mtime_ns }, media_id) in &stamps {
-            self.store.remember_file(path, *size, *mtime_ns, *media_id).await?;
+            self.patiently(|| self.store.remember_file(path, *size, *mtime_ns, *media_id)).await?;
         }
-        let (mut jobs, mut again, mut new) = (Vec::new(), Vec::new(), 0);
+        let sizes: HashMap<MediaId, u64> = stamps.iter().map(|(stamp, id)| (*id, stamp.size)).collect();
+        let (mut jobs, mut again, mut waiting, mut new) = (Vec::new(), Vec::new(), Vec::new(), 0);
         for (item, noted) in items.into_iter().zip(noted) {
             match noted {
                 Upserted::New => {
                     new += 1;
-                    jobs.push((item.media_id, 0));
+                    let expected = place::expected(item.duration_ms, sizes.get(&item.media_id).copied());
+                    jobs.push(Entry {
+                        handicap: self.place(source, expected),
+                        ..Entry::new(item.media_id, 0)
+                    });
                     self.tell_queued(item.media_id, item.title);
                 }
                 Upserted::Known { state: State::Queued | State::Active, .. } => {
+                    waiting.push(item.media_id);
                     self.tell_queued(item.media_id, item.title);
+                }
+                Upserted::Known { class: Some(FailureClass::Cancelled), .. } => {
+                    self.tell_skipped(item, "cancelled; `spoken retry` brings it back")
                 }
                 Upserted::Known { state: State::Done, .. } => self.tell_skipped(item, "done before"),
                 Upserted::Known { state: State::Failed, class } if class.is_none_or(worth_another_try) => {
@@ -167,13 +189,23 @@ impl Listing {
                 }
             }
         }
-        let again = self.store.retry(&Selection::Ids(again)).await?;
-        jobs.extend(again.iter().map(|r| (r.media_id, r.generation)));
+        let again = Selection::Ids(again);
+        let again = self.patiently(|| self.store.retry(&again)).await?;
+        jobs.extend(again.iter().map(|r| Entry::new(r.media_id, r.generation)));
+        if lane == Lane::First && !waiting.is_empty() {
+            self.patiently(|| self.queue.control().bump(&waiting)).await?;
+        }
         if !jobs.is_empty() {
-            self.queue.enqueue(&jobs, 0).await?;
+            self.patiently(|| self.queue.enqueue_entries(&jobs, lane)).await?;
             let _ = work.try_send(());
         }
         Ok((found, new))
+    }
+
+    /// Where the next item of `source`, which plays for `expected`, stands in line.
+    fn place(&self, source: &str, expected: Duration) -> Duration {
+        let mut lines = self.lines.lock().unwrap_or_else(|e| e.into_inner());
+        lines.entry(source.to_owned()).or_default().place(expected)
     }
 
     /// Leaves out new items beyond the limit of this run; they stay unknown, so that the next run finds them new.
@@ -182,7 +214,8 @@ impl Listing {
             return Ok(items);
         }
         let ids: Vec<MediaId> = items.iter().map(|i| i.media_id).collect();
-        let mut known: HashSet<MediaId> = self.store.states(&ids).await?.into_keys().collect();
+        let known = self.patiently(|| self.store.states(&ids)).await?;
+        let mut known: HashSet<MediaId> = known.into_keys().collect();
         let mut kept = Vec::with_capacity(items.len());
         for item in items {
             let within = known.contains(&item.media_id)
@@ -202,7 +235,7 @@ impl Listing {
 
     /// A source that cannot be an item: noted, so that `status` shows it and a later success replaces it.
     async fn note_failure(&self, item: &Item, failure: Failure, source: &str) -> anyhow::Result<()> {
-        let noted = self.store.record_failure(item, &failure, source).await?;
+        let noted = self.patiently(|| self.store.record_failure(item, &failure, source)).await?;
         if let Upserted::Known { state: State::Done, .. } = noted {
             let message = format!("{}: {failure}; it was stored earlier", item.source);
             self.events.send(Event::Noticed { warning: true, message });
@@ -218,7 +251,7 @@ impl Listing {
         if !self.first_time(item.media_id) {
             return Ok(());
         }
-        let row = self.store.media(item.media_id).await?;
+        let row = self.patiently(|| self.store.media(item.media_id)).await?;
         let (error, remedy) = row.map_or((None, None), |r| (r.error, r.remedy));
         self.events.send(Event::ItemFailed {
             media_id: item.media_id,
@@ -229,6 +262,26 @@ impl Listing {
             remedy: remedy.or_else(|| Some(format!("spoken retry {}", item.media_id))),
         });
         Ok(())
+    }
+
+    /// Asks the database until it answers, or until told to stop: a list that took minutes to get is not thrown away
+    /// for a restart.
+    async fn patiently<T, E: MayPass, F: Future<Output = Result<T, E>>>(
+        &self,
+        mut ask: impl FnMut() -> F,
+    ) -> Result<T, E> {
+        let mut pause = Duration::from_secs(1);
+        loop {
+            let error = match ask().await {
+                Err(error) if error.may_pass() && !self.stop.is_cancelled() => error,
+                answer => return answer,
+            };
+            tracing::warn!(%error, retry_in_s = pause.as_secs(), "failed to note what was found");
+            tokio::select! {
+                () = self.stop.cancelled() => return Err(error),
+                () = tokio::time::sleep(pause) => pause = (pause * 2).min(Duration::from_secs(30)),
+            }
+        }
     }
 
     fn tell_queued(&self, media_id: MediaId, title: String) {
@@ -246,6 +299,23 @@ impl Listing {
 
     fn first_time(&self, media_id: MediaId) -> bool {
         self.told.lock().unwrap_or_else(|e| e.into_inner()).insert(media_id)
+    }
+}
+
+/// An error of the database that says whether it may pass by itself.
+trait MayPass: std::fmt::Display {
+    fn may_pass(&self) -> bool;
+}
+
+impl MayPass for StoreError {
+    fn may_pass(&self) -> bool {
+        self.is_transient()
+    }
+}
+
+impl MayPass for QueueError {
+    fn may_pass(&self) -> bool {
+        matches!(self, Self::Database(error) if store::is_transient(error))
     }
 }
 

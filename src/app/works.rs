@@ -53,6 +53,8 @@ pub struct Progress<'a> {
     pub queue: &'a Queue,
     /// Jobs that this process has in hand.
     pub in_hand: usize,
+    /// Those of them whose item was taken up; the others wait for their turn.
+    pub taken_up: usize,
 }
 
 impl Works {
@@ -166,8 +168,13 @@ async fn drain(
             }
             _ = tick.tick() => {
                 events.send(Event::StagesSampled { stages: pipeline.stages() });
-                if !claiming.is_cancelled() && over(Progress { queue, in_hand: in_hand.load(Relaxed) }).await {
+                let (in_hand, taken_up) = (in_hand.load(Relaxed), pipeline.in_hand());
+                if !claiming.is_cancelled() && over(Progress { queue, in_hand, taken_up }).await {
                     claiming.cancel();
+                    if queue.is_paused() {
+                        // What waits for its turn would wait for the end of the pause.
+                        pipeline.stop();
+                    }
                 }
             }
         }

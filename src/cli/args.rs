@@ -6,6 +6,7 @@ use clap::{Args, Subcommand, ValueEnum, ValueHint};
 use clap_complete::Shell;
 
 use crate::export::Format;
+use crate::media::FailureClass;
 
 /// What `spoken ingest --help` says first.
 pub(super) const INGEST: &str = "\
@@ -26,7 +27,9 @@ opens at that second, and the words around it.";
 
 /// What `spoken retry --help` says first.
 pub(super) const RETRY: &str = "\
-Puts failed items back into the queue with all their attempts. `spoken ingest` then works on them.";
+Puts failed items back into the queue with all their attempts, and with --done or --flagged items that are done: their \
+transcripts stay and are found until new ones replace them, also if the new attempt fails. `spoken ingest` then works \
+on them, as does one that is running.";
 
 /// What `spoken work --help` says first.
 pub(super) const WORK: &str = "\
@@ -72,6 +75,10 @@ pub struct IngestArgs {
     /// Take on at most N new items in this run; 0: all [env: INGESTION_LIMIT]
     #[arg(short = 'n', long, value_name = "N")]
     pub limit: Option<String>,
+
+    /// Work on these before everything else that waits
+    #[arg(long)]
+    pub first: bool,
 
     /// Language spoken, such as en or de; auto finds it out [env: WHISPER_LANGUAGE]
     #[arg(short, long, value_name = "CODE", help_heading = "Transcription")]
@@ -309,15 +316,37 @@ pub struct ExportArgs {
 #[command(after_long_help = "\
 Examples:
   spoken retry 3f2a 77b0 && spoken ingest
-  spoken retry --failed && spoken ingest")]
+  spoken retry --failed && spoken ingest
+  spoken retry --class rate_limited
+  spoken retry --done talk.mp4 && spoken ingest --quality quality")]
+#[command(group = clap::ArgGroup::new("which").required(true).args(["media", "failed", "flagged", "class"]))]
 pub struct RetryArgs {
     /// Ids of items (their first characters will do), or the files or addresses they came from
-    #[arg(value_name = "MEDIA", required_unless_present = "failed", conflicts_with = "failed")]
+    #[arg(value_name = "MEDIA")]
     pub media: Vec<String>,
 
-    /// All that failed
+    /// Also what is done: it is done again
+    #[arg(long, requires = "media")]
+    pub done: bool,
+
+    /// All that failed; what was cancelled has not
     #[arg(long)]
     pub failed: bool,
+
+    /// All that failed in this way: network, rate_limited, cancelled, … (the class that `spoken queue` shows)
+    #[arg(long, value_name = "CLASS", value_parser = parse_class)]
+    pub class: Option<FailureClass>,
+
+    /// All that are done and look incomplete
+    #[arg(long)]
+    pub flagged: bool,
+}
+
+fn parse_class(name: &str) -> Result<FailureClass, String> {
+    serde_json::from_value(name.into()).map_err(|_| {
+        let known: Vec<&str> = FailureClass::ALL.iter().map(|class| class.as_str()).collect();
+        format!("there is no class of failures called {name:?}; there are {}", known.join(", "))
+    })
 }
 
 /// Arguments of `spoken config`.

@@ -6,6 +6,7 @@ use async_channel::{Receiver, Sender};
 
 use super::ending::give_back;
 use super::{Heard, Hearing, Said, Shared};
+use crate::event::Step;
 use crate::media::{Failure, Transcript};
 use crate::stage::StageMeter;
 
@@ -19,12 +20,14 @@ pub(super) fn asr_worker(
 ) {
     while let Some(Heard { active, audio }) = meter.recv_blocking(from) {
         let media_id = active.work.item.media_id;
+        active.held.step(Step::Transcribe);
+        let cancel = active.held.cancel.clone();
         let (to, inner) = (to.clone(), shared.clone());
         let done = Box::new(move |transcript: Result<Transcript, Failure>| {
             if let Err(lost) = to.send_blocking(Said { active, transcript }) {
                 inner.runtime.clone().spawn(async move { give_back(&inner, lost.0.active).await });
             }
         });
-        hearing.transcriber.submit(media_id, &audio, &shared.events, &shared.cancel, done);
+        hearing.transcriber.submit(media_id, &audio, &shared.events, &cancel, done);
     }
 }

@@ -46,7 +46,7 @@ pub(super) async fn db_worker(
                 });
                 let _ = active.reply.send(Outcome::Done);
             }
-            Ok((Written::LeaseLost, _)) => lease_lost(&shared, active),
+            Ok((Written::LeaseLost, _)) => lease_lost(&shared, active).await,
             Err(failure) => settle(&shared, active, failure).await,
         }
         drop(busy);
@@ -69,12 +69,14 @@ async fn write(
 ) -> Result<Written, Failure> {
     let (Hearing { embedder, passages, .. }, store) = (hearing, &shared.store);
     let media_id = active.work.item.media_id;
+    active.held.step(Step::Embed);
     let passages = embed::passages(&transcript.segments, passages);
     let mut progress = shared.events.progress(media_id, Step::Embed);
     let total = passages.len() as u64;
     progress.set(0, Some(total));
     let vectors = embedder.embed_passages(passages.iter().map(|p| p.text.clone()).collect()).await?;
     progress.set(total, Some(total));
+    active.held.step(Step::Store);
     shared.events.send(Event::StepStarted { media_id, step: Step::Store });
     let model = EmbeddingModel { model_id: embedder.model_id().to_owned(), dimension: embedder.dimension() };
     let mut pause = Duration::from_secs(1);

@@ -2,11 +2,16 @@
 
 use std::time::Duration;
 
-use super::{Active, Shared};
+use super::{Active, Shared, backoff};
 use crate::event::Event;
-use crate::media::{Failure, FailureClass};
+use crate::media::{Failure, FailureClass, Locator, State};
 use crate::queue::Outcome;
 use crate::store::{Attempt, SaveError};
+
+/// How often what arrives truncated is fetched.
+const FETCHES: u32 = 3;
+/// How long an item waits that found no room on the disk beside others.
+const WHILE_OTHERS_FINISH: Duration = Duration::from_secs(30);
 
 /// The failure of an item that was in hand when everything had to stop; never stored.
 pub(super) fn stopped() -> Failure {
@@ -19,14 +24,20 @@ pub(super) async fn settle(shared: &Shared, active: Active, failure: Failure) {
     if shared.cancel.is_cancelled() {
         return give_back(shared, active).await;
     }
+    if active.held.cancel.is_cancelled() {
+        return lease_lost(shared, active).await;
+    }
     let store = &shared.store;
-    let last = !failure.class.is_transient() || active.work.attempt >= shared.sizes.max_attempts;
-    let title = active.title.clone();
-    if last {
+    let again = again(shared, &active, &failure);
+    if again.is_none() || matches!(failure.class, FailureClass::NoSpace | FailureClass::Truncated) {
+        // Nobody needs it any more, it fills the disk, or it is not what it should be.
         shared.spool.remove(media_id);
+    }
+    let title = active.title.clone();
+    let Some(counted) = again else {
         match store.fail(&active.work.claimed, &failure).await {
             Ok(()) => {}
-            Err(SaveError::LeaseLost) => return lease_lost(shared, active),
+            Err(SaveError::LeaseLost) => return lease_lost(shared, active).await,
             Err(error) => {
                 tracing::warn!(%media_id, %error, "failed to note a failure; the item will be tried again");
                 let message = error.to_string();
@@ -40,16 +51,22 @@ pub(super) async fn settle(shared: &Shared, active: Active, failure: Failure) {
                 tracing::debug!(%error, "hand-overs of items that are over stay until the next sweep");
             }
         }
-        let Failure { class, message, remedy } = failure;
+        let Failure { class, mut message, remedy } = failure;
+        if active.work.again {
+            message.push_str("; what was stored before is kept");
+        }
         let source = active.work.item.source.clone();
         shared.events.send(Event::ItemFailed { media_id, title, source, class, message, remedy });
         let _ = active.reply.send(Outcome::Done);
         return;
-    }
-    let after = backoff(active.work.attempt, failure.class);
-    match store.delay(&active.work.claimed, &failure, after, Attempt::Counts).await {
+    };
+    let after = match counted {
+        Attempt::Counts => backoff::wait(active.work.attempt, failure.class),
+        Attempt::Free => WHILE_OTHERS_FINISH,
+    };
+    match store.delay(&active.work.claimed, &failure, after, counted).await {
         Ok(_) => {}
-        Err(SaveError::LeaseLost) => return lease_lost(shared, active),
+        Err(SaveError::LeaseLost) => return lease_lost(shared, active).await,
         Err(error) => tracing::warn!(%media_id, %error, "failed to note a failed attempt"),
     }
     let retry_in_ms = after.as_millis() as u64;
@@ -57,24 +74,36 @@ pub(super) async fn settle(shared: &Shared, active: Active, failure: Failure) {
     let _ = active.reply.send(Outcome::Retry { after, message: failure.message });
 }
 
-/// 2, 8, 32, 128 s …, at most ten minutes: in one run a short trouble is outlived, a long one is left to the next. A
-/// site that asked to slow down is left alone for ten minutes at once.
-fn backoff(attempt: u32, class: FailureClass) -> Duration {
-    const LONGEST: Duration = Duration::from_secs(600);
-    let exponent = 2 * (attempt.max(1) - 1).min(5) + 1;
-    if class == FailureClass::RateLimited { LONGEST } else { Duration::from_secs(1 << exponent).min(LONGEST) }
+/// Whether there is another attempt, and whether this one counts.
+fn again(shared: &Shared, active: &Active, failure: &Failure) -> Option<Attempt> {
+    let attempts = match failure.class {
+        // A connection that ends early looks like a whole answer where the server does not tell the length. The file on
+        // our own disk is what it is.
+        FailureClass::Truncated if !matches!(active.work.item.locator, Locator::File(_)) => FETCHES,
+        // Several that share a disk too small for all of them: those that are through make room for the rest.
+        FailureClass::NoSpace if shared.spool.is_shared(active.work.item.media_id) => {
+            return Some(Attempt::Free);
+        }
+        class if class.is_transient() => u32::MAX,
+        _ => return None,
+    };
+    (active.work.attempt < attempts.min(shared.sizes.max_attempts)).then_some(Attempt::Counts)
 }
 
-/// Another worker has the item now: what this one made is thrown away.
-pub(super) fn lease_lost(shared: &Shared, active: Active) {
+/// The item is not this worker's any more: what it made is thrown away.
+pub(super) async fn lease_lost(shared: &Shared, active: Active) {
     let media_id = active.work.item.media_id;
     shared.spool.remove(media_id);
-    shared.events.send(Event::ItemSkipped {
-        media_id,
-        title: active.title,
-        reason: "another worker took it over".into(),
-    });
-    let _ = active.reply.send(Outcome::LeaseLost);
+    // Taken out of the queue, it needs no job any more; taken over by another worker, the job is theirs.
+    let (reason, outcome) = match shared.store.media(media_id).await {
+        Ok(Some(row)) if row.error_class == Some(FailureClass::Cancelled) => ("cancelled", Outcome::Done),
+        Ok(Some(row)) if row.state == State::Done && active.work.again => {
+            ("cancelled; what was stored before is kept", Outcome::Done)
+        }
+        _ => ("another worker took it over", Outcome::LeaseLost),
+    };
+    shared.events.send(Event::ItemSkipped { media_id, title: active.title, reason: reason.into() });
+    let _ = active.reply.send(outcome);
 }
 
 /// Removes what another machine had left of an item that is done or given up. What stays because the store is away now, or

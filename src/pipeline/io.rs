@@ -25,7 +25,8 @@ pub(super) async fn io_worker(
 ) {
     while let Some(Job { media_id, reply }) = meter.recv(&jobs).await {
         let room = async {
-            shared.spool.room(&shared.events, &shared.stop).await
+            shared.hand.free(&shared.stop).await
+                && shared.spool.room(&shared.events, &shared.stop).await
                 && bringing.backlog.room(&shared.store, &shared.events, &shared.stop).await
         };
         if !room.await {
@@ -47,6 +48,7 @@ pub(super) async fn io_worker(
         }
         let mut active = Active {
             title: work.item.title.clone(),
+            held: shared.hand.take(work.claimed, &shared.cancel),
             metadata: Metadata::default(),
             started: Instant::now(),
             work,
@@ -129,8 +131,8 @@ async fn bring(
     let dir = shared.spool.dir(media_id)?;
     let fetched = tokio::select! {
         biased;
-        () = shared.cancel.cancelled() => return Err(stopped()),
-        fetched = bringing.fetcher.fetch(item, &dir, &shared.events, &shared.cancel) => fetched?,
+        () = active.held.cancel.cancelled() => return Err(stopped()),
+        fetched = bringing.fetcher.fetch(item, &dir, &shared.events, &active.held.cancel) => fetched?,
     };
     active.metadata = fetched.metadata;
     if let Some(title) = &active.metadata.title {
@@ -138,11 +140,12 @@ async fn bring(
     }
     let expected = active.metadata.duration_ms.or(item.duration_ms);
     let Ok(_permit) = shared.decoders.acquire().await else { return Err(stopped()) };
-    let (inner, limits) = (shared.clone(), bringing.clone());
+    active.held.step(Step::Decode);
+    let (inner, limits, cancel) = (shared.clone(), bringing.clone(), active.held.cancel.clone());
     let (input, output) = (fetched.path.clone(), dir.join(spool::AUDIO));
     let audio = tokio::task::spawn_blocking(move || {
         let mut progress = inner.events.progress(media_id, Step::Decode);
-        let audio = decode::decode(&input, &output, &limits.decode, expected, &mut progress, &inner.cancel)?;
+        let audio = decode::decode(&input, &output, &limits.decode, expected, &mut progress, &cancel)?;
         // Whatever the header said: this is all of it, and from here on the item waits for the next stage.
         let ms = audio.duration_ms().unsigned_abs();
         progress.set(ms, Some(ms));

@@ -28,7 +28,8 @@ pub(super) async fn receive_worker(
     next: Sender<Heard>,
 ) {
     while let Some(Job { media_id, reply }) = meter.recv(&jobs).await {
-        if !shared.spool.room(&shared.events, &shared.stop).await {
+        let may = shared.hand.free(&shared.stop).await;
+        if !may || !shared.spool.room(&shared.events, &shared.stop).await {
             // Told to stop before the item was touched: the queue keeps the job for the next run.
             let _ = reply.send(given_back());
             continue;
@@ -58,6 +59,7 @@ pub(super) async fn receive_worker(
         };
         let title = handed.metadata.title.clone().unwrap_or_else(|| work.item.title.clone());
         let active = Active {
+            held: shared.hand.take(work.claimed, &shared.cancel),
             metadata: handed.metadata.clone(),
             started: Instant::now(),
             object: Some(handover.key(media_id, handed.fence)),
@@ -108,7 +110,7 @@ async fn receive(
     let mut progress = shared.events.progress(media_id, Step::Receive);
     let got = tokio::select! {
         biased;
-        () = shared.cancel.cancelled() => return Err(stopped().into()),
+        () = active.held.cancel.cancelled() => return Err(stopped().into()),
         got = handover.get(&key, &handed.sent, &packed, &mut progress) => got,
     };
     got.map_err(|error| match error {
@@ -121,13 +123,15 @@ async fn receive(
         ),
     })?;
     let Ok(_permit) = shared.decoders.acquire().await else { return Err(stopped().into()) };
+    active.held.step(Step::Decode);
     let (inner, input, output) = (shared.clone(), packed.clone(), dir.join(spool::AUDIO));
+    let cancel = active.held.cancel.clone();
     // What was left was within the limits of the machine that fetched it.
     let limits =
         DecodeOptions { max_duration_ms: i64::MAX, max_output_bytes: u64::MAX, ..DecodeOptions::default() };
     let audio = tokio::task::spawn_blocking(move || {
         let mut progress = inner.events.progress(media_id, Step::Decode);
-        decode::decode(&input, &output, &limits, None, &mut progress, &inner.cancel)
+        decode::decode(&input, &output, &limits, None, &mut progress, &cancel)
     })
     .await
     .map_err(|e| Failure::new(FailureClass::Internal, format!("unpacking stopped unexpectedly: {e}")))?;
@@ -137,7 +141,7 @@ async fn receive(
             let message = "the audio handed over holds other samples than were decoded";
             return Err(Received::Useless(Failure::new(FailureClass::Internal, message)));
         }
-        Err(failure) if shared.cancel.is_cancelled() => return Err(failure.into()),
+        Err(failure) if active.held.cancel.is_cancelled() => return Err(failure.into()),
         Err(failure) => return Err(Received::Useless(failure)),
     };
     let _ = tokio::fs::remove_file(&packed).await;

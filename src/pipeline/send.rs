@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use super::ending::{give_back, lease_lost, settle, stopped};
 use super::{Active, Shared};
+use tokio_util::sync::CancellationToken;
+
 use crate::event::{Event, Step};
 use crate::handover::{Handover, HandoverError, Key, Sent, flac};
 use crate::media::{Audio, Failure, FailureClass};
@@ -28,7 +30,8 @@ pub(super) async fn send(shared: &Arc<Shared>, meter: &StageMeter, active: Activ
     let key = handover.key(media_id, active.work.claimed.fence);
     let (samples, offset_ms, audio_hash, audio_ms) =
         (audio.samples, audio.offset_ms, audio.hash, audio.duration_ms());
-    let sent = match upload(shared, handover, &key, audio).await {
+    active.held.step(Step::HandOver);
+    let sent = match upload(shared, handover, &key, audio, &active.held.cancel).await {
         Ok(sent) => sent,
         Err(failure) => return settle(shared, active, failure).await,
     };
@@ -41,7 +44,7 @@ pub(super) async fn send(shared: &Arc<Shared>, meter: &StageMeter, active: Activ
             if let Err(error) = handover.remove(&key).await {
                 tracing::debug!(%media_id, %error, "audio of a lost claim is not removed yet");
             }
-            return lease_lost(shared, active);
+            return lease_lost(shared, active).await;
         }
         Err(_) if shared.cancel.is_cancelled() => return give_back(shared, active).await,
         Err(error) => {
@@ -63,9 +66,15 @@ pub(super) async fn send(shared: &Arc<Shared>, meter: &StageMeter, active: Activ
 }
 
 /// Packs the audio and brings it into the store, with patience.
-async fn upload(shared: &Arc<Shared>, handover: &Handover, key: &Key, audio: Audio) -> Result<Sent, Failure> {
+async fn upload(
+    shared: &Arc<Shared>,
+    handover: &Handover,
+    key: &Key,
+    audio: Audio,
+    cancel: &CancellationToken,
+) -> Result<Sent, Failure> {
     let packed = audio.path.with_file_name(PACKED);
-    pack(shared, &audio.path, &packed).await?;
+    pack(shared, &audio.path, &packed, cancel).await?;
     // The samples have served: the packed ones take half the room while they wait.
     let _ = tokio::fs::remove_file(&audio.path).await;
     if let Ok(file) = tokio::fs::metadata(&packed).await {
@@ -77,7 +86,7 @@ async fn upload(shared: &Arc<Shared>, handover: &Handover, key: &Key, audio: Aud
     loop {
         let put = tokio::select! {
             biased;
-            () = shared.cancel.cancelled() => return Err(stopped()),
+            () = cancel.cancelled() => return Err(stopped()),
             put = handover.put(key, &packed, &mut progress) => put,
         };
         let error = match put {
@@ -92,15 +101,20 @@ async fn upload(shared: &Arc<Shared>, handover: &Handover, key: &Key, audio: Aud
         };
         tracing::warn!(media_id = %key.media_id, %error, retry_in_s = pause, "failed to hand audio over");
         tokio::select! {
-            () = shared.cancel.cancelled() => return Err(stopped()),
+            () = cancel.cancelled() => return Err(stopped()),
             () = tokio::time::sleep(Duration::from_secs(pause)) => {}
         }
     }
 }
 
-async fn pack(shared: &Arc<Shared>, pcm: &Path, packed: &Path) -> Result<(), Failure> {
+async fn pack(
+    shared: &Arc<Shared>,
+    pcm: &Path,
+    packed: &Path,
+    cancel: &CancellationToken,
+) -> Result<(), Failure> {
     let Ok(_permit) = shared.decoders.acquire().await else { return Err(stopped()) };
-    let (pcm, packed, cancel) = (pcm.to_owned(), packed.to_owned(), shared.cancel.clone());
+    let (pcm, packed, cancel) = (pcm.to_owned(), packed.to_owned(), cancel.clone());
     tokio::task::spawn_blocking(move || flac::pack(&pcm, &packed, &cancel))
         .await
         .map_err(|e| Failure::new(FailureClass::Internal, format!("packing stopped unexpectedly: {e}")))?

@@ -8,8 +8,8 @@
 //! * a death alone adds [`GUILTY`] when the process died from within (a fatal signal, the kernel's memory killer; see
 //!   `last_words.rs`), 1 when it was killed from outside; a panic of the item's own handler adds [`GUILTY`];
 //! * a process that had been asked to stop (Ctrl-C, then killed), or that went down with the machine, adds nothing;
-//! * from [`SUSPECT`] on the item runs alone: nothing else is in flight in its process, and it comes after the
-//!   others. Whoever dies then was the cause;
+//! * from [`SUSPECT`] on the item runs alone: nothing else is in flight in its process, and it falls back in the
+//!   line. Whoever dies then was the cause;
 //! * at [`LIMIT`] it is failed as `crashed`.
 //!
 //! So an item that crashes the program is found after three deaths, or five if the first three were in company,
@@ -20,6 +20,7 @@ use sqlx::postgres::PgPool;
 use uuid::Uuid;
 
 use super::identity::Dead;
+use super::place::{Lane, WINDOW};
 use super::{QueueError, TASKS};
 use crate::media::MediaId;
 
@@ -87,6 +88,18 @@ pub(super) async fn charge_swept(pool: &PgPool, worker: &str, media_id: MediaId)
     if let Some(&(id, generation)) = items.iter().find(|(id, _)| *id == media_id.0) {
         let in_company = items.len() > 1;
         charge(&mut tx, id, generation, points(End::FromOutside, in_company), in_company).await?;
+        // The library lets it wait a little and then run: before the others, since it was begun. Suspects wait longer.
+        sqlx::query(
+            "update graphile_worker._private_jobs j set priority = case when m.crashes < $3 then $4 else 0 end \
+             from media m where j.locked_by = $1 and m.media_id = $2 \
+               and j.key = 'media:' || m.media_id || ':' || m.generation",
+        )
+        .bind(worker)
+        .bind(media_id.0)
+        .bind(SUSPECT)
+        .bind(Lane::Begun.priority())
+        .execute(&mut *tx)
+        .await?;
     }
     tx.commit().await?;
     Ok(())
@@ -141,7 +154,8 @@ async fn charge(
         return Ok(false);
     }
     sqlx::query(
-        "update media set state = 'failed', fence = fence + 1, error_class = 'crashed', error = $3, remedy = $4, \
+        "update media set state = case when segments is null then 'failed' else 'done' end, fence = fence + 1, \
+                error_class = 'crashed', error = $3, remedy = $4, \
                 retry_at = null, finished_at = now(), updated_at = now() \
          where media_id = $1 and generation = $2",
     )
@@ -155,8 +169,9 @@ async fn charge(
     Ok(true)
 }
 
-/// Unlocks the jobs of `workers`; they can be claimed at once, suspects after the others. Jobs whose item needs
-/// nothing any more are deleted.
+/// Unlocks the jobs of `workers`; they can be claimed at once, and keep their place in line. Items with a score fall
+/// back in it, an hour for each point, suspects a day, so that what is next is not always what ended the program last
+/// time. Jobs whose item needs nothing any more are deleted.
 async fn unlock(connection: &mut PgConnection, workers: &[String]) -> Result<(), QueueError> {
     sqlx::query(
         "delete from graphile_worker._private_jobs j using media m where j.locked_by = any($1) \
@@ -166,14 +181,19 @@ async fn unlock(connection: &mut PgConnection, workers: &[String]) -> Result<(),
     .execute(&mut *connection)
     .await?;
     sqlx::query(
-        "update graphile_worker._private_jobs j set run_at = least(j.run_at, now()), \
-                priority = greatest(j.priority, m.crashes)::smallint \
+        "update graphile_worker._private_jobs j set \
+                run_at = case when m.crashes = 0 then least(j.run_at, now()) \
+                    else least(j.run_at, now() - $3 * interval '1 second') + interval '1 hour' \
+                        * case when m.crashes < $4 then m.crashes else 24 end end, \
+                priority = case when m.crashes = 0 then j.priority else 0 end \
          from media m, graphile_worker._private_tasks t \
          where j.locked_by = any($1) and t.id = j.task_id and t.identifier = any($2) \
            and j.key = 'media:' || m.media_id || ':' || m.generation",
     )
     .bind(workers)
     .bind(TASKS)
+    .bind(WINDOW.as_secs_f64())
+    .bind(SUSPECT)
     .execute(&mut *connection)
     .await?;
     sqlx::query("select graphile_worker.force_unlock_workers($1)")

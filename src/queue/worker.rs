@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use futures::FutureExt;
 use graphile_worker::{
-    FailureReason, IntoTaskHandlerResult, Job, JobRecovery, JobRecoveryResult, TaskHandler, Worker,
-    WorkerContext, WorkerOptions, WorkerRecoveryConfig,
+    FailureReason, IntoTaskHandlerResult, JobRecovery, JobRecoveryResult, TaskHandler, Worker, WorkerContext,
+    WorkerOptions, WorkerRecoveryConfig,
 };
 use serde::{Deserialize, Serialize};
 use sqlx::postgres::PgPool;
@@ -18,8 +18,10 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use super::in_flight::{Ended, InFlight, Key};
+use super::place::Lane;
 use super::{
-    JobInfo, Kind, MAX_ATTEMPTS, NEEDED, Outcome, Queue, QueueError, RECONCILE_EVERY, crash, reconcile,
+    JobInfo, Kind, MAX_ATTEMPTS, NEEDED, Outcome, Queue, QueueError, RECONCILE_EVERY, claims, crash, kept,
+    reconcile,
 };
 use crate::media::MediaId;
 
@@ -29,14 +31,16 @@ const BACKOFF: (Duration, Duration) = (Duration::from_millis(250), Duration::fro
 const NO_DEADLINE: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 /// How long the end of an item is remembered whose job went elsewhere.
 const REMEMBER_ENDED: Duration = Duration::from_secs(3600);
+/// How often it is looked up whether the queue is paused: one query of one row.
+const LOOK_FOR_PAUSE_EVERY: Duration = Duration::from_secs(1);
 /// Pause after a panic in a handler.
 const AFTER_PANIC: Duration = Duration::from_secs(10);
 
 type Handler = dyn Fn(MediaId, JobInfo) -> Pin<Box<dyn Future<Output = Outcome> + Send>> + Send + Sync;
 
 /// What all workers of one [`Queue::run`] share.
-struct Shared {
-    pool: PgPool,
+pub(super) struct Shared {
+    pub(super) pool: PgPool,
     handler: Box<Handler>,
     in_flight: InFlight,
     /// Ordinary items hold it together, a suspect alone (see `crash.rs`).
@@ -58,7 +62,17 @@ where
         company: RwLock::default(),
         stop: stop.clone(),
     });
+    // Known before the first claim.
+    look_for_pause(queue).await;
     let reconciling = reconcile_every_minute(&shared, &stop);
+    let pausing = async {
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = sleep(LOOK_FOR_PAUSE_EVERY) => look_for_pause(queue).await,
+            }
+        }
+    };
     let working = async {
         let mut pause = BACKOFF.0;
         while !stop.is_cancelled() {
@@ -72,7 +86,8 @@ where
                 () = stop.cancelled() => {}
                 () = sleep(pause) => {}
             }
-            pause = (pause * 2).min(BACKOFF.1);
+            // Sooner than others stop waiting for us (see the recovery hook).
+            pause = (pause * 2).min(BACKOFF.1).min(queue.options.lease / 8);
         }
         // Handlers whose worker failed are attached to nothing; they are waited for all the same.
         shared.in_flight.all_ended().await;
@@ -81,7 +96,20 @@ where
         stop.cancelled().await;
         queue.identity.note_leaving();
     };
-    tokio::join!(reconciling, working, leaving);
+    tokio::join!(reconciling, pausing, working, leaving);
+}
+
+/// Opens or closes the gate before the claims; where the database does not answer, it stays as it is.
+async fn look_for_pause(queue: &Queue) {
+    match super::control::paused(&queue.pool).await {
+        Ok(Some(pause)) if queue.gate.set_paused(true) => {
+            let until = pause.until.map(|until| until.to_rfc3339());
+            tracing::info!(until, "the queue is paused: what runs is finished, nothing new is taken up");
+        }
+        Ok(None) if queue.gate.set_paused(false) => tracing::info!("the queue goes on"),
+        Ok(_) => {}
+        Err(error) => tracing::debug!(%error, "cannot tell whether the queue is paused"),
+    }
 }
 
 async fn reconcile_every_minute(shared: &Shared, stop: &CancellationToken) {
@@ -99,11 +127,10 @@ async fn reconcile_every_minute(shared: &Shared, stop: &CancellationToken) {
 
 /// One worker from start to end: `Ok` after the stop signal when its last job is over, `Err` when it failed.
 async fn run_worker(queue: &Queue, shared: &Arc<Shared>, stop: &CancellationToken) -> Result<(), QueueError> {
-    // What a failed predecessor could not give back for want of a database; our handlers still run.
-    crash::release(&shared.pool, &queue.identity.workers()).await?;
+    let former = queue.identity.workers();
     let failed = CancellationToken::new();
     let options = WorkerOptions::default()
-        .pg_pool(shared.pool.clone())
+        .database(claims::behind(queue.gate.clone(), shared.pool.clone()))
         .concurrency(queue.options.concurrency)
         .poll_interval(queue.options.poll_interval)
         .use_notification_delivery(false)
@@ -116,7 +143,7 @@ async fn run_worker(queue: &Queue, shared: &Arc<Shared>, stop: &CancellationToke
                 .sweep_interval(queue.options.lease / 4)
                 .sweep_threshold(queue.options.lease),
         )
-        .on(JobRecovery, recovery_hook(shared.pool.clone(), queue.identity.workers()))
+        .on(JobRecovery, recovery_hook(shared.pool.clone(), former.clone(), queue.options.lease / 8))
         .add_extension(Slot { shared: Arc::clone(shared), failed: failed.clone() });
     let options = queue.options.kinds.iter().fold(options, |options, kind| match kind {
         Kind::Fetch => options.define_job::<IngestMedia>(),
@@ -124,13 +151,25 @@ async fn run_worker(queue: &Queue, shared: &Arc<Shared>, stop: &CancellationToke
     });
     let worker = options.init().await.map_err(|e| QueueError::Library(e.to_string()))?;
     queue.identity.add_worker(worker.worker_id())?;
-    let watch = watch_failure(&worker, stop.clone(), failed);
+    // What a failed predecessor held goes on here where its handler still runs, and back into the queue where not.
+    let keys = shared.in_flight.keys();
+    let kept = kept::take_along(&shared.pool, keys, &former, worker.worker_id()).await?;
+    crash::release(&shared.pool, &former).await?;
+    for job in kept {
+        let slot = Slot { shared: Arc::clone(shared), failed: failed.clone() };
+        tokio::spawn(slot.finish(job, worker.worker_id().clone()));
+    }
+    let watch = watch_failure(&worker, stop.clone(), failed.clone());
     tokio::pin!(watch);
     let run = worker.run();
     tokio::pin!(run);
     // The watch never ends before the run: it only passes the failure on.
     tokio::select! {
-        ended = &mut run => ended.map_err(|e| QueueError::Library(e.to_string())),
+        ended = &mut run => ended.map_err(|e| {
+            // Also for the jobs that were taken along.
+            failed.cancel();
+            QueueError::Library(e.to_string())
+        }),
         never = &mut watch => match never {},
     }
 }
@@ -150,18 +189,25 @@ async fn watch_failure(
 }
 
 /// What happens to a job whose worker is found dead by its heartbeat: its item is charged, and the job waits a
-/// little longer each time (the library's default would give the attempt back and let it loop for ever).
+/// little longer each time (the library's default would give the attempt back and let it loop for ever). Not for the
+/// first moments: when the database was away for all, the others come back as we do.
 fn recovery_hook(
     pool: PgPool,
     own: Vec<String>,
+    grace: Duration,
 ) -> impl Fn(graphile_worker::JobRecoveryContext) -> Pin<Box<dyn Future<Output = JobRecoveryResult> + Send>> + Clone
 {
+    let started = Instant::now();
     move |context| {
         let (pool, own) = (pool.clone(), own.clone());
+        let early = started.elapsed() < grace;
         Box::pin(async move {
             let crashed = context.reason == FailureReason::WorkerCrashed;
             let ours =
                 context.previous_worker_id == context.worker_id || own.contains(&context.previous_worker_id);
+            if crashed && !ours && early {
+                return JobRecoveryResult::Skip;
+            }
             if crashed
                 && !ours
                 && let Ok(job) = Payload::deserialize(context.job.payload())
@@ -187,7 +233,8 @@ impl Payload {
         let Some(slot) = context.get_ext::<Slot>() else {
             return Err("the worker was made without its handler".to_owned());
         };
-        slot.run(kind, (self.media_id, self.generation), context.job(), context.worker_id()).await
+        let (job, attempt) = (*context.job().id(), u32::try_from(*context.job().attempts()).unwrap_or(1));
+        slot.run(kind, (self.media_id, self.generation), job, attempt, context.worker_id()).await
     }
 }
 
@@ -219,10 +266,10 @@ impl TaskHandler for TranscribeMedia {
 
 /// What a job finds in its worker.
 #[derive(Clone)]
-struct Slot {
-    shared: Arc<Shared>,
+pub(super) struct Slot {
+    pub(super) shared: Arc<Shared>,
     /// Set when the worker has failed.
-    failed: CancellationToken,
+    pub(super) failed: CancellationToken,
 }
 
 impl fmt::Debug for Slot {
@@ -234,11 +281,17 @@ impl fmt::Debug for Slot {
 impl Slot {
     /// Runs the item's handler, or waits for the one that runs already. `Err` leaves the job in the queue, if it is
     /// still ours.
-    async fn run(&self, kind: Kind, key: Key, job: &Job, worker_id: &str) -> Result<(), String> {
+    pub(super) async fn run(
+        &self,
+        kind: Kind,
+        key: Key,
+        job: i64,
+        attempt: u32,
+        worker_id: &str,
+    ) -> Result<(), String> {
         let shared = &self.shared;
         let (mut ended, new) = shared.in_flight.attach(key);
         if let Some(tell) = new {
-            let attempt = u32::try_from(*job.attempts()).unwrap_or(1);
             tokio::spawn(Arc::clone(shared).handle(kind, key, attempt, tell));
         }
         let end = tokio::select! {
@@ -253,11 +306,11 @@ impl Slot {
             Some(Ended::With(Outcome::Done)) => Ok(()),
             Some(Ended::With(Outcome::Retry { after, message })) => {
                 // On an error the end stays known: the job comes back and finds it.
-                reschedule(&shared.pool, key, *job.id(), worker_id, after, &message).await?
+                reschedule(&shared.pool, key, job, worker_id, after, &message).await?
             }
             Some(Ended::With(Outcome::Onward)) => {
                 let message = "on to its next step";
-                reschedule(&shared.pool, key, *job.id(), worker_id, Duration::ZERO, message).await?
+                reschedule(&shared.pool, key, job, worker_id, Duration::ZERO, message).await?
             }
             Some(Ended::With(Outcome::LeaseLost)) => Err("another worker has the item".to_owned()),
             Some(Ended::Failed(message)) => Err(message),
@@ -330,8 +383,8 @@ impl Shared {
 }
 
 /// Replaces the running job by one that is due later, of the kind that the item needs by now; the caller then ends the
-/// running one as complete. In one
-/// statement, and only while the job is ours. Outer error: the database; inner: the job is not ours any more.
+/// running one as complete. Without a delay it keeps its place in line, else it comes before those that were not begun. In
+/// one statement, and only while the job is ours. Outer error: the database; inner: the job is not ours any more.
 async fn reschedule(
     pool: &PgPool,
     (media_id, generation): Key,
@@ -341,14 +394,15 @@ async fn reschedule(
     message: &str,
 ) -> Result<Result<(), String>, String> {
     let replaced: Option<i64> = sqlx::query_scalar(sqlx::AssertSqlSafe(format!(
-        "with mine as materialized (select j.id, j.priority, coalesce({NEEDED}, 'ingest_media') as task \
+        "with mine as materialized (select j.id, j.priority, j.run_at, coalesce({NEEDED}, 'ingest_media') as task \
             from graphile_worker._private_jobs j left join media m on m.media_id = $3 \
             where j.id = $1 and j.locked_by = $2 for update of j) \
          select (graphile_worker.add_job(mine.task, \
             json_build_object('media_id', $3::uuid, 'generation', $4::int), \
-            run_at => now() + $5 * interval '1 second', max_attempts => $6::int, \
+            run_at => case when $5 > 0 then now() + $5 * interval '1 second' else least(mine.run_at, now()) end, \
+            max_attempts => $6::int, \
             job_key => 'media:' || $3::uuid || ':' || $4::int, job_key_mode => 'replace', \
-            priority => mine.priority)).id from mine",
+            priority => case when $5 > 0 then least(mine.priority, $7::int) else mine.priority end)).id from mine",
     )))
     .bind(job)
     .bind(worker_id)
@@ -356,6 +410,7 @@ async fn reschedule(
     .bind(generation)
     .bind(after.as_secs_f64())
     .bind(i32::from(MAX_ATTEMPTS))
+    .bind(i32::from(Lane::Begun.priority()))
     .fetch_optional(pool)
     .await
     .map_err(|e| format!("cannot reschedule: {e}"))?;

@@ -183,8 +183,10 @@ pub(super) fn reason(class: FailureClass) -> &'static str {
         FailureClass::Refused => "address refused",
         FailureClass::RateLimited => "the site asks to slow down",
         FailureClass::Network => "network",
+        FailureClass::NoSpace => "the disk is full",
         FailureClass::Setup => "set-up",
         FailureClass::Crashed => "crashed",
+        FailureClass::Cancelled => "cancelled",
         FailureClass::Internal => "internal error",
     }
 }

@@ -32,6 +32,8 @@ pub struct Work {
     pub attempt: u32,
     /// How often a worker went away with the item in its hand, without finishing or releasing it.
     pub crashes: u32,
+    /// It was done before and is done again: a failure leaves the stored results as they are.
+    pub again: bool,
 }
 
 /// The answer to [`Store::claim`].
@@ -121,7 +123,8 @@ impl Store {
                  attempts = attempts + CASE WHEN state = 'active' THEN 0 ELSE 1 END,
                  state = 'active', worker = $2, retry_at = NULL, started_at = now(), updated_at = now()
              WHERE media_id = $1 AND state IN ('queued', 'active')
-             RETURNING extractor, source_id, locator, source, title, duration_ms, fence, attempts, crashes",
+             RETURNING extractor, source_id, locator, source, title, duration_ms, fence, attempts, crashes,
+                 segments IS NOT NULL AS again",
         )
         .bind(media_id.0)
         .bind(&*clean(worker))
@@ -154,6 +157,7 @@ impl Store {
             claimed: Claimed { media_id, fence: row.try_get("fence")? },
             attempt: row.try_get::<i32, _>("attempts")?.max(1) as u32,
             crashes: row.try_get::<i32, _>("crashes")?.max(0) as u32,
+            again: row.try_get("again")?,
         })))
     }
 
@@ -224,7 +228,7 @@ impl Store {
         Ok(new)
     }
 
-    /// Gives the item up, with the reason.
+    /// Gives the item up, with the reason. One that was done before is done as before: its results are still stored.
     ///
     /// # Errors
     /// [`SaveError::LeaseLost`], [`SaveError::Database`].
@@ -273,7 +277,7 @@ impl Store {
         let mut tx = self.pool.begin().await?;
         let row: Option<(Option<DateTime<Utc>>,)> = sqlx::query_as(
             "UPDATE media SET
-                 state = $3,
+                 state = CASE WHEN $3 = 'failed' AND segments IS NOT NULL THEN 'done' ELSE $3 END,
                  attempts = attempts - CASE WHEN $4 THEN 0 ELSE 1 END,
                  retry_at = now() + make_interval(secs => $5),
                  error_class = coalesce($6, error_class),
@@ -296,7 +300,8 @@ impl Store {
         .fetch_optional(&mut *tx)
         .await?;
         let Some((retry_at,)) = row else {
-            outcome(&mut tx, claimed, &["queued", "failed"]).await?;
+            let ended: &[&str] = if state == "failed" { &["failed", "done"] } else { &["queued"] };
+            outcome(&mut tx, claimed, ended).await?;
             return Ok(None);
         };
         tx.commit().await?;

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use chrono::{DateTime, Utc};
 use serde_json::Value;
-use sqlx::PgConnection;
+use sqlx::{AssertSqlSafe, PgConnection};
 use uuid::Uuid;
 
 use super::{Store, StoreError, clean, locator, read, retrying, text_key};
@@ -32,12 +32,16 @@ pub enum Upserted {
 /// Which items to take up again.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Selection {
-    /// All that failed.
+    /// All that failed. What a person cancelled has not.
     Failed,
     /// All that failed in this way.
     FailedWith(FailureClass),
     /// These, if they failed or wait for their next attempt.
     Ids(Vec<MediaId>),
+    /// These, as [`Selection::Ids`], and those that are done: they are done again.
+    Again(Vec<MediaId>),
+    /// All that are done and look incomplete: they are done again.
+    Flagged,
 }
 
 /// An item that [`Store::retry`] queued again.
@@ -152,31 +156,39 @@ impl Store {
             .collect()
     }
 
-    /// Takes failed items up again: queued, with a new generation, attempts and crashes at zero. Items that wait for
-    /// their next attempt are made due when named by id. What was done or is being worked on is left alone.
+    /// Takes items up again: queued, with a new generation, attempts and crashes at zero. Items that wait for
+    /// their next attempt are made due when named by id. What is being worked on is left alone, and so is what was done,
+    /// unless it is asked for; then the stored results stay, and are found, until new ones replace them.
     ///
     /// # Errors
     /// [`StoreError::Database`].
     pub async fn retry(&self, selection: &Selection) -> Result<Vec<Requeued>, StoreError> {
-        let (ids, class): (Option<Vec<Uuid>>, _) = match selection {
-            Selection::Failed => (None, None),
-            Selection::FailedWith(class) => (None, Some(class.as_str())),
-            Selection::Ids(ids) => (Some(ids.iter().map(|id| id.0).collect()), None),
+        let unnamed = (Vec::new(), None);
+        let uuids = |ids: &[MediaId]| ids.iter().map(|id| id.0).collect::<Vec<Uuid>>();
+        let (condition, (ids, class)) = match selection {
+            Selection::Failed => ("state = 'failed' AND error_class IS DISTINCT FROM 'cancelled'", unnamed),
+            Selection::FailedWith(class) => {
+                ("state = 'failed' AND error_class = $2", (Vec::new(), Some(class.as_str())))
+            }
+            Selection::Ids(ids) => (
+                "media_id = ANY($1) AND (state = 'failed' OR state = 'queued' AND retry_at IS NOT NULL)",
+                (uuids(ids), None),
+            ),
+            Selection::Again(ids) => (
+                "media_id = ANY($1) AND (state IN ('failed', 'done') OR state = 'queued' AND retry_at IS NOT NULL)",
+                (uuids(ids), None),
+            ),
+            Selection::Flagged => ("state = 'done' AND flags <> '{}'", unnamed),
         };
+        let sql = format!(
+            "UPDATE media SET state = 'queued', generation = generation + 1, attempts = 0, crashes = 0,
+                 retry_at = NULL, error_class = NULL, error = NULL, remedy = NULL, finished_at = NULL,
+                 updated_at = now()
+             WHERE {condition}
+             RETURNING media_id, generation"
+        );
         let rows: Vec<(Uuid, i32)> = retrying(|| {
-            sqlx::query_as(
-                "UPDATE media SET state = 'queued', generation = generation + 1, attempts = 0, crashes = 0,
-                     retry_at = NULL, error_class = NULL, error = NULL, remedy = NULL, finished_at = NULL,
-                     updated_at = now()
-                 WHERE CASE WHEN $1::uuid[] IS NULL
-                       THEN state = 'failed' AND ($2::text IS NULL OR error_class = $2)
-                       ELSE media_id = ANY($1) AND (state = 'failed' OR state = 'queued' AND retry_at IS NOT NULL)
-                       END
-                 RETURNING media_id, generation",
-            )
-            .bind(&ids)
-            .bind(class)
-            .fetch_all(&self.pool)
+            sqlx::query_as(AssertSqlSafe(sql.clone())).bind(&ids).bind(class).fetch_all(&self.pool)
         })
         .await?;
         Ok(rows.into_iter().map(|(id, generation)| Requeued { media_id: MediaId(id), generation }).collect())

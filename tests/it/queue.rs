@@ -10,7 +10,9 @@ use std::time::{Duration, Instant};
 
 use spoken::media::MediaId;
 use spoken::postgres::{Server, ServerOptions};
+use spoken::queue::place::Lane;
 use spoken::queue::{JobInfo, Outcome, Pending, Queue, QueueOptions};
+use spoken::store::{Store, StoreOptions};
 use sqlx::postgres::{PgPool, PgPoolOptions};
 use tempfile::TempDir;
 use tokio::sync::{Mutex as AsyncMutex, Notify, Semaphore};
@@ -18,12 +20,6 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::postgres::tools_dir;
-
-/// What the queue needs of the library's table.
-const MEDIA: &str = "create table media (media_id uuid primary key, state text not null default 'queued', \
-    fence bigint not null default 0, generation integer not null default 0, attempts integer not null default 0, \
-    crashes integer not null default 0, retry_at timestamptz, error_class text, error text, remedy text, \
-    finished_at timestamptz, updated_at timestamptz); create table handovers (media_id uuid primary key)";
 
 /// A server of its own with an empty library, ended with the test whatever its result.
 struct Database {
@@ -41,7 +37,9 @@ impl Database {
         let server = Server::start(&options).await.unwrap();
         let url = server.url().to_owned();
         let pool = PgPoolOptions::new().max_connections(8).connect(&url).await.unwrap();
-        sqlx::raw_sql(MEDIA).execute(&pool).await.unwrap();
+        let store = Store::connect(&url, &StoreOptions::default()).await.unwrap();
+        store.migrate().await.unwrap();
+        store.close().await;
         Self { server: Some(server), options, url, pool, dir }
     }
 
@@ -62,11 +60,7 @@ impl Database {
     async fn add_media(&self, count: usize) -> Vec<(MediaId, i32)> {
         let items: Vec<_> = (0..count).map(|n| (MediaId::new("test", &n.to_string()), 0)).collect();
         let ids: Vec<Uuid> = items.iter().map(|(id, _)| id.0).collect();
-        sqlx::query("insert into media (media_id) select unnest($1::uuid[])")
-            .bind(ids)
-            .execute(&self.pool)
-            .await
-            .unwrap();
+        add(&self.pool, &ids).await;
         items
     }
 
@@ -122,6 +116,18 @@ impl Drop for Database {
     }
 }
 
+/// Items as the queue sees them.
+async fn add(pool: &PgPool, ids: &[Uuid]) {
+    sqlx::query(
+        "insert into media (media_id, extractor, source_id, locator, source, title) \
+         select id, 'test', id::text, '{}', id::text, id::text from unnest($1::uuid[]) id",
+    )
+    .bind(ids)
+    .execute(pool)
+    .await
+    .unwrap();
+}
+
 /// What the store does; a claim (`active`) of a waiting item counts an attempt.
 async fn set_state(pool: &PgPool, item: MediaId, state: &'static str) {
     sqlx::query(
@@ -143,7 +149,7 @@ async fn two_workers_do_each_of_five_hundred_jobs_once() {
     assert_ne!(queues[0].worker_id(), queues[1].worker_id());
     assert!(queues[1].dead().is_empty(), "the first lives");
     let enqueueing = Instant::now();
-    queues[0].enqueue(&items, 0).await.unwrap();
+    queues[0].enqueue(&items, Lane::Ordinary).await.unwrap();
     println!("enqueued 500 in {:?}", enqueueing.elapsed());
 
     let calls: Arc<Mutex<HashMap<MediaId, usize>>> = Arc::default();
@@ -190,8 +196,11 @@ async fn enqueueing_again_adds_nothing_and_never_deadlocks() {
     let backwards: Vec<_> = items.iter().rev().copied().collect();
     let queue = db.queue(2).await;
     for _ in 0..5 {
-        let (a, b, c) =
-            tokio::join!(queue.enqueue(&items, 0), queue.enqueue(&backwards, 0), queue.reconcile());
+        let (a, b, c) = tokio::join!(
+            queue.enqueue(&items, Lane::Ordinary),
+            queue.enqueue(&backwards, Lane::Ordinary),
+            queue.reconcile()
+        );
         a.unwrap();
         b.unwrap();
         c.unwrap();
@@ -199,7 +208,7 @@ async fn enqueueing_again_adds_nothing_and_never_deadlocks() {
     assert_eq!(db.jobs().await, 300);
     assert_eq!(queue.pending().await.unwrap().ready, 300);
     // Another generation is another job.
-    queue.enqueue(&[(items[0].0, 1)], 0).await.unwrap();
+    queue.enqueue(&[(items[0].0, 1)], Lane::Ordinary).await.unwrap();
     assert_eq!(db.jobs().await, 301);
     queue.close().await.unwrap();
 }
@@ -209,7 +218,7 @@ async fn a_retry_comes_back_after_its_time() {
     let db = Database::new().await;
     let items = db.add_media(1).await;
     let queue = Arc::new(db.queue(2).await);
-    queue.enqueue(&items, 0).await.unwrap();
+    queue.enqueue(&items, Lane::Ordinary).await.unwrap();
     let calls: Arc<Mutex<Vec<Instant>>> = Arc::default();
     let stop = CancellationToken::new();
     let run = tokio::spawn({
@@ -258,7 +267,7 @@ async fn a_lost_lease_leaves_the_job_to_its_new_owner() {
     let db = Database::new().await;
     let items = db.add_media(2).await;
     let queue = Arc::new(db.queue(2).await);
-    queue.enqueue(&items, 0).await.unwrap();
+    queue.enqueue(&items, Lane::Ordinary).await.unwrap();
     let stop = CancellationToken::new();
     let run = tokio::spawn({
         let (queue, pool, stop) = (queue.clone(), db.pool.clone(), stop.clone());
@@ -303,7 +312,7 @@ async fn stopping_waits_for_what_is_in_flight_and_takes_nothing_new() {
     let db = Database::new().await;
     let items = db.add_media(10).await;
     let queue = Arc::new(db.queue(3).await);
-    queue.enqueue(&items, 0).await.unwrap();
+    queue.enqueue(&items, Lane::Ordinary).await.unwrap();
     let (started, go) = (Arc::new(AtomicUsize::new(0)), Arc::new(Semaphore::new(0)));
     let stop = CancellationToken::new();
     let run = tokio::spawn({
@@ -393,7 +402,7 @@ async fn a_restarted_database_costs_nothing_in_flight() {
     let items = db.add_media(4).await;
     // Six slots: four are busy, two ask the database and find it gone.
     let queue = Arc::new(db.queue(6).await);
-    queue.enqueue(&items, 0).await.unwrap();
+    queue.enqueue(&items, Lane::Ordinary).await.unwrap();
     let (calls, go) = (Arc::new(AtomicUsize::new(0)), Arc::new(Semaphore::new(0)));
     let stop = CancellationToken::new();
     let run = tokio::spawn({
@@ -443,8 +452,8 @@ async fn a_restarted_database_costs_nothing_in_flight() {
     db.until("no job is left", "select count(*) = 0 from graphile_worker._private_jobs").await;
     assert_eq!(calls.load(Ordering::SeqCst), 4);
     let late = MediaId::new("test", "late");
-    sqlx::query("insert into media (media_id) values ($1)").bind(late.0).execute(&db.pool).await.unwrap();
-    queue.enqueue(&[(late, 0)], 0).await.unwrap();
+    add(&db.pool, &[late.0]).await;
+    queue.enqueue(&[(late, 0)], Lane::Ordinary).await.unwrap();
     db.until("new work is done too", "select count(*) = 5 from media where state = 'done'").await;
     stop.cancel();
     run.await.unwrap();
@@ -515,7 +524,7 @@ async fn after_a_sudden_death_work_resumes_at_once() {
     let db = Database::new().await;
     let items = db.add_media(3).await;
     let queue = db.queue(3).await;
-    queue.enqueue(&items, 0).await.unwrap();
+    queue.enqueue(&items, Lane::Ordinary).await.unwrap();
     queue.close().await.unwrap();
     let mut dying = child(&db).env("SPOKEN_TEST_CHILD_HOLD", "1").spawn().unwrap();
     db.until("all are active", "select count(*) = 3 from media where state = 'active'").await;
@@ -570,7 +579,7 @@ async fn deaths_by(signal: nix::sys::signal::Signal) -> usize {
     let items = db.add_media(12).await;
     let killer = items[5].0;
     let queue = db.queue(2).await;
-    queue.enqueue(&items, 0).await.unwrap();
+    queue.enqueue(&items, Lane::Ordinary).await.unwrap();
     queue.close().await.unwrap();
     let mut deaths = 0;
     loop {
@@ -618,7 +627,7 @@ async fn a_program_killed_twenty_times_gives_up_nothing() {
     let db = Database::new().await;
     let items = db.add_media(40).await;
     let queue = db.queue(2).await;
-    queue.enqueue(&items, 0).await.unwrap();
+    queue.enqueue(&items, Lane::Ordinary).await.unwrap();
     queue.close().await.unwrap();
     for kill in 0..20u64 {
         // Most runs end before any item is done.
@@ -641,7 +650,7 @@ async fn deaths_in_company_and_deaths_on_request_give_up_nobody() {
     let db = Database::new().await;
     let items = db.add_media(4).await;
     let queue = db.queue(2).await;
-    queue.enqueue(&items, 0).await.unwrap();
+    queue.enqueue(&items, Lane::Ordinary).await.unwrap();
     queue.close().await.unwrap();
     for death in 1..=3 {
         let mut dying = child(&db).env("SPOKEN_TEST_CHILD_HOLD", "1").spawn().unwrap();
@@ -734,9 +743,9 @@ async fn a_claim_is_quick_and_idling_is_cheap() {
     let mut waits = Vec::new();
     for n in 0..=20 {
         let item = MediaId::new("test", &n.to_string());
-        sqlx::query("insert into media (media_id) values ($1)").bind(item.0).execute(&db.pool).await.unwrap();
+        add(&db.pool, &[item.0]).await;
         let asked = Instant::now();
-        queue.enqueue(&[(item, 0)], 0).await.unwrap();
+        queue.enqueue(&[(item, 0)], Lane::Ordinary).await.unwrap();
         seen.notified().await;
         waits.push(asked.elapsed());
     }

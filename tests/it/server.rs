@@ -174,6 +174,18 @@ impl Server {
         *lock(&self.state.weather) = Some(Weather { one_in, state: seed });
     }
 
+    /// The weather is good again.
+    pub fn good_weather(&self) {
+        *lock(&self.state.weather) = None;
+    }
+
+    /// From now on nothing goes wrong, whatever was planned.
+    pub fn calm(&self) {
+        self.good_weather();
+        lock(&self.state.faults).clear();
+        lock(&self.state.always).clear();
+    }
+
     /// Requests that `path` got.
     pub fn requests(&self, path: &str) -> usize {
         lock(&self.state.requests).get(path).copied().unwrap_or(0)
