@@ -182,6 +182,11 @@ impl Key {
         self.kind == Kind::DatabaseUrl
     }
 
+    /// True where a wrong value may be repeated in the message about it: it holds no secret, not even a misplaced one.
+    pub(super) fn may_repeat(&self, text: &str) -> bool {
+        !self.is_secret() && (self.kind != Kind::StoreUrl || !text.contains('@'))
+    }
+
     /// The typed value of `text`, or what is wrong with it.
     pub(super) fn check(&self, text: &str, base: Base<'_>) -> Result<Value, String> {
         let text = text.trim();

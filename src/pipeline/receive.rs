@@ -107,6 +107,7 @@ async fn receive(
     let dir = shared.spool.dir(media_id)?;
     let packed = dir.join(PACKED);
     let key = handover.key(media_id, handed.fence);
+    active.held.step(Step::Receive);
     let mut progress = shared.events.progress(media_id, Step::Receive);
     let got = tokio::select! {
         biased;
