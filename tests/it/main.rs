@@ -10,6 +10,7 @@ mod ingest;
 mod kill;
 mod postgres;
 mod queue;
+mod queue_commands;
 mod search;
 mod server;
 mod show;
