@@ -2,6 +2,7 @@
 //!
 //! * [`main`] — the whole program.
 //! * [`ingest`], [`listing`] — `spoken ingest`: sources into jobs, jobs through the pipeline.
+//! * [`works`] — the open queue and the running stages: what all that work have in common.
 //! * [`steps`] — settings into running steps.
 //! * [`offline`] — files to transcripts without a database: [`transcribe`] and [`mod@bench`].
 //! * [`library`] — commands that read: status, show, search, export, and retry.
@@ -34,6 +35,7 @@ pub mod offline;
 pub mod signals;
 pub mod steps;
 pub mod transcribe;
+pub mod works;
 pub mod world;
 
 use signals::Stopping;
