@@ -27,6 +27,7 @@ use crate::report::{self, Mode, Terminal};
 use crate::telemetry::{self, Output, TelemetryOptions};
 
 pub mod bench;
+pub mod check;
 pub mod doctor;
 pub mod ingest;
 pub mod library;

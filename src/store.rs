@@ -19,6 +19,7 @@ mod items;
 mod locator;
 mod migrate;
 mod read;
+pub mod sources;
 mod vectors;
 
 use std::collections::{HashMap, HashSet};
