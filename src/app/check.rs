@@ -407,7 +407,7 @@ impl Looking<'_> {
         let seen = |stamp: &FileStamp| {
             known
                 .get(&path_id(&stamp.path))
-                .is_some_and(|entry| entry.stamp == Some((stamp.size, stamp.mtime_ns)))
+                .is_some_and(|entry| entry.file == Some((stamp.size, stamp.mtime_ns)))
         };
         let looked = self.checker.lister.look_through(path, &seen, SETTLE).await?;
         for problem in looked.problems {

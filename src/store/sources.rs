@@ -176,12 +176,8 @@ impl Seen {
 /// An entry as it is known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct KnownEntry {
-    /// It is to be looked at again, and the time has come.
-    pub due: bool,
-    /// It waits for that time.
-    pub waiting: bool,
-    /// Size and time of a file.
-    pub stamp: Option<(u64, i64)>,
+    /// Length in bytes and last modification (nanoseconds since 1970) of a file.
+    pub file: Option<(u64, i64)>,
 }
 
 /// The outcome of a check.
@@ -491,18 +487,16 @@ impl Store {
     /// # Errors
     /// [`StoreError::Database`].
     pub async fn known_entries(&self, id: Uuid) -> Result<HashMap<MediaId, KnownEntry>, StoreError> {
-        let rows: Vec<(Uuid, bool, bool, Option<i64>, Option<i64>)> = sqlx::query_as(
-            "SELECT media_id, verdict = 'waiting' AND look_at <= now(), verdict = 'waiting', size, mtime_ns
-             FROM source_entries WHERE source_id = $1",
-        )
-        .bind(id)
-        .fetch_all(&self.pool)
-        .await?;
+        let rows: Vec<(Uuid, Option<i64>, Option<i64>)> =
+            sqlx::query_as("SELECT media_id, size, mtime_ns FROM source_entries WHERE source_id = $1")
+                .bind(id)
+                .fetch_all(&self.pool)
+                .await?;
         Ok(rows
             .into_iter()
-            .map(|(id, due, waiting, size, mtime)| {
-                let stamp = size.zip(mtime).map(|(size, mtime)| (size.unsigned_abs(), mtime));
-                (MediaId(id), KnownEntry { due, waiting, stamp })
+            .map(|(id, size, mtime_ns)| {
+                let file = size.zip(mtime_ns).map(|(size, mtime_ns)| (size.unsigned_abs(), mtime_ns));
+                (MediaId(id), KnownEntry { file })
             })
             .collect())
     }
@@ -656,6 +650,19 @@ impl Store {
         .fetch_one(&self.pool)
         .await?;
         Ok(count.unsigned_abs())
+    }
+
+    /// Items that are queued or being worked on.
+    ///
+    /// # Errors
+    /// [`StoreError::Database`].
+    pub async fn unfinished_count(&self) -> Result<usize, StoreError> {
+        let count: i64 = sqlx::query_scalar(
+            "SELECT count(*) FROM media WHERE state <> 'done' AND state IN ('queued', 'active')",
+        )
+        .fetch_one(&self.pool)
+        .await?;
+        Ok(usize::try_from(count).unwrap_or(0))
     }
 
     /// Whether an item is queued that can be worked on now, or within `patience`.
