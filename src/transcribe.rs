@@ -386,20 +386,23 @@ impl Transcriber {
         let progress = events.progress(media_id, Step::Transcribe);
         let job = Arc::new(
             Job::new(
-            file,
-            audio.clone(),
-            self.model().to_owned(),
-            self.checkpoints.as_ref().map(|c| c.recording(&audio.hash)),
-            cancel.clone(),
-            progress,
-            on_done,
-        )
-        .in_language(language.map(str::to_owned)));
+                file,
+                audio.clone(),
+                self.model().to_owned(),
+                self.checkpoints.as_ref().map(|c| c.recording(&audio.hash)),
+                cancel.clone(),
+                progress,
+                on_done,
+            )
+            .in_language(language.map(str::to_owned)),
+        );
         if let Some(language) = language.filter(|l| !self.known.iter().any(|k| k == l)) {
-            let message = format!("model {} does not know the language {language} that was asked for", self.model());
+            let message =
+                format!("model {} does not know the language {language} that was asked for", self.model());
             job.fail(
-                Failure::new(FailureClass::Setup, message)
-                    .with_remedy("change --language of its source, or WHISPER_MODEL, then run `spoken retry`"),
+                Failure::new(FailureClass::Setup, message).with_remedy(
+                    "change --language of its source, or WHISPER_MODEL, then run `spoken retry`",
+                ),
             );
             return;
         }

@@ -81,8 +81,8 @@ fn open(path: &OsStr) -> io::Result<(UnixDatagram, SocketAddr)> {
         _ => return Err(io::Error::new(io::ErrorKind::InvalidInput, "neither a path nor an abstract name")),
     };
     let socket = UnixDatagram::unbound()?;
-    // A manager that does not read must not hold us up.
-    socket.set_nonblocking(true)?;
+    // A manager that does not read must not hold us up for long.
+    socket.set_write_timeout(Some(Duration::from_millis(250)))?;
     Ok((socket, to))
 }
 
@@ -113,7 +113,8 @@ mod tests {
 
         let name = format!("spoken-test-{}", std::process::id());
         let listening = UnixDatagram::bind_addr(&SocketAddr::from_abstract_name(&name).unwrap()).unwrap();
-        let notifier = Notifier { socket: Some(open(OsStr::new(&format!("@{name}"))).unwrap()), watchdog: None };
+        let notifier =
+            Notifier { socket: Some(open(OsStr::new(&format!("@{name}"))).unwrap()), watchdog: None };
         assert!(told(&notifier, &listening).starts_with("STATUS=two lines|"));
         assert!(open(OsStr::new("relative")).is_err());
         Notifier::default().ready();

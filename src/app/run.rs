@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
-use tokio::sync::Notify;
+use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 
 use super::check::{Check, Checker, Outcome};
@@ -67,7 +67,9 @@ pub async fn run(
         Ok(seat) => seat,
         Err(Taken::By(pid)) => {
             let who = pid.map_or_else(|| "another process".to_owned(), |pid| format!("process {pid}"));
-            anyhow::bail!("{who} works in this data directory already; wait for its end, or choose another SPOKEN_DATA_DIR");
+            anyhow::bail!(
+                "{who} works in this data directory already; wait for its end, or choose another SPOKEN_DATA_DIR"
+            );
         }
         Err(Taken::Unusable(error)) => {
             return Err(anyhow::Error::from(error).context("failed to lock work.lock in the data directory"));
@@ -76,7 +78,8 @@ pub async fn run(
     let notifier = Notifier::from_process();
     notifier.ready();
     let sources = world.store.sources().await?.len() as u64;
-    let message = format!("running: {}; SIGHUP reads settings and sources again", figures::count(sources, "source"));
+    let message =
+        format!("running: {}; SIGHUP reads settings and sources again", figures::count(sources, "source"));
     events.send(Event::Noticed { warning: false, message });
 
     let shared = Arc::new(Shared::default());
@@ -85,20 +88,27 @@ pub async fn run(
         // Ends when the settings have changed.
         let epoch = stopping.stop.child_token();
         let changed = {
-            let schedule = schedule(world, &shared, events, &epoch);
-            let work = work(world, &shared, events, stopping, &epoch);
-            let attend = attend(world, &shared, &notifier, reload, hup, events, &epoch);
-            let ((), more, changed) = tokio::join!(schedule, work, attend);
+            let over = CancellationToken::new();
+            let loops = async {
+                let schedule = schedule(world, &shared, events, &epoch);
+                let ((), more) = tokio::join!(schedule, work(world, &shared, events, stopping, &epoch));
+                over.cancel();
+                more
+            };
+            let attending = Attending { world, shared: &shared, notifier: &notifier, reload, hup, events };
+            let (more, changed) = tokio::join!(loops, attending.attend(&epoch, &over));
             worked.add(more);
             changed
         };
         if let Some(config) = changed {
             world.config = config;
             notifier.ready();
-            events.send(Event::Noticed { warning: false, message: "the new settings are in effect".to_owned() });
+            events.send(Event::Noticed {
+                warning: false,
+                message: "the new settings are in effect".to_owned(),
+            });
         }
     }
-    notifier.stopping();
     let tally = events.tally();
     Ok(RunSummary {
         wall_ms: started.elapsed().as_millis() as u64,
@@ -119,7 +129,11 @@ async fn schedule(world: &World, shared: &Shared, events: &Events, epoch: &Cance
                 rest
             }
             Err(error) => {
-                tracing::warn!(error = format!("{error:#}"), retry_in_s = pause.as_secs(), "the sources cannot be looked at");
+                tracing::warn!(
+                    error = format!("{error:#}"),
+                    retry_in_s = pause.as_secs(),
+                    "the sources cannot be looked at"
+                );
                 revive(world).await;
                 let rest = pause;
                 pause = (pause * 2).min(BACKOFF.1);
@@ -140,15 +154,18 @@ async fn round(world: &World, events: &Events, epoch: &CancellationToken) -> any
     let due = store.due_sources(false).await?;
     if !due.is_empty() {
         let checker = Checker::new(world, events.clone(), epoch.clone())?;
-        checker
-            .round(due, false, false, async |check: Check| {
+        let (tell, mut told) = mpsc::channel::<Check>(16);
+        let listen = async {
+            while let Some(check) = told.recv().await {
                 if let Outcome::Failed { again_in, .. } = &check.outcome {
-                    let again = figures::remaining(again_in.as_millis() as u64);
-                    tracing::debug!(source = check.name, again, "a source could not be checked");
+                    let again_in_s = again_in.as_secs();
+                    tracing::debug!(source = check.name, again_in_s, "a source could not be checked");
                 }
-                take(world, events).await
-            })
-            .await?;
+                take(world, events).await?;
+            }
+            anyhow::Ok(())
+        };
+        tokio::try_join!(checker.round(due, false, false, tell), listen)?;
     }
     // What limits held back, as room is made for it.
     take(world, events).await?;
@@ -188,7 +205,10 @@ async fn work(
                 LOOK
             }
             Err(error) => {
-                let message = format!("cannot work: {error:#}; trying again in {}", figures::duration(pause.as_millis() as u64));
+                let message = format!(
+                    "cannot work: {error:#}; trying again in {}",
+                    figures::duration(pause.as_millis() as u64)
+                );
                 events.send(Event::Noticed { warning: true, message });
                 let rest = pause;
                 pause = (pause * 2).min(BACKOFF.1);
@@ -245,48 +265,69 @@ async fn revive(world: &World) {
     }
 }
 
-/// Listens for SIGHUP, and tells the service manager what is done; until `epoch` is over. New settings end the epoch.
-async fn attend(
-    world: &World,
-    shared: &Shared,
-    notifier: &Notifier,
-    reload: Reload<'_>,
-    hup: &Notify,
-    events: &Events,
-    epoch: &CancellationToken,
-) -> Option<Config> {
-    let mut alive = notifier.alive_every().map(tokio::time::interval);
-    let mut status = tokio::time::interval(STATUS);
-    loop {
-        tokio::select! {
-            () = epoch.cancelled() => return None,
-            _ = status.tick() => notifier.status(&doing(world, shared).await),
-            _ = async { match &mut alive { Some(due) => due.tick().await, None => std::future::pending().await } } => {
-                notifier.alive();
-            }
-            () = hup.notified() => {
-                notifier.reloading();
-                match reload() {
-                    Ok(config) => match changed(&world.config, config, events) {
-                        Some(config) => {
-                            let message = "settings read again: they have changed; what is in work is finished first";
-                            events.send(Event::Noticed { warning: false, message: message.to_owned() });
-                            epoch.cancel();
-                            // Told to be ready once they are in effect.
-                            return Some(config);
-                        }
-                        None => {
-                            let message = "settings read again: nothing has changed; the sources are looked at";
-                            events.send(Event::Noticed { warning: false, message: message.to_owned() });
-                        }
-                    },
-                    Err(error) => {
-                        let message = format!("the settings cannot be read, the old ones stay: {error:#}");
-                        events.send(Event::Noticed { warning: true, message });
+/// Who listens for SIGHUP and tells the service manager what is done.
+struct Attending<'a> {
+    world: &'a World,
+    shared: &'a Shared,
+    notifier: &'a Notifier,
+    reload: Reload<'a>,
+    hup: &'a Notify,
+    events: &'a Events,
+}
+
+impl Attending<'_> {
+    /// Until the loops are `over`. New settings end the `epoch` and are returned.
+    async fn attend(&self, epoch: &CancellationToken, over: &CancellationToken) -> Option<Config> {
+        let mut alive = self.notifier.alive_every().map(tokio::time::interval);
+        let mut status = tokio::time::interval(STATUS);
+        let mut changed = None;
+        let mut ending = false;
+        loop {
+            tokio::select! {
+                () = over.cancelled() => return changed,
+                () = epoch.cancelled(), if !ending => {
+                    ending = true;
+                    // Not for new settings: then it goes on.
+                    if changed.is_none() {
+                        self.notifier.stopping();
                     }
                 }
-                notifier.ready();
-                shared.nudge.notify_one();
+                _ = status.tick() => self.notifier.status(&doing(self.world, self.shared).await),
+                _ = async { match &mut alive { Some(due) => due.tick().await, None => std::future::pending().await } } => {
+                    self.notifier.alive();
+                }
+                // Once an epoch ends, the next will hear of it.
+                () = self.hup.notified(), if !ending => {
+                    self.notifier.reloading();
+                    changed = self.read_again();
+                    if changed.is_some() {
+                        // Told to be ready once they are in effect.
+                        epoch.cancel();
+                    } else {
+                        self.notifier.ready();
+                        self.shared.nudge.notify_one();
+                    }
+                }
+            }
+        }
+    }
+
+    /// Reads the settings; those to go on with, if they differ.
+    fn read_again(&self) -> Option<Config> {
+        let tell = |warning, message: String| self.events.send(Event::Noticed { warning, message });
+        match (self.reload)() {
+            Ok(config) => {
+                let changed = changed(&self.world.config, config, self.events);
+                let what = match changed {
+                    Some(_) => "they have changed; what is in work is finished first",
+                    None => "nothing has changed; the sources are looked at",
+                };
+                tell(false, format!("settings read again: {what}"));
+                changed
+            }
+            Err(error) => {
+                tell(true, format!("the settings cannot be read, the old ones stay: {error:#}"));
+                None
             }
         }
     }
@@ -303,8 +344,7 @@ fn changed(old: &Config, new: Config, events: &Events) -> Option<Config> {
         ..new.clone()
     };
     if fixed != new {
-        let message =
-            "database_url, data_dir, tools_dir, log_format and log_level change with a new start only: the old ones stay";
+        let message = "database_url, data_dir, tools_dir, log_format and log_level change with a new start only: the old ones stay";
         events.send(Event::Noticed { warning: true, message: message.to_owned() });
     }
     if &fixed == old {

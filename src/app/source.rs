@@ -37,13 +37,17 @@ impl Addition {
         let (source, kind) = match SourceArg::parse(&args.source, &base) {
             Ok(SourceArg::Url(url)) => (crate::web::normalise(&url).to_string(), None),
             Ok(SourceArg::Folder(path)) => (folder(&path)?, Some(SourceKind::Folder)),
-            Ok(SourceArg::Stdin) => bail!("standard input cannot be subscribed to; give an address or a folder"),
+            Ok(SourceArg::Stdin) => {
+                bail!("standard input cannot be subscribed to; give an address or a folder")
+            }
             Ok(SourceArg::File(path) | SourceArg::List(path)) => bail!(
                 "{} is a file, and one file does not grow new items: subscribe to its folder, or bring it in with `spoken ingest`",
                 path.display()
             ),
             Err(failure) => match failure.remedy {
-                Some(remedy) => bail!("{}: {} ({remedy})", without_credentials(&args.source), failure.message),
+                Some(remedy) => {
+                    bail!("{}: {} ({remedy})", without_credentials(&args.source), failure.message)
+                }
                 None => bail!("{}: {}", without_credentials(&args.source), failure.message),
             },
         };
@@ -99,7 +103,8 @@ async fn add(store: &Store, args: &SourceAddArgs, addition: Addition) -> anyhow:
         members: args.members,
     };
     if let Some(name) = &args.name
-        && let Some(other) = store.sources().await?.into_iter().find(|s| &s.name == name && s.source != addition.source)
+        && let Some(other) =
+            store.sources().await?.into_iter().find(|s| &s.name == name && s.source != addition.source)
     {
         bail!("{} is called {} already; choose another --name", sanitize(&other.source), sanitize(name));
     }
@@ -110,7 +115,11 @@ async fn add(store: &Store, args: &SourceAddArgs, addition: Addition) -> anyhow:
         every: args.every,
         rules: serde_json::to_value(&rules)?,
         at_a_time: args.limit,
-        language: args.language.as_ref().filter(|l| !l.eq_ignore_ascii_case("auto")).map(|l| l.to_lowercase()),
+        language: args
+            .language
+            .as_ref()
+            .filter(|l| !l.eq_ignore_ascii_case("auto"))
+            .map(|l| l.to_lowercase()),
         priority: args.priority.number(),
     };
     let (source, fresh) = store.add_source(&new).await?;
@@ -119,7 +128,12 @@ async fn add(store: &Store, args: &SourceAddArgs, addition: Addition) -> anyhow:
     } else {
         let what = if fresh { "subscribed to" } else { "changed" };
         println!("{what} {}: {}", sanitize(&source.name), sanitize(&source.source));
-        eprintln!("{}", style("`spoken sync` brings in what is there now; cron or `spoken run` what comes").for_stderr().dim());
+        eprintln!(
+            "{}",
+            style("`spoken sync` brings in what is there now; cron or `spoken run` what comes")
+                .for_stderr()
+                .dim()
+        );
     }
     Ok(EXIT_OK)
 }
@@ -147,7 +161,9 @@ async fn list(store: &Store, args: &SourceListArgs) -> anyhow::Result<u8> {
         };
         let counts = &source.counts;
         let mut items = figures::count(counts.taken, "item");
-        for (n, what) in [(counts.ready, "to come"), (counts.waiting, "not there yet"), (counts.left, "left out")] {
+        for (n, what) in
+            [(counts.ready, "to come"), (counts.waiting, "not there yet"), (counts.left, "left out")]
+        {
             if n > 0 {
                 items += &format!(", {n} {what}");
             }
@@ -189,7 +205,12 @@ async fn show(store: &Store, args: &SourceShowArgs) -> anyhow::Result<u8> {
         writeln!(out, "  last look: {}, {}", local(at), sanitize(source.result.as_deref().unwrap_or("")))?;
     }
     if let Some(failure) = &source.failure {
-        writeln!(out, "  failed {}: {}", figures::count(source.failures.into(), "time"), style(sanitize(&failure.message)).red())?;
+        writeln!(
+            out,
+            "  failed {}: {}",
+            figures::count(source.failures.into(), "time"),
+            style(sanitize(&failure.message)).red()
+        )?;
         if let Some(remedy) = &failure.remedy {
             writeln!(out, "  {}", style(sanitize(remedy)).dim())?;
         }
@@ -225,9 +246,11 @@ fn wishes(source: &Source) -> Vec<String> {
     if source.priority != 0 {
         all.push(format!("{} priority", SourcePriority::word(source.priority)));
     }
-    for (left_out, what) in
-        [(!rules.shorts, "no short videos"), (!rules.live, "no recordings of live streams"), (rules.members, "also for members only")]
-    {
+    for (left_out, what) in [
+        (!rules.shorts, "no short videos"),
+        (!rules.live, "no recordings of live streams"),
+        (rules.members, "also for members only"),
+    ] {
         if left_out {
             all.push(what.to_owned());
         }

@@ -17,6 +17,7 @@ use super::works::{self, Progress, Seat, Taken, Worked, Works};
 use super::world::World;
 use crate::event::{Event, Events, FailedItem, RunSummary};
 use crate::report::figures;
+use crate::telemetry::sanitize;
 
 /// An attempt that is due within this time is waited for; what waits longer is left to a later run.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -162,26 +163,32 @@ pub async fn sync(
         true => store.due_sources(request.all).await?,
         false => the_ones(store, &request.names).await?,
     };
+    if let Some(paused) = sources.iter().find(|s| s.paused) {
+        let name = sanitize(&paused.name);
+        anyhow::bail!("{name} is paused; `spoken source resume {name}` lets it go on");
+    }
     let checker = Checker::new(world, events.clone(), stopping.stop.clone())?;
     let (found, mut work) = mpsc::channel(1);
     let taking = works::Taking::new(store.clone(), events.clone(), world.config.ingestion_limit);
     let full = request.full;
     let checks = tokio::spawn(async move {
-        let mut results = Vec::new();
-        checker
-            .round(sources, forced, full, async |check| {
+        let (tell, mut told) = mpsc::channel::<Check>(16);
+        let round = checker.round(sources, forced, full, tell);
+        let listen = async {
+            let mut results = Vec::new();
+            while let Some(check) = told.recv().await {
                 results.push(SourceResult::from(&check));
                 if taking.take().await? {
                     let _ = found.try_send(());
                 }
-                Ok(())
-            })
-            .await?;
-        // What exceeded the limits of an earlier run, also where nothing was to be checked.
-        if taking.take().await? {
-            let _ = found.try_send(());
-        }
-        anyhow::Ok((results, taking.taken()))
+            }
+            // What exceeded the limits of an earlier run, also where nothing was to be checked.
+            if taking.take().await? {
+                let _ = found.try_send(());
+            }
+            anyhow::Ok((results, taking.taken()))
+        };
+        tokio::try_join!(round, listen).map(|((), found)| found)
     });
 
     let mut worked = Worked::default();
@@ -204,7 +211,9 @@ pub async fn sync(
                 break;
             }
             Err(Taken::Unusable(error)) => {
-                return Err(anyhow::Error::from(error).context("failed to lock work.lock in the data directory"));
+                return Err(
+                    anyhow::Error::from(error).context("failed to lock work.lock in the data directory")
+                );
             }
         };
         let mut works = Works::open(world).await?;

@@ -268,7 +268,9 @@ fn since(text: &str) -> Result<Since, String> {
     if let Ok(day) = text.trim().parse::<NaiveDate>() {
         return Ok(Since::Day(day));
     }
-    interval(text).map(Since::Ago).map_err(|_| "write a day as in 2026-01-31, or 30d for the last thirty days".to_owned())
+    interval(text)
+        .map(Since::Ago)
+        .map_err(|_| "write a day as in 2026-01-31, or 30d for the last thirty days".to_owned())
 }
 
 #[cfg(test)]

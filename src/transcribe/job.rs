@@ -123,7 +123,16 @@ impl Job {
             on_done: Some(on_done),
         };
         let language = None;
-        Self { file, audio, cancel, model, language, recording, state: Mutex::new(state), came_back: Condvar::new() }
+        Self {
+            file,
+            audio,
+            cancel,
+            model,
+            language,
+            recording,
+            state: Mutex::new(state),
+            came_back: Condvar::new(),
+        }
     }
 
     /// The same, in this language whatever the rules say.

@@ -108,7 +108,8 @@ async fn a_feed_that_grows_is_followed_and_nothing_new_costs_one_conditional_req
     // The private server, so that what is measured is all that a cron job does.
     blocking(move || {
         let library = Library::new();
-        let added = library.ok(&["source", "add", &url, "--name", "talks", "--every", "10s", "--json"]).json();
+        let added =
+            library.ok(&["source", "add", &url, "--name", "talks", "--every", "10s", "--json"]).json();
         assert_eq!(added["source"], Value::String(url.clone()));
         let first = library.ok(&["sync", "--json"]);
         assert_eq!(outcome(&first), [1, 2, 2, 0], "{first}");
@@ -116,7 +117,10 @@ async fn a_feed_that_grows_is_followed_and_nothing_new_costs_one_conditional_req
 
         // Not due: not looked at. Its time is the database's.
         let at_once = library.ok(&["sync"]);
-        assert!(at_once.stdout.starts_with("sync: 0 sources checked, 0 new, 0 done, 0 failed, "), "{at_once}");
+        assert!(
+            at_once.stdout.starts_with("sync: 0 sources checked, 0 new, 0 done, 0 failed, "),
+            "{at_once}"
+        );
         assert_eq!(at_once.stderr, "", "quiet where nobody watches");
         assert_eq!(podcast.server.requests("/feed.xml"), 1);
 
@@ -126,7 +130,11 @@ async fn a_feed_that_grows_is_followed_and_nothing_new_costs_one_conditional_req
             let again = library.ok(&["sync", "--all"]);
             assert!(again.stdout.starts_with("sync: 1 source checked, 0 new, 0 done, 0 failed, "), "{again}");
             assert_eq!((again.stdout.lines().count(), again.stderr.as_str()), (1, ""), "{again}");
-            assert_eq!(podcast.server.unchanged("/feed.xml"), n, "a conditional request that was answered 304");
+            assert_eq!(
+                podcast.server.unchanged("/feed.xml"),
+                n,
+                "a conditional request that was answered 304"
+            );
             assert_eq!(podcast.server.all_requests(), all + n, "and nothing else");
             println!("{:?} with nothing new, the private server started and stopped", again.took);
             fastest = fastest.min(again.took);
@@ -179,7 +187,10 @@ async fn two_at_once_and_again_and_again_take_each_item_once() {
         }
         // By what happened, not by what is there: each was claimed once.
         assert_eq!(library.query("select sum(fence)::bigint from media"), TALKS.len() as i64);
-        assert_eq!(library.query("select count(*) from source_entries where verdict = 'taken'"), TALKS.len() as i64);
+        assert_eq!(
+            library.query("select count(*) from source_entries where verdict = 'taken'"),
+            TALKS.len() as i64
+        );
         library.assert_in_order();
     })
     .await;
@@ -266,7 +277,9 @@ async fn a_failing_source_is_told_and_put_off_and_the_others_go_on() {
             .map(|_| {
                 podcast.server.fail("/feed.xml", (0..4).map(|_| Fault::Status(503)));
                 assert_eq!(library.run(&["sync", "good"]).code, 1);
-                library.query("select extract(epoch from next_due - now())::bigint from sources where name = 'good'")
+                library.query(
+                    "select extract(epoch from next_due - now())::bigint from sources where name = 'good'",
+                )
             })
             .collect();
         assert!(pauses[0] > 400 && pauses[0] <= 600, "{pauses:?}");
@@ -404,7 +417,10 @@ async fn a_page_that_yt_dlp_lists_is_a_source_too() {
     let page = |players: usize| {
         let players: String =
             TALKS[..players].iter().map(|(name, ..)| format!("<audio src=\"/m/{name}\"></audio>")).collect();
-        Page::new("text/html", format!("<!DOCTYPE html><html><head><title>Talks</title></head><body>{players}</body></html>"))
+        Page::new(
+            "text/html",
+            format!("<!DOCTYPE html><html><head><title>Talks</title></head><body>{players}</body></html>"),
+        )
     };
     podcast.server.put("/talks.html", page(2));
     let url = podcast.server.url("/talks.html");
@@ -450,7 +466,8 @@ async fn the_daemon_follows_reloads_tells_and_stops() {
         let mut command = library.command(&["run", "--log-format", "text"]);
         command
             .env("NOTIFY_SOCKET", &manager)
-            .env("WATCHDOG_USEC", "1000000")
+            // Rarely, so that what is not read for a while is still taken in.
+            .env("WATCHDOG_USEC", "60000000")
             .stdin(Stdio::null());
         let daemon = Working::start(command);
         hear(&socket, "READY=1");
@@ -487,7 +504,10 @@ async fn the_daemon_follows_reloads_tells_and_stops() {
         hear(&socket, "STOPPING=1");
         let ran = daemon.finish();
         assert_eq!(ran.code, 0, "{ran}");
-        assert!(ran.stderr.contains("they have changed") && ran.stderr.contains("the old ones stay"), "{ran}");
+        assert!(
+            ran.stderr.contains("they have changed") && ran.stderr.contains("the old ones stay"),
+            "{ran}"
+        );
         library.assert_in_order();
     })
     .await;
