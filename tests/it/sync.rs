@@ -463,8 +463,11 @@ async fn the_daemon_follows_reloads_tells_and_stops() {
         let library = Library::on(&database);
         let manager = library.folder("manager").join("notify");
         let socket = UnixDatagram::bind(&manager).unwrap();
+        // Of its own, since its `.env` is changed.
+        let cwd = library.folder("daemon");
         let mut command = library.command(&["run", "--log-format", "text"]);
         command
+            .current_dir(&cwd)
             .env("NOTIFY_SOCKET", &manager)
             // Rarely, so that what is not read for a while is still taken in.
             .env("WATCHDOG_USEC", "60000000")
@@ -490,11 +493,11 @@ async fn the_daemon_follows_reloads_tells_and_stops() {
         assert_eq!(second.code, 2, "{second}");
         assert!(second.stderr.contains("works in this data directory already"), "{second}");
 
-        fs::write(library.cwd().join(".env"), "INGESTION_LIMIT=1\n").unwrap();
+        fs::write(cwd.join(".env"), "INGESTION_LIMIT=1\n").unwrap();
         daemon.signal(Signal::SIGHUP);
         let heard = hear(&socket, "READY=1");
         assert!(heard.contains("RELOADING=1"), "{heard}");
-        fs::write(library.cwd().join(".env"), "INGESTION_LIMIT=none\n").unwrap();
+        fs::write(cwd.join(".env"), "INGESTION_LIMIT=none\n").unwrap();
         daemon.signal(Signal::SIGHUP);
         hear(&socket, "READY=1");
         podcast.grow_to(6);
