@@ -113,10 +113,13 @@ fn start(cli: &Cli) -> anyhow::Result<u8> {
     code
 }
 
-/// What is logged: as set; where nothing is, `sync` keeps to warnings when nobody watches, since cron mails every line.
+/// What is logged: as set; where that is the default, `sync` keeps to warnings when nobody watches, since cron mails every line.
 fn log_level(cli: &Cli, loaded: &Loaded) -> String {
     let quiet = matches!(cli.command, Command::Sync(_)) && !std::io::stderr().is_terminal();
-    match quiet && loaded.origin("log_level").layer == "default" {
+    // The repository's default.toml writes the default down: that is no wish for it.
+    let set = !matches!(loaded.origin("log_level").layer, "default" | "file");
+    let usual = config::Config::defaults(std::path::Path::new("/")).log_level == loaded.config.log_level;
+    match quiet && usual && !set {
         true => "warn".to_owned(),
         false => loaded.config.log_level.clone(),
     }

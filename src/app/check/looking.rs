@@ -26,8 +26,10 @@ const FULL_EVERY_DAYS: f64 = 30.0;
 const RECENT: usize = 100;
 /// Lists that are in no known order are read whole each time up to so many entries: what is new may stand at their end.
 const WHOLE_UP_TO: usize = 200;
-/// Pages of new entries asked or opened in one check; the others' turn comes at the next.
-const PAGES: usize = 60;
+/// Pages of new entries asked or opened in one check; the others' turn comes at a later one.
+const PAGES: usize = 20;
+/// When that is, at the earliest: a site notices who asks for page after page.
+const MORE_PAGES: Duration = Duration::from_secs(1800);
 /// Pages asked at once.
 const PAGES_AT_ONCE: usize = 3;
 /// A file that was written to within this time may still grow.
@@ -348,8 +350,8 @@ fn seen(item: Item, about: &About, fate: Fate) -> Seen {
 
 /// Its page is one too many for this check.
 fn later(item: Item, about: About) -> Seen {
-    let reason = format!("its page is asked at the next check (this one asked {PAGES})");
-    seen(item, &about, Fate::Waiting { reason, after: Duration::ZERO })
+    let reason = format!("its page is asked at a later check (this one asked {PAGES})");
+    seen(item, &about, Fate::Waiting { reason, after: MORE_PAGES })
 }
 
 fn fate_of(verdict: Verdict) -> Fate {
