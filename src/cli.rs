@@ -6,6 +6,7 @@
 mod args;
 mod offline;
 mod queue;
+mod sources;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -20,6 +21,10 @@ pub use args::{
 pub use offline::{BenchArgs, TranscribeArgs};
 pub use queue::{
     BumpArgs, CancelArgs, DrillArgs, Moment, PauseArgs, QueueArgs, QueueCommand, parse_duration,
+};
+pub use sources::{
+    RunArgs, Since, SourceAddArgs, SourceArgs, SourceCommand, SourceListArgs, SourceNameArgs, SourcePriority,
+    SourceRemoveArgs, SourceShowArgs, SyncArgs,
 };
 
 use crate::config::{LogFormat, Override};
@@ -43,6 +48,7 @@ const STYLES: Styles = Styles::styled()
 /// The commands as `spoken --help` lists them.
 const GROUPS: &[(&str, &[&str])] = &[
     ("Bring in", &["ingest", "status", "queue", "retry"]),
+    ("Keep up", &["source", "sync", "run"]),
     ("Find and read", &["search", "show", "export"]),
     ("Share the work", &["work", "nodes"]),
     ("Without a library", &["transcribe", "bench"]),
@@ -135,6 +141,15 @@ pub enum Command {
     /// Try failed items again, or do again what is done
     #[command(long_about = args::RETRY)]
     Retry(RetryArgs),
+    /// Subscribe to channels, podcasts, feeds and folders
+    #[command(long_about = sources::SOURCE)]
+    Source(Box<SourceArgs>),
+    /// Check what is due and bring in what is new, once: for cron
+    #[command(long_about = sources::SYNC)]
+    Sync(SyncArgs),
+    /// Check and bring in until told to stop: a daemon
+    #[command(long_about = sources::RUN)]
+    Run(RunArgs),
     /// Find what was said
     #[command(long_about = args::SEARCH)]
     Search(SearchArgs),
@@ -226,6 +241,9 @@ impl Cli {
             && global.log_format.is_none()
         {
             set("log_format", Some("text".to_owned()), "--no-progress");
+        }
+        if let Command::Sync(args) = &self.command {
+            set("ingestion_limit", args.limit.clone(), "--limit");
         }
         if let Command::Ingest(args) = &self.command {
             set("ingestion_limit", args.limit.clone(), "--limit");

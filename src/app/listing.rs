@@ -57,18 +57,13 @@ impl Listing {
         events: Events,
         stop: CancellationToken,
     ) -> anyhow::Result<Self> {
-        let config = &world.config;
-        let mut options =
-            SourceOptions::new(Arc::new(|path| decode::recognise(path).map(drop)), steps::ytdlp(config));
-        options.exclude.push(config.data_dir.clone());
-        options.known = Arc::new(Known { store: world.store.clone(), runtime: Handle::current() });
         Ok(Self {
-            lister: Lister::new(options)?,
+            lister: Lister::new(source_options(world))?,
             store: world.store.clone(),
             queue,
             events,
             stop,
-            limit: config.ingestion_limit,
+            limit: world.config.ingestion_limit,
             taken: AtomicUsize::new(0),
             told: Mutex::default(),
             lines: Mutex::default(),
@@ -145,7 +140,7 @@ impl Listing {
         let (mut items, mut stamps) = (Vec::new(), Vec::new());
         for found in batch {
             match found {
-                Found::Item { item, stamp } => {
+                Found::Item { item, stamp, .. } => {
                     stamps.extend(stamp.map(|s| (s, item.media_id)));
                     items.push(item);
                 }
@@ -324,6 +319,16 @@ impl MayPass for QueueError {
 fn worth_another_try(class: FailureClass) -> bool {
     class.is_transient()
         || matches!(class, FailureClass::Setup | FailureClass::Unreadable | FailureClass::NotYet)
+}
+
+/// How sources are listed, as configured.
+pub(super) fn source_options(world: &World) -> SourceOptions {
+    let config = &world.config;
+    let mut options =
+        SourceOptions::new(Arc::new(|path| decode::recognise(path).map(drop)), steps::ytdlp(config));
+    options.exclude.push(config.data_dir.clone());
+    options.known = Arc::new(Known { store: world.store.clone(), runtime: Handle::current() });
+    options
 }
 
 /// Waits for one, then takes what is there.

@@ -19,7 +19,7 @@ pub(super) fn asr_worker(
     to: &Sender<Said>,
 ) {
     while let Some(Heard { active, audio }) = meter.recv_blocking(from) {
-        let media_id = active.work.item.media_id;
+        let (media_id, language) = (active.work.item.media_id, active.work.language.clone());
         active.held.step(Step::Transcribe);
         let cancel = active.held.cancel.clone();
         let (to, inner) = (to.clone(), shared.clone());
@@ -28,6 +28,7 @@ pub(super) fn asr_worker(
                 inner.runtime.clone().spawn(async move { give_back(&inner, lost.0.active).await });
             }
         });
-        hearing.transcriber.submit(media_id, &audio, &shared.events, &cancel, done);
+        let events = &shared.events;
+        hearing.transcriber.submit_in(language.as_deref(), media_id, &audio, events, &cancel, done);
     }
 }

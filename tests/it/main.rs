@@ -19,5 +19,6 @@ mod show;
 mod silence;
 mod sources;
 mod store;
+mod sync;
 mod transcribe;
 mod words;
