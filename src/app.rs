@@ -9,6 +9,7 @@
 //! * [`notify`] — telling systemd.
 //! * [`steps`] — settings into running steps.
 //! * [`offline`] — files to transcripts without a database: [`transcribe`] and [`mod@bench`].
+//! * [`limits`] — `spoken limits`: how sites stand.
 //! * [`library`] — commands that read: status, show, search, export, and retry.
 //! * [`mod@queue`] — looking at the queue and steering it.
 //! * [`world`] — the open database that commands share.
@@ -38,6 +39,7 @@ pub mod check;
 pub mod doctor;
 pub mod ingest;
 pub mod library;
+pub mod limits;
 pub mod listing;
 pub mod node;
 pub mod notify;
@@ -181,6 +183,12 @@ async fn run_cli(cli: &Cli, loaded: Loaded, output: &Output) -> anyhow::Result<u
         Command::Queue(args) => {
             let world = World::open(loaded.config, QUEUE_CONNECTIONS).await?;
             let done = queue::queue(&world, args).await;
+            world.close().await;
+            done
+        }
+        Command::Limits(args) => {
+            let world = World::open(loaded.config, READER_CONNECTIONS).await?;
+            let done = limits::limits(&world, args).await;
             world.close().await;
             done
         }

@@ -16,7 +16,7 @@ use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueHint};
 
 pub use args::{
     CompletionsArgs, ConfigArgs, DbArgs, DbCommand, DoctorArgs, ExportArgs, ExportFormat, IngestArgs,
-    NodesArgs, RetryArgs, RoleName, SearchArgs, SearchMode, ShowArgs, StatusArgs, WorkArgs,
+    LimitsArgs, NodesArgs, RetryArgs, RoleName, SearchArgs, SearchMode, ShowArgs, StatusArgs, WorkArgs,
 };
 pub use offline::{BenchArgs, TranscribeArgs};
 pub use queue::{
@@ -47,7 +47,7 @@ const STYLES: Styles = Styles::styled()
 
 /// The commands as `spoken --help` lists them.
 const GROUPS: &[(&str, &[&str])] = &[
-    ("Bring in", &["ingest", "status", "queue", "retry"]),
+    ("Bring in", &["ingest", "status", "queue", "retry", "limits"]),
     ("Keep up", &["source", "sync", "run"]),
     ("Find and read", &["search", "show", "export"]),
     ("Share the work", &["work", "nodes"]),
@@ -150,6 +150,8 @@ pub enum Command {
     /// Check and bring in until told to stop: a daemon
     #[command(long_about = sources::RUN)]
     Run(RunArgs),
+    /// Say how hard sites were asked in the last hour, and which are left alone and why
+    Limits(LimitsArgs),
     /// Find what was said
     #[command(long_about = args::SEARCH)]
     Search(SearchArgs),
@@ -261,6 +263,8 @@ impl Cli {
             set("asr_workers", args.asr_workers.clone(), "--asr-workers");
             set("db_workers", args.db_workers.clone(), "--db-workers");
             set("cookies_file", path(&args.cookies), "--cookies");
+            let allowed = args.allow_private_addresses.then(|| "true".to_owned());
+            set("allow_private_addresses", allowed, "--allow-private-addresses");
             // Bars are what `auto` adds on a terminal; JSON lines never had any.
             if args.no_progress && global.log_format.is_none() {
                 set("log_format", Some("text".to_owned()), "--no-progress");

@@ -26,7 +26,6 @@ use std::{
 };
 
 use async_channel::Sender;
-use reqwest::Client;
 
 pub use entry::{About, Live};
 pub use feed::{Answer, Feed, FeedEntry, Place, Validators};
@@ -245,7 +244,7 @@ pub struct Lister {
 #[derive(Debug)]
 struct Inner {
     options: SourceOptions,
-    client: Client,
+    client: web::Client,
 }
 
 impl Lister {
@@ -254,7 +253,7 @@ impl Lister {
     /// # Errors
     /// [`FailureClass::Setup`] when the system's TLS cannot be initialised.
     pub fn new(options: SourceOptions) -> Result<Self, Failure> {
-        let client = web::client(options.network_timeout)?;
+        let client = web::client(&options.ytdlp.options().net, options.network_timeout)?;
         Ok(Self { inner: Arc::new(Inner { options, client }) })
     }
 

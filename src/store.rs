@@ -20,6 +20,7 @@
 //! results replace it; if the new attempt fails, it is done as before.
 
 mod account;
+mod again;
 mod claim;
 mod copy;
 mod handover;

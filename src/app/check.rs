@@ -116,7 +116,7 @@ impl Checker {
     /// Where the HTTP client cannot be made.
     pub fn new(world: &World, events: Events, stop: CancellationToken) -> anyhow::Result<Self> {
         Ok(Self {
-            lister: Lister::new(listing::source_options(world))?,
+            lister: Lister::new(listing::source_options(world, &uuid::Uuid::new_v4().to_string())?)?,
             store: world.store.clone(),
             events,
             stop,

@@ -58,7 +58,7 @@ impl Listing {
         stop: CancellationToken,
     ) -> anyhow::Result<Self> {
         Ok(Self {
-            lister: Lister::new(source_options(world))?,
+            lister: Lister::new(source_options(world, &queue.worker_id().to_string())?)?,
             store: world.store.clone(),
             queue,
             events,
@@ -236,7 +236,7 @@ impl Listing {
             let message = format!("{}: {failure}; it was stored earlier", item.source);
             self.events.send(Event::Noticed { warning: true, message });
         } else if self.first_time(item.media_id) {
-            let Failure { class, message, remedy } = failure;
+            let Failure { class, message, remedy, .. } = failure;
             let (media_id, title, source) = (item.media_id, item.title.clone(), item.source.clone());
             self.events.send(Event::ItemFailed { media_id, title, source, class, message, remedy });
         }
@@ -321,14 +321,18 @@ fn worth_another_try(class: FailureClass) -> bool {
         || matches!(class, FailureClass::Setup | FailureClass::Unreadable | FailureClass::NotYet)
 }
 
-/// How sources are listed, as configured.
-pub(super) fn source_options(world: &World) -> SourceOptions {
+/// How sources are listed, as configured, by a worker of this name.
+///
+/// # Errors
+/// Cookies that cannot be read, limits of sites that cannot be understood.
+pub(super) fn source_options(world: &World, worker: &str) -> anyhow::Result<SourceOptions> {
     let config = &world.config;
+    let net = steps::net(world, worker)?;
     let mut options =
-        SourceOptions::new(Arc::new(|path| decode::recognise(path).map(drop)), steps::ytdlp(config));
+        SourceOptions::new(Arc::new(|path| decode::recognise(path).map(drop)), steps::ytdlp(config, &net));
     options.exclude.push(config.data_dir.clone());
     options.known = Arc::new(Known { store: world.store.clone(), runtime: Handle::current() });
-    options
+    Ok(options)
 }
 
 /// Waits for one, then takes what is there.

@@ -18,6 +18,7 @@ use super::steps::{self, Plan, Role};
 use super::world::World;
 use crate::config::Config;
 use crate::event::{Event, Events};
+use crate::govern::Governor;
 use crate::media::State;
 use crate::pipeline::Pipeline;
 use crate::pipeline::spool::Spool;
@@ -104,6 +105,10 @@ impl Works {
         let spool =
             Spool::open(&config.data_dir, &worker, config.spool_max_mb << 20, config.min_free_disk_mb << 20)?;
         adopt(world, &mut queue, &spool).await?;
+        if role != Role::Transcribe {
+            let again = world.store.look_again().await?;
+            queue.enqueue(&again, Lane::Ordinary).await?;
+        }
         Ok(Self { queue: Arc::new(queue), ready: Some(Ready { spool, plan, worker }) })
     }
 
@@ -229,6 +234,7 @@ impl Drop for Held {
 async fn adopt(world: &World, queue: &mut Queue, spool: &Spool) -> anyhow::Result<()> {
     let dead: Vec<String> = queue.dead().iter().map(ToString::to_string).collect();
     if !dead.is_empty() {
+        Governor::forget(world.store.pool(), &queue.dead()).await?;
         let unfinished = world.store.unfinished().await?;
         let wanted: std::collections::HashSet<_> = unfinished.iter().map(|u| u.media_id).collect();
         spool.adopt(&dead, &|id| wanted.contains(&id));

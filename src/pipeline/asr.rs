@@ -7,6 +7,7 @@ use async_channel::{Receiver, Sender};
 use super::ending::give_back;
 use super::{Heard, Hearing, Said, Shared};
 use crate::event::Step;
+use crate::fetch::captions;
 use crate::media::{Failure, Transcript};
 use crate::stage::StageMeter;
 
@@ -20,6 +21,15 @@ pub(super) fn asr_worker(
 ) {
     while let Some(Heard { active, audio }) = meter.recv_blocking(from) {
         let (media_id, language) = (active.work.item.media_id, active.work.language.clone());
+        let captions = active.captions.as_ref().filter(|captions| captions.first);
+        if let Some(transcript) = captions.and_then(|c| captions::transcript(c, audio.duration_ms())) {
+            // Written by people: no model hears better.
+            if let Err(lost) = to.send_blocking(Said { active, transcript: Ok(transcript) }) {
+                let inner = shared.clone();
+                shared.runtime.spawn(async move { give_back(&inner, lost.0.active).await });
+            }
+            continue;
+        }
         active.held.step(Step::Transcribe);
         let cancel = active.held.cancel.clone();
         let (to, inner) = (to.clone(), shared.clone());
