@@ -3,12 +3,12 @@
 use std::time::Duration;
 
 use feed_rs::model;
-use reqwest::{Client, StatusCode, header};
+use reqwest::{StatusCode, header};
 use url::Url;
 
 use super::youtube::{is_short, youtube_id};
 use crate::media::{Failure, FailureClass};
-use crate::web::{self, Content, Probed, Retry};
+use crate::web::{self, Client, Content, Probed, Retry};
 
 /// A feed larger than this is none. The largest podcasts, thousands of episodes with their notes, come to some 20 MiB.
 const MAX_BYTES: usize = 32 << 20;
@@ -109,16 +109,16 @@ async fn ask_once(client: &Client, url: &Url, known: &Validators) -> Result<Answ
         [(header::IF_NONE_MATCH, &known.etag), (header::IF_MODIFIED_SINCE, &known.last_modified)]
     {
         // One that was stored and is no header any more is simply not sent.
-        if let Some(value) = value.as_deref().and_then(|v| header::HeaderValue::from_str(v).ok()) {
+        if let Some(value) = value {
             request = request.header(name, value);
         }
     }
-    let mut response = request.send().await.map_err(|e| Retry::transport(url, &e))?;
+    let mut response = request.send().await?;
     if response.status() == StatusCode::NOT_MODIFIED {
         return Ok(Answer::Unchanged);
     }
     if !response.status().is_success() {
-        return Err(Retry::status(url, &response));
+        return Err(Retry::answer(url, &mut response).await);
     }
     let declared = web::content_type(&response);
     let validators = Validators {

@@ -151,7 +151,7 @@ impl Lister {
                         && web::media_extension(url.path()) =>
                 {
                     let item = url_item(&url, hint.title, hint.duration_ms);
-                    let _ = out.send(Found::Item { item, stamp: None }).await;
+                    let _ = out.send(Found::Item { item, stamp: None, about: hint.about }).await;
                     return;
                 }
                 Err(failure) => {
@@ -387,11 +387,7 @@ impl Lister {
             Some(gate) => gate.explain(failure),
             None => failure,
         });
-        let outcome = listed.failure.as_ref().map_or(Ok(()), Err);
-        if let Err(error) = ytdlp.options().net.governor.tell(url, permit.id(), outcome).await {
-            tracing::debug!(%error, "failed to note how a site answered");
-        }
-        permit.end().await;
+        self.note_answer(url, permit, listed.failure.as_ref().map_or(Ok(()), Err)).await;
         listed
     }
 
@@ -463,7 +459,9 @@ impl Lister {
                 .map(OsString::from)
                 .to_vec();
         let ytdlp = &self.options().ytdlp;
-        let leash = ytdlp.start(&arguments, page.as_str(), &std::env::temp_dir())?;
+        let permit = self.listing_turn(page).await?;
+        let leash = ytdlp.start(&arguments, page, &std::env::temp_dir(), permit.id(), MAX_LISTING)?;
+        let gate = leash.gate();
         let mut about = None;
         let ended = leash
             .follow(
@@ -480,9 +478,9 @@ impl Lister {
                 },
             )
             .await;
-        match (about, ended) {
+        let told = match (about, ended) {
             (Some(about), _) => Ok(about),
-            (None, Ok(End::Exited { status, errors })) => Err(classify(status.code(), &errors)),
+            (None, Ok(End::Exited { status, errors })) => Err(ytdlp.failure(status.code(), &errors)),
             (None, Ok(_)) => Err(Failure::new(
                 FailureClass::Network,
                 format!("yt-dlp showed no sign of life on {}", web::shown(page)),
@@ -490,7 +488,22 @@ impl Lister {
             (None, Err(e)) => {
                 Err(Failure::new(FailureClass::Internal, format!("failed to follow yt-dlp: {e}")))
             }
+        };
+        let told = told.map_err(|failure| match &gate {
+            Some(gate) => gate.explain(failure),
+            None => failure,
+        });
+        self.note_answer(page, permit, told.as_ref().map(drop)).await;
+        told
+    }
+
+    /// Tells the site's ledger how it answered, and ends the turn.
+    async fn note_answer(&self, url: &Url, permit: Permit, outcome: Result<(), &Failure>) {
+        let governor = &self.options().ytdlp.options().net.governor;
+        if let Err(error) = governor.tell(url, permit.id(), outcome).await {
+            tracing::debug!(%error, "failed to note how a site answered");
         }
+        permit.end().await;
     }
 }
 

@@ -527,6 +527,8 @@ fn read_source(row: &sqlx::postgres::PgRow) -> Result<Source, sqlx::Error> {
             class: super::read::class(&class),
             message: row.try_get::<Option<String>, _>("error")?.unwrap_or_default(),
             remedy: row.try_get("remedy")?,
+            retry: None,
+            free: false,
         }),
         None => None,
     };
