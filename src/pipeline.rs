@@ -13,6 +13,7 @@
 //! Whoever finishes last closes: the [`Pipeline`] drops the entry, each stage ends when its input is closed and
 //! empty, and nothing is lost on the way. The cancellation token is only for leaving early.
 
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -99,8 +100,30 @@ impl Sizes {
 /// One item on its way, and who waits for it.
 struct Job {
     media_id: MediaId,
+    /// Until it is begun.
+    waiting: Waiting,
     reply: oneshot::Sender<Outcome>,
 }
+
+/// Counted among those handed in and not begun, for as long as it lives.
+struct Waiting(Arc<AtomicUsize>);
+
+impl Waiting {
+    fn among(count: &Arc<AtomicUsize>) -> Self {
+        count.fetch_add(1, SeqCst);
+        Self(Arc::clone(count))
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, SeqCst);
+    }
+}
+
+/// Jobs that may wait here for their turn: enough that an I/O worker that becomes free finds the next one, and no more,
+/// since they can be begun nowhere else and nothing can be put before them.
+const AHEAD: usize = 2;
 
 /// An item in work: the claim that fences every write, and what to tell at the end.
 struct Active {
@@ -136,6 +159,8 @@ struct Shared {
     cancel: CancellationToken,
     worker: String,
     hand: Arc<Hand>,
+    /// Handed in and not begun.
+    waiting: Arc<AtomicUsize>,
     runtime: tokio::runtime::Handle,
     /// Decoding is bound by the processor, unlike the rest of the I/O stage.
     decoders: Semaphore,
@@ -205,6 +230,7 @@ impl Pipeline {
             cancel,
             worker,
             hand: Arc::default(),
+            waiting: Arc::default(),
             runtime: tokio::runtime::Handle::current(),
             decoders: Semaphore::new(cores.min(sizes.io_workers)),
         });
@@ -249,8 +275,9 @@ impl Pipeline {
     pub async fn process(&self, media_id: MediaId) -> Outcome {
         let entry = self.entry.lock().unwrap_or_else(|e| e.into_inner()).clone();
         let (reply, outcome) = oneshot::channel();
+        let waiting = Waiting::among(&self.shared.waiting);
         let sent = match entry {
-            Some(entry) => entry.send(Job { media_id, reply }).await.is_ok(),
+            Some(entry) => entry.send(Job { media_id, waiting, reply }).await.is_ok(),
             None => false,
         };
         match outcome.await {
@@ -262,6 +289,11 @@ impl Pipeline {
     /// Takes up nothing more: what waits for its turn goes back to the queue.
     pub fn stop(&self) {
         self.shared.stop.cancel();
+    }
+
+    /// True while an item that is handed in now would be begun soon.
+    pub fn has_room(&self) -> bool {
+        self.shared.waiting.load(SeqCst) < AHEAD
     }
 
     /// Items that were taken up and are not finished.

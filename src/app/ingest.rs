@@ -141,6 +141,11 @@ async fn drain(
     stopping: &Stopping,
 ) -> Vec<StageSummary> {
     let claiming = CancellationToken::new();
+    queue.claim_while({
+        // Weak: the queue must not keep the models loaded.
+        let pipeline = Arc::downgrade(pipeline);
+        move || pipeline.upgrade().is_none_or(|pipeline| pipeline.has_room())
+    });
     let mut runner = tokio::spawn({
         let (queue, pipeline, claiming) = (queue.clone(), pipeline.clone(), claiming.clone());
         async move {
