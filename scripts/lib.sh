@@ -26,9 +26,9 @@ packages=(
     libavcodec-dev libavdevice-dev libavfilter-dev libavformat-dev libavutil-dev libswresample-dev libswscale-dev
     ffmpeg python3 python3-venv
 )
-# Needed by the tests and benchmarks only: they make their own speech.
+# Needed by the tests and benchmarks only: they make their own speech, and machines of their own (network namespaces).
 # shellcheck disable=SC2034
-test_packages=(espeak-ng)
+test_packages=(espeak-ng iproute2)
 
 model_dir="$SPOKEN_TOOLS_DIR/models/all-minilm-l6-v2"
 cuda_dir="$SPOKEN_TOOLS_DIR/cuda"

@@ -2,6 +2,9 @@
 //!
 //! * [`main`] — the whole program.
 //! * [`ingest`], [`listing`] — `spoken ingest`: sources into jobs, jobs through the pipeline.
+//! * [`works`] — the open queue and the running stages: what all that work have in common.
+//! * [`work`] — `spoken work`: the queue alone, or a part of the work that other machines share.
+//! * [`node`] — this process among those that work on the library, and what it looks after; `spoken nodes`.
 //! * [`steps`] — settings into running steps.
 //! * [`offline`] — files to transcripts without a database: [`transcribe`] and [`mod@bench`].
 //! * [`library`] — commands that read: status, show, search, export, and retry.
@@ -18,6 +21,7 @@ use anyhow::Context;
 
 use crate::cli::{
     Cli, Command, DbCommand, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE, IngestArgs, TranscribeArgs,
+    WorkArgs,
 };
 use crate::config::{self, Inputs, Loaded, LogFormat};
 use crate::event::{self, Event, Events};
@@ -31,11 +35,14 @@ pub mod doctor;
 pub mod ingest;
 pub mod library;
 pub mod listing;
+pub mod node;
 pub mod offline;
 pub mod queue;
 pub mod signals;
 pub mod steps;
 pub mod transcribe;
+pub mod work;
+pub mod works;
 pub mod world;
 
 use signals::Stopping;
@@ -130,6 +137,13 @@ fn widest_vectors() {
 async fn run(cli: &Cli, loaded: Loaded, output: &Output) -> anyhow::Result<u8> {
     match &cli.command {
         Command::Ingest(args) => ingest_command(args, cli.global.library_flags(), loaded, output).await,
+        Command::Work(args) => work_command(args, loaded, output).await,
+        Command::Nodes(args) => {
+            let world = World::open(loaded.config, READER_CONNECTIONS).await?;
+            let done = node::nodes(&world, args).await;
+            world.close().await;
+            done
+        }
         Command::Doctor(args) => doctor_command(args.json, &loaded).await,
         Command::Db(args) => db_command(args.command, loaded).await,
         Command::Status(args) => {
@@ -252,6 +266,27 @@ async fn ingest_command(
     Ok(code)
 }
 
+/// `spoken work`: as `ingest`, without anything to list.
+async fn work_command(args: &WorkArgs, loaded: Loaded, output: &Output) -> anyhow::Result<u8> {
+    let watch = Watch::start(&loaded, output, true, report::Options::default())?;
+    let connections = u32::try_from(loaded.config.db_workers).unwrap_or(12) + 6;
+    let result = match World::open(loaded.config, connections).await {
+        Ok(world) => {
+            let request = work::Request { role: args.role.into(), drain: args.drain };
+            let result = work::work(&world, request, &watch.events, &watch.stopping).await;
+            world.close().await;
+            result
+        }
+        Err(error) => Err(error),
+    };
+    let (summary, code) = watch.end(result, output).await?;
+    if args.json {
+        println!("{}", serde_json::to_string(&summary)?);
+    }
+    // Who works until told to stop did what was asked for, whatever became of single items.
+    Ok(if args.drain { code } else { EXIT_OK })
+}
+
 /// `spoken transcribe`: as `ingest`, but what was said goes to standard output. Ctrl-C stops what is in work.
 async fn transcribe_command(args: TranscribeArgs, loaded: Loaded, output: &Output) -> anyhow::Result<u8> {
     // The hints are about a library, which there is none of.
@@ -357,6 +392,14 @@ async fn doctor_command(json: bool, loaded: &Loaded) -> anyhow::Result<u8> {
     let facts = doctor::Facts {
         config,
         database: database_facts(config).await,
+        handover: match &config.handover_url {
+            Some(url) => {
+                // Any library's name will do: what is written is removed at once.
+                let opened = steps::store_between(url, uuid::Uuid::nil()).await;
+                Some(opened.map(|store| store.place().to_owned()).map_err(|e| format!("{e:#}")))
+            }
+            None => None,
+        },
         onnx_runtime: std::env::var_os("ORT_DYLIB_PATH").map(Into::into),
         hub_home: std::env::var_os("HF_HOME").map(Into::into),
         build: doctor::Build::this(),

@@ -15,7 +15,7 @@ use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueHint};
 
 pub use args::{
     CompletionsArgs, ConfigArgs, DbArgs, DbCommand, DoctorArgs, ExportArgs, ExportFormat, IngestArgs,
-    RetryArgs, SearchArgs, SearchMode, ShowArgs, StatusArgs,
+    NodesArgs, RetryArgs, RoleName, SearchArgs, SearchMode, ShowArgs, StatusArgs, WorkArgs,
 };
 pub use offline::{BenchArgs, TranscribeArgs};
 pub use queue::{
@@ -44,6 +44,7 @@ const STYLES: Styles = Styles::styled()
 const GROUPS: &[(&str, &[&str])] = &[
     ("Bring in", &["ingest", "status", "queue", "retry"]),
     ("Find and read", &["search", "show", "export"]),
+    ("Share the work", &["work", "nodes"]),
     ("Without a library", &["transcribe", "bench"]),
     ("Set up", &["doctor", "config", "db", "completions"]),
 ];
@@ -141,6 +142,11 @@ pub enum Command {
     Show(ShowArgs),
     /// Write one transcript as text, subtitles or JSON
     Export(ExportArgs),
+    /// Work off the queue, as one of several machines
+    #[command(long_about = args::WORK)]
+    Work(WorkArgs),
+    /// List the processes that work on the library
+    Nodes(NodesArgs),
     /// Turn files into text or subtitles
     #[command(long_about = offline::TRANSCRIBE)]
     Transcribe(TranscribeArgs),
@@ -214,6 +220,12 @@ impl Cli {
             set("whisper_model", args.model.clone(), "--model");
             set("whisper_profile", args.quality.clone(), "--quality");
             set("beam_size", args.beam_size.clone(), "--beam-size");
+        }
+        if let Command::Work(args) = &self.command
+            && args.no_progress
+            && global.log_format.is_none()
+        {
+            set("log_format", Some("text".to_owned()), "--no-progress");
         }
         if let Command::Ingest(args) = &self.command {
             set("ingestion_limit", args.limit.clone(), "--limit");

@@ -42,8 +42,8 @@ pub use problem::{ConfigError, Problem};
 pub use recipe::Recipe;
 pub use show::{Shown, ShownSetting};
 pub use value::{
-    Auto, Compute, DatabaseUrl, Device, Engine, LogFormat, ModelRef, OnOutOfMemory, REDACTED, Resolution,
-    Task, WhisperProfile,
+    Auto, Compute, DatabaseUrl, Device, Encoder, Engine, LogFormat, ModelRef, OnOutOfMemory, REDACTED,
+    Resolution, Task, WhisperProfile,
 };
 
 use layers::Layers;
@@ -82,6 +82,8 @@ pub struct Config {
     pub whisper_threads: Auto<usize>,
     /// Windows in one call of the model, from all files in flight.
     pub whisper_batch_size: Auto<usize>,
+    /// What turns spectrograms into what the decoder reads.
+    pub whisper_encoder: Encoder,
     /// What may change where memory does not suffice for a single window.
     pub whisper_on_out_of_memory: OnOutOfMemory,
     /// `auto`: detected for each window; else a Whisper language code in lower case.
@@ -158,6 +160,8 @@ pub struct Config {
     pub ingestion_limit: usize,
     /// Attempts before an item is given up.
     pub max_attempts: u32,
+    /// A worker that was not heard of for so many seconds is dead, and others take over what it had in hand.
+    pub lease_seconds: u64,
 
     /// yt-dlp's format selection.
     pub ytdlp_format: String,
@@ -173,6 +177,13 @@ pub struct Config {
     pub spool_max_mb: u64,
     /// Downloads wait while the disk has less than this, MiB.
     pub min_free_disk_mb: u64,
+
+    /// The store through which fetch nodes hand audio over to transcribe nodes.
+    pub handover_url: Option<String>,
+    /// Fetch nodes wait while more than this waits for transcribers, MiB; 0: no limit.
+    pub handover_max_mb: u64,
+    /// Fetch nodes wait while more audio than this waits for transcribers, hours; 0: no limit.
+    pub handover_max_hours: u64,
 
     /// Form of log and progress.
     pub log_format: LogFormat,
@@ -194,6 +205,7 @@ impl Config {
             whisper_parallel_models: Auto::Auto,
             whisper_threads: Auto::Auto,
             whisper_batch_size: Auto::Auto,
+            whisper_encoder: Encoder::Auto,
             whisper_on_out_of_memory: OnOutOfMemory::Fail,
             language: Auto::Auto,
             languages: Vec::new(),
@@ -230,6 +242,7 @@ impl Config {
             db_workers: 12,
             ingestion_limit: 0,
             max_attempts: 5,
+            lease_seconds: 120,
             ytdlp_format: "bestaudio/best".into(),
             cookies_file: None,
             network_timeout: 30,
@@ -237,6 +250,9 @@ impl Config {
             max_duration_hours: 24,
             spool_max_mb: 20_480,
             min_free_disk_mb: 1024,
+            handover_url: None,
+            handover_max_mb: 20_480,
+            handover_max_hours: 0,
             log_format: LogFormat::Auto,
             log_level: "warn,spoken=info".into(),
         }

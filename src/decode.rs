@@ -210,8 +210,7 @@ fn too_long(ms: i64, options: &DecodeOptions) -> Failure {
 }
 
 fn cannot_write(error: &io::Error) -> Failure {
-    Failure::new(FailureClass::Internal, format!("the decoded audio cannot be written: {error}"))
-        .with_remedy("check the free space of the data directory")
+    Failure::of_disk("the decoded audio cannot be written", error)
 }
 
 fn stopped() -> Failure {

@@ -20,6 +20,10 @@ pub enum Step {
     Fetch,
     /// Being decoded to 16 kHz mono; progress in milliseconds of audio.
     Decode,
+    /// Its audio is left for another machine; progress in bytes.
+    HandOver,
+    /// The audio that another machine left is on its way; progress in bytes.
+    Receive,
     /// Being transcribed; progress in milliseconds of audio.
     Transcribe,
     /// Passages are being embedded; progress in passages.
@@ -103,6 +107,19 @@ pub enum Event {
         title: String,
         /// What looks wrong; never empty.
         flags: Vec<Flag>,
+    },
+    /// The item's audio was left for a transcriber on another machine: here nothing more is to be done for it.
+    ItemHandedOver {
+        /// The item.
+        media_id: MediaId,
+        /// Untrusted text.
+        title: String,
+        /// Length of its audio.
+        audio_ms: i64,
+        /// Bytes left.
+        bytes: u64,
+        /// From taken to handed over.
+        took_ms: u64,
     },
     /// An attempt failed and another one is scheduled.
     ItemDelayed {
@@ -213,13 +230,16 @@ pub struct FlaggedItem {
 pub struct RunSummary {
     /// Items finished in this run.
     pub done: usize,
+    /// Items whose audio was left for another machine in this run.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub handed_over: usize,
     /// Items given up in this run, or named in it and given up before.
     pub failed: usize,
     /// Items that needed nothing (done before, over the limit).
     pub skipped: usize,
     /// From the start of discovery to the last item.
     pub wall_ms: u64,
-    /// Audio of the items finished in this run.
+    /// Audio of the items finished, or handed over, in this run.
     pub audio_ms: u64,
     /// One entry a stage, in flow order.
     pub stages: Vec<StageSummary>,
@@ -233,6 +253,11 @@ pub struct RunSummary {
     pub windows_known: u64,
     /// True when the run was stopped before everything was done.
     pub interrupted: bool,
+}
+
+/// Most runs hand nothing over, and then say nothing of it.
+fn is_zero(count: &usize) -> bool {
+    *count == 0
 }
 
 /// Where workers tell what happened. Never blocks; events are dropped once nobody listens.
@@ -269,6 +294,10 @@ impl Events {
         match event {
             Event::ItemFinished { audio_ms, .. } => {
                 tally.done += 1;
+                tally.audio_ms += u64::try_from(*audio_ms).unwrap_or(0);
+            }
+            Event::ItemHandedOver { audio_ms, .. } => {
+                tally.handed_over += 1;
                 tally.audio_ms += u64::try_from(*audio_ms).unwrap_or(0);
             }
             Event::ItemFlagged { media_id, title, flags } => tally.flagged.push(FlaggedItem {

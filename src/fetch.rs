@@ -125,14 +125,7 @@ async fn readable(path: &Path) -> Result<u64, Failure> {
 
 /// Our own disk failed.
 fn disk(path: &Path, error: &std::io::Error) -> Failure {
-    let failure =
-        Failure::new(FailureClass::Internal, format!("failed to write in {}: {error}", path.display()));
-    match error.kind() {
-        std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => {
-            failure.with_remedy("free some space, or move SPOKEN_DATA_DIR to a larger disk")
-        }
-        _ => failure,
-    }
+    Failure::of_disk(format_args!("failed to write in {}", path.display()), error)
 }
 
 fn too_large(max_bytes: u64) -> Failure {

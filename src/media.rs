@@ -426,6 +426,8 @@ pub enum FailureClass {
     RateLimited,
     /// The network or the server failed; may work later.
     Network,
+    /// Our own disk is full.
+    NoSpace,
     /// A tool or model that the step needs is missing or broken; fix the set-up, then retry.
     Setup,
     /// The process died while it had the item, too often.
@@ -462,7 +464,7 @@ impl FailureClass {
 
     /// True where the same attempt may succeed later without anybody doing something.
     pub fn is_transient(self) -> bool {
-        matches!(self, Self::RateLimited | Self::Network | Self::Internal)
+        matches!(self, Self::RateLimited | Self::Network | Self::NoSpace | Self::Internal)
     }
 
     /// The name used in the database and in JSON.
@@ -483,6 +485,7 @@ impl FailureClass {
             Self::Refused => "refused",
             Self::RateLimited => "rate_limited",
             Self::Network => "network",
+            Self::NoSpace => "no_space",
             Self::Setup => "setup",
             Self::Crashed => "crashed",
             Self::Cancelled => "cancelled",
@@ -507,6 +510,19 @@ impl Failure {
     /// A failure of `class` described by `message`.
     pub fn new(class: FailureClass, message: impl Into<String>) -> Self {
         Self { class, message: message.into(), remedy: None }
+    }
+
+    /// The failure of writing to our own disk: [`FailureClass::NoSpace`] where it is full, else
+    /// [`FailureClass::Internal`].
+    pub fn of_disk(what: impl std::fmt::Display, error: &std::io::Error) -> Self {
+        let message = format!("{what}: {error}");
+        match error.kind() {
+            std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => {
+                Self::new(FailureClass::NoSpace, message)
+                    .with_remedy("free some space, or move SPOKEN_DATA_DIR to a larger disk")
+            }
+            _ => Self::new(FailureClass::Internal, message),
+        }
     }
 
     /// Adds what the reader can do about it.

@@ -6,6 +6,14 @@
 //!                     24 tasks               threads            12 tasks
 //! ```
 //!
+//! Where the work is shared between machines, the I/O stage runs on one and the rest on another, with a store between them
+//! that both reach ([`Handover`]):
+//!
+//! ```text
+//!   fetch node:       queue ──►[ 1 ]──► I/O, upload ──► reply: the job is now one for a transcriber
+//!   transcribe node:  queue ──►[ 1 ]──► download ──►[ 2×ASR+2 ]──► ASR ──►[ 2×DB ]──► DB ──► reply
+//! ```
+//!
 //! What travels is small: an identity, then the handle of an audio file on disk, then a transcript. A full channel
 //! stops the stage before it; the time spent waiting for room is what names the bottleneck. A job is answered
 //! ([`Outcome`]) when its item is stored, failed or given back, and not before.
@@ -17,7 +25,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use async_channel::Sender;
+use async_channel::{Receiver, Sender};
 use tokio::sync::{Semaphore, oneshot};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -27,42 +35,72 @@ use crate::decode::DecodeOptions;
 use crate::embed::{Embedder, PassageOptions};
 use crate::event::Events;
 use crate::fetch::Fetcher;
+use crate::handover::{Handover, Key};
 use crate::media::{Audio, Failure, MediaId, Metadata, Transcript};
-use crate::queue::Outcome;
+use crate::queue::{Kind, Outcome};
 use crate::stage::{StageMeter, StageSummary};
 use crate::store::{Store, Work};
 use crate::transcribe::{Transcriber, WindowCounts};
 
 mod asr;
 mod backoff;
+pub mod backlog;
 mod db;
 mod ending;
 mod hand;
 mod io;
+mod receive;
+mod send;
 pub mod spool;
 
 use asr::asr_worker;
+use backlog::Backlog;
 use db::db_worker;
 use hand::{Hand, Held};
 use io::io_worker;
+use receive::receive_worker;
 use spool::Spool;
 
-/// What each step needs, ready to work.
+/// Audio received at once: each waits for the store, and then for the processor.
+const RECEIVERS: usize = 4;
+/// Audio uploaded at once: each takes two parts of an upload in memory.
+const SENDERS: usize = 4;
+
+/// What each step needs, ready to work. A machine that only fetches has no [`Hearing`], one that only transcribes no
+/// [`Bringing`]; each of the two then needs the store between them.
 pub struct Steps {
+    /// From sources to decoded audio.
+    pub bringing: Option<Bringing>,
+    /// From decoded audio to text and vectors.
+    pub hearing: Option<Hearing>,
+    /// The store between machines.
+    pub handover: Option<Handover>,
+    /// The database.
+    pub store: Store,
+    /// Where files lie while an item is in flight.
+    pub spool: Spool,
+}
+
+/// The I/O stage's steps.
+pub struct Bringing {
     /// Brings bytes.
     pub fetcher: Fetcher,
     /// Limits of the decoder.
     pub decode: DecodeOptions,
+    /// How far it may run ahead of the transcribers on other machines.
+    pub backlog: Backlog,
+    /// A machine that was not heard of for so long is not there.
+    pub lease: Duration,
+}
+
+/// The steps of the ASR and DB stages.
+pub struct Hearing {
     /// Runs the model; its pool spans all files in flight.
     pub transcriber: Transcriber,
     /// How segments become passages.
     pub passages: PassageOptions,
     /// Turns passages into vectors.
     pub embedder: Embedder,
-    /// The database.
-    pub store: Store,
-    /// Where files lie while an item is in flight.
-    pub spool: Spool,
 }
 
 /// How many workers each stage has, and how patient they are.
@@ -93,7 +131,18 @@ impl Sizes {
     /// Jobs to take from the queue at once: as many as the stages and channels can hold. More would keep other
     /// machines from them, fewer would let a stage run dry.
     pub fn in_flight(&self) -> usize {
-        self.io_workers + self.heard() + 2 * self.asr_workers + self.said() + self.db_workers
+        self.io_workers + self.after_io()
+    }
+
+    /// As [`Self::in_flight`], for a machine that works on these kinds of jobs only, and hands on what it fetches.
+    pub fn in_flight_of(&self, fetches: bool, transcribes: bool) -> usize {
+        let fetching = if fetches { self.io_workers } else { 0 };
+        let transcribing = if transcribes { RECEIVERS + self.after_io() } else { 0 };
+        fetching + transcribing
+    }
+
+    fn after_io(&self) -> usize {
+        self.heard() + 2 * self.asr_workers + self.said() + self.db_workers
     }
 }
 
@@ -134,6 +183,8 @@ struct Active {
     title: String,
     started: Instant,
     reply: oneshot::Sender<Outcome>,
+    /// The object that its audio came in, where it came from another machine.
+    object: Option<Key>,
 }
 
 /// Leaves the I/O stage: an audio file on disk.
@@ -150,7 +201,9 @@ struct Said {
 
 /// Everything the workers share.
 struct Shared {
-    steps: Steps,
+    handover: Option<Handover>,
+    store: Store,
+    spool: Spool,
     sizes: Sizes,
     events: Events,
     /// Nothing new starts.
@@ -159,17 +212,40 @@ struct Shared {
     cancel: CancellationToken,
     worker: String,
     hand: Arc<Hand>,
-    /// Handed in and not begun.
-    waiting: Arc<AtomicUsize>,
     runtime: tokio::runtime::Handle,
     /// Decoding is bound by the processor, unlike the rest of the I/O stage.
     decoders: Semaphore,
+    senders: Semaphore,
+}
+
+/// Where jobs come in: one way in for each kind.
+struct Entries {
+    fetch: Option<Entry>,
+    transcribe: Option<Entry>,
+}
+
+/// The way in for one kind of job.
+#[derive(Clone)]
+struct Entry {
+    jobs: Sender<Job>,
+    /// Handed in and not begun.
+    waiting: Arc<AtomicUsize>,
+}
+
+impl Entry {
+    /// The way in and where it leads.
+    fn new() -> (Self, Receiver<Job>) {
+        // A job in this channel is claimed but nobody works on it: hold as few as possible.
+        let (jobs, taken) = async_channel::bounded(1);
+        (Self { jobs, waiting: Arc::default() }, taken)
+    }
 }
 
 /// The running stages. See the module's page for their shape.
 pub struct Pipeline {
     shared: Arc<Shared>,
-    entry: Mutex<Option<Sender<Job>>>,
+    hearing: Option<Arc<Hearing>>,
+    entries: Mutex<Entries>,
     io: Arc<StageMeter>,
     speech: Arc<StageMeter>,
     asr: Arc<StageMeter>,
@@ -221,8 +297,12 @@ impl Pipeline {
         cancel: CancellationToken,
     ) -> std::io::Result<Arc<Self>> {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let Steps { bringing, hearing, handover, store, spool } = steps;
+        let hearing = hearing.map(Arc::new);
         let shared = Arc::new(Shared {
-            steps,
+            handover,
+            store,
+            spool,
             sizes,
             events,
             // Its own, so that it can be told to take up nothing more while the run goes on.
@@ -230,38 +310,59 @@ impl Pipeline {
             cancel,
             worker,
             hand: Arc::default(),
-            waiting: Arc::default(),
             runtime: tokio::runtime::Handle::current(),
             decoders: Semaphore::new(cores.min(sizes.io_workers)),
+            senders: Semaphore::new(SENDERS),
         });
-        // A job in this channel is claimed but nobody works on it: hold as few as possible.
-        let (entry, jobs) = async_channel::bounded::<Job>(1);
         let (heard_tx, heard_rx) = async_channel::bounded::<Heard>(sizes.heard());
         let (said_tx, said_rx) = async_channel::bounded::<Said>(sizes.said());
-
         let mut tasks = JoinSet::new();
-        for _ in 0..sizes.io_workers {
-            tasks.spawn(io_worker(shared.clone(), meters.io.clone(), jobs.clone(), heard_tx.clone()));
+        let mut entries = Entries { fetch: None, transcribe: None };
+
+        if let Some(bringing) = bringing {
+            let (entry, jobs) = Entry::new();
+            let bringing = Arc::new(bringing);
+            // Without anybody to hear it here, audio goes into the store.
+            let next = hearing.is_some().then_some(&heard_tx);
+            for _ in 0..sizes.io_workers {
+                let (shared, bringing, meter) = (shared.clone(), bringing.clone(), meters.io.clone());
+                tasks.spawn(io_worker(shared, bringing, meter, jobs.clone(), next.cloned()));
+            }
+            entries.fetch = Some(entry);
+        }
+        if hearing.is_some()
+            && let Some(handover) = shared.handover.clone()
+        {
+            let (entry, jobs) = Entry::new();
+            for _ in 0..RECEIVERS {
+                let (shared, handover, meter) = (shared.clone(), handover.clone(), meters.io.clone());
+                tasks.spawn(receive_worker(shared, handover, meter, jobs.clone(), heard_tx.clone()));
+            }
+            entries.transcribe = Some(entry);
         }
         let mut threads = Vec::with_capacity(sizes.asr_workers);
-        for n in 0..sizes.asr_workers {
-            let (shared, meter) = (shared.clone(), meters.speech.clone());
-            let (from, to) = (heard_rx.clone(), said_tx.clone());
-            let thread = std::thread::Builder::new().name(format!("speech-{n}"));
-            threads.push(thread.spawn(move || asr_worker(&shared, &meter, &from, &to))?);
-        }
-        for _ in 0..sizes.db_workers {
-            tasks.spawn(db_worker(shared.clone(), meters.db.clone(), said_rx.clone()));
+        if let Some(hearing) = &hearing {
+            for n in 0..sizes.asr_workers {
+                let (shared, hearing, meter) = (shared.clone(), hearing.clone(), meters.speech.clone());
+                let (from, to) = (heard_rx.clone(), said_tx.clone());
+                let thread = std::thread::Builder::new().name(format!("speech-{n}"));
+                threads.push(thread.spawn(move || asr_worker(&shared, &hearing, &meter, &from, &to))?);
+            }
+            for _ in 0..sizes.db_workers {
+                let (shared, hearing, meter) = (shared.clone(), hearing.clone(), meters.db.clone());
+                tasks.spawn(db_worker(shared, hearing, meter, said_rx.clone()));
+            }
         }
         let Meters { io, speech, asr, db } = meters;
         let watch = tokio::spawn({
             let shared = shared.clone();
-            async move { shared.hand.watch(&shared.steps.store, &shared.worker).await }
+            async move { shared.hand.watch(&shared.store, &shared.worker).await }
         });
         Ok(Arc::new(Self {
             shared,
+            hearing,
+            entries: Mutex::new(entries),
             watch: AbortOnDropHandle::new(watch),
-            entry: Mutex::new(Some(entry)),
             io,
             speech,
             asr,
@@ -271,13 +372,22 @@ impl Pipeline {
         }))
     }
 
-    /// Takes one item through all stages; answers when it is stored, failed or given back.
-    pub async fn process(&self, media_id: MediaId) -> Outcome {
-        let entry = self.entry.lock().unwrap_or_else(|e| e.into_inner()).clone();
+    /// Takes one item through the stages that its kind of job means; answers when it is stored, handed over, failed or
+    /// given back.
+    pub async fn process(&self, media_id: MediaId, kind: Kind) -> Outcome {
+        let entry = {
+            let entries = self.entries.lock().unwrap_or_else(|e| e.into_inner());
+            match kind {
+                Kind::Fetch => entries.fetch.clone(),
+                Kind::Transcribe => entries.transcribe.clone(),
+            }
+        };
         let (reply, outcome) = oneshot::channel();
-        let waiting = Waiting::among(&self.shared.waiting);
         let sent = match entry {
-            Some(entry) => entry.send(Job { media_id, waiting, reply }).await.is_ok(),
+            Some(Entry { jobs, waiting }) => {
+                let waiting = Waiting::among(&waiting);
+                jobs.send(Job { media_id, waiting, reply }).await.is_ok()
+            }
             None => false,
         };
         match outcome.await {
@@ -291,9 +401,11 @@ impl Pipeline {
         self.shared.stop.cancel();
     }
 
-    /// True while an item that is handed in now would be begun soon.
+    /// True while an item that is handed in now would be begun soon, if it is of a kind that few wait of.
     pub fn has_room(&self) -> bool {
-        self.shared.waiting.load(SeqCst) < AHEAD
+        let entries = self.entries.lock().unwrap_or_else(|e| e.into_inner());
+        let mut ways = [&entries.fetch, &entries.transcribe].into_iter().flatten();
+        ways.any(|entry| entry.waiting.load(SeqCst) < AHEAD)
     }
 
     /// Items that were taken up and are not finished.
@@ -303,17 +415,31 @@ impl Pipeline {
 
     /// What the stages counted so far, in flow order.
     pub fn stages(&self) -> Vec<StageSummary> {
-        [&self.io, &self.speech, &self.asr, &self.db].map(|m| m.summary()).into()
+        let hearing = [&self.speech, &self.asr, &self.db].into_iter().filter(|_| self.hearing.is_some());
+        std::iter::once(&self.io).chain(hearing).map(|meter| meter.summary()).collect()
     }
 
     /// Windows of the files that were transcribed so far.
     pub fn window_counts(&self) -> WindowCounts {
-        self.shared.steps.transcriber.window_counts()
+        self.hearing.as_ref().map(|h| h.transcriber.window_counts()).unwrap_or_default()
+    }
+
+    /// The store between machines, if there is one.
+    pub fn handover(&self) -> Option<&Handover> {
+        self.shared.handover.as_ref()
+    }
+
+    /// How the model is run; none where there is no model.
+    pub fn device(&self) -> Option<String> {
+        self.hearing.as_ref().map(|h| format!("{}, {}", h.transcriber.model(), h.transcriber.plan()))
     }
 
     /// Closes the entry and waits until every stage has drained.
     pub async fn close(&self) {
-        drop(self.entry.lock().unwrap_or_else(|e| e.into_inner()).take());
+        {
+            let mut entries = self.entries.lock().unwrap_or_else(|e| e.into_inner());
+            (entries.fetch, entries.transcribe) = (None, None);
+        }
         let mut tasks = std::mem::take(&mut *self.tasks.lock().unwrap_or_else(|e| e.into_inner()));
         while tasks.join_next().await.is_some() {}
         let threads = std::mem::take(&mut *self.threads.lock().unwrap_or_else(|e| e.into_inner()));
@@ -322,13 +448,13 @@ impl Pipeline {
             tracing::error!("a speech thread panicked");
         }
         self.watch.abort();
-        if let Err(error) = self.shared.steps.store.forget_worker(&self.shared.worker).await {
+        if let Err(error) = self.shared.store.forget_worker(&self.shared.worker).await {
             tracing::debug!(%error, "cannot tell that this worker is gone; it will be forgotten in time");
         }
     }
 
     /// Where files lie while items are in flight.
     pub fn spool(&self) -> &Spool {
-        &self.shared.steps.spool
+        &self.shared.spool
     }
 }

@@ -16,8 +16,8 @@
 //!
 //! **Life.** [`Server::start`] adopts a server that runs, and starts one otherwise; crash recovery is
 //! Postgres's own business and only waited for. The server has a session of its own: neither Ctrl-C in the
-//! terminal nor `kill -9` of this program reaches it, the next process adopts it. [`Server::close`] stops it
-//! when no other process uses it. `postmaster.pid` is never touched: Postgres knows best whether it is stale.
+//! terminal nor `kill -9` of this program reaches it, the next process adopts it. One that dies while it is used
+//! is started again by whoever uses it. [`Server::close`] stops it when no other process uses it. `postmaster.pid` is never touched: Postgres knows best whether it is stale.
 //!
 //! **Root.** Postgres refuses to run as root, so then it runs as the user `postgres` (or `nobody`), through
 //! `setpriv`, and `data_dir/postgres` belongs to that user. Where a directory above the data or above the
@@ -38,12 +38,30 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use sqlx::{Connection, PgConnection};
+use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::task::AbortOnDropHandle;
 
 use self::cluster::{Cluster, Postmaster};
 use self::locks::Lock;
 
+/// How often a user looks whether the server still runs, and the longest pause between two tries to start it again.
+const WATCH: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
+
 /// The database made on first start; everything of this program is in it.
 pub const DATABASE: &str = "spoken";
+
+/// Makes the server notice within a minute when this end of a connection is cut off: until then it would keep the locks of
+/// an open transaction, two hours by default, and whoever takes over the work would wait for them. For private and for other
+/// servers; without effect on Unix sockets.
+///
+/// # Errors
+/// The server's.
+pub async fn mind_lost_peers(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+    const SETTINGS: &str = "SET tcp_keepalives_idle = 30; SET tcp_keepalives_interval = 10; SET tcp_keepalives_count = 3; \
+         SET tcp_user_timeout = 60000; SET idle_in_transaction_session_timeout = 60000";
+    sqlx::raw_sql(SETTINGS).execute(connection).await?;
+    Ok(())
+}
 
 /// Where the server is and how long to wait for it.
 #[derive(Clone, Debug)]
@@ -190,6 +208,14 @@ pub struct Server {
     cluster: Cluster,
     url: String,
     users: Lock,
+    keeper: Option<Keeper>,
+}
+
+/// What starts a server again when it dies, until it is dropped.
+#[derive(Debug)]
+struct Keeper {
+    stop: DropGuard,
+    task: AbortOnDropHandle<()>,
 }
 
 impl Server {
@@ -204,7 +230,15 @@ impl Server {
         // Registered before the server is looked at: whoever leaves last then sees us and lets it run.
         let users = Lock::shared(&cluster.users_lock(), &cluster).await?;
         let url = ensure_running(&cluster, options.start_timeout).await?;
-        Ok(Self { cluster, url, users })
+        Ok(Self { cluster, url, users, keeper: None })
+    }
+
+    /// From now on the server is started again when it dies (killed for want of memory, say), until [`Server::close`].
+    /// Its address stays the same.
+    pub fn keep_running(&mut self, options: &ServerOptions) {
+        let stop = CancellationToken::new();
+        let task = tokio::spawn(keep_running(self.cluster.clone(), options.start_timeout, stop.clone()));
+        self.keeper = Some(Keeper { stop: stop.drop_guard(), task: AbortOnDropHandle::new(task) });
     }
 
     /// Address of the database, password included: for sqlx, psql and any libpq program.
@@ -219,7 +253,14 @@ impl Server {
     /// # Errors
     /// [`ServerError::Io`] when a lock cannot be had, [`ServerError::StopTimeout`].
     pub async fn close(self) -> Result<(), ServerError> {
-        let Self { cluster, users, .. } = self;
+        let Self { cluster, users, keeper, .. } = self;
+        if let Some(Keeper { stop, task }) = keeper {
+            drop(stop);
+            // Not cut off: a server that is half started would be left behind.
+            if task.await.is_err() {
+                tracing::warn!("what watched over the private Postgres has failed");
+            }
+        }
         let _stopping = Lock::exclusive(&cluster.start_lock(), &cluster).await?;
         drop(users);
         if cluster.keep_marker().exists() {
@@ -290,6 +331,34 @@ impl Server {
         // Being polite to the server's log; the answer is already here.
         let _ = connection.close().await;
         Ok(Status::Running { version, pid: postmaster.pid, kept: cluster.keep_marker().exists() })
+    }
+}
+
+/// See [`Server::keep_running`]. Only while this process is registered as a user: then nobody
+/// may stop it, and it can only have died.
+async fn keep_running(cluster: Cluster, timeout: Duration, stop: CancellationToken) {
+    let mut pause = WATCH.0;
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(pause) => {}
+        }
+        if cluster.postmaster().is_some() {
+            pause = WATCH.0;
+            continue;
+        }
+        let started = async {
+            let _starting = Lock::exclusive(&cluster.start_lock(), &cluster).await?;
+            // Another user may have been quicker, which this finds out.
+            ensure_running(&cluster, timeout).await
+        };
+        match started.await {
+            Ok(_) => tracing::warn!("the private Postgres had died and was started again"),
+            Err(error) => {
+                pause = (pause * 2).min(WATCH.1);
+                tracing::warn!(%error, retry_in_s = pause.as_secs(), "the private Postgres has died and does not start");
+            }
+        }
     }
 }
 

@@ -1,6 +1,12 @@
 //! Durable work: every item is a job in Postgres until it is done or given up.
 //!
-//! One job is one media item; its payload is the item's id and generation, nothing else. The machinery is
+//! One job is one media item; its payload is the item's id and generation, nothing else. There are two kinds of them
+//! ([`Kind`]): items to be fetched, and items whose audio another machine has left for a transcriber. Which of the two an
+//! item needs is what the library knows of it (a row in `handovers`), never what its job says: a job of the other kind is
+//! replaced by the right one wherever it is met, so that a process that dies between two steps leaves nothing that would
+//! have to be repaired. Each process claims the kinds that it can work on.
+//!
+//!  The machinery is
 //! `graphile_worker` on the same database as the library, so that machines share work by sharing a database. What
 //! this module adds, and why:
 //!
@@ -9,12 +15,12 @@
 //! * **The library's attempt limit never strikes** ([`MAX_ATTEMPTS`]): a job that ran out of it would block its
 //!   key for ever. Attempts are counted on the item.
 //! * **An outage of the database does not cost what is in flight.** One failed query stops a whole worker of the
-//!   library. Handlers therefore run in tasks of their own; the worker is started again with backoff, and a job
-//!   that is claimed again *attaches* to the handler that still runs for it.
+//!   library. Handlers therefore run in tasks of their own; the worker is started again with backoff and takes its
+//!   predecessor's jobs along, and a job that is claimed again *attaches* to the handler that still runs for it.
 //! * **After a crash work resumes at once.** Each process has an identity, a file under `workers_dir` that it
 //!   keeps locked and in which the ids of its workers stand. A file that nobody holds belongs to a dead process:
 //!   its jobs are unlocked at the next start. Processes on other machines are noticed by their missing heartbeat,
-//!   after [`STALE_AFTER`].
+//!   after [`QueueOptions::lease`].
 //! * **An item that kills the process is found** without giving up those that were merely near it: see
 //!   `crash.rs`.
 //! * **Stopping waits.** After the stop signal nothing new is claimed, and what is in flight may take as long as it
@@ -31,6 +37,7 @@ mod control;
 mod crash;
 mod identity;
 mod in_flight;
+mod kept;
 mod last_words;
 mod overview;
 pub mod place;
@@ -53,18 +60,42 @@ use self::identity::{Dead, Identity};
 pub use self::overview::{Dead as GivenUp, InWork, Numbers, Overview, Scheduled, Waiting, WhereIs};
 use self::place::Lane;
 use crate::media::MediaId;
+use crate::store;
 
-/// Name of the one kind of job.
-pub const TASK: &str = "ingest_media";
+/// What is to be done for an item.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Kind {
+    /// Everything from its source on, or everything up to the hand-over.
+    Fetch,
+    /// Everything from the audio on that was handed over.
+    Transcribe,
+}
+
+impl Kind {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::Fetch, Self::Transcribe];
+
+    /// The job library's name of it.
+    pub const fn task(self) -> &'static str {
+        match self {
+            Self::Fetch => "ingest_media",
+            Self::Transcribe => "transcribe_media",
+        }
+    }
+}
+
+/// The names of both kinds, for SQL.
+const TASKS: [&str; 2] = [Kind::Fetch.task(), Kind::Transcribe.task()];
+/// The name of the kind that the item `m` needs.
+const NEEDED: &str = "case when exists (select from handovers h where h.media_id = m.media_id) \
+    then 'transcribe_media' else 'ingest_media' end";
+
 /// The largest number the library's column holds.
 pub const MAX_ATTEMPTS: i16 = i16::MAX;
-/// A worker whose heartbeat is older than this is dead; its jobs go to others.
-pub const STALE_AFTER: Duration = Duration::from_secs(120);
+/// [`QueueOptions::lease`] unless something else is set: with the time until the next look, and the pause before a
+/// recovered job runs, a dead machine's work goes on within three minutes.
+pub const LEASE: Duration = Duration::from_secs(120);
 
-/// How often a worker says that it lives.
-const HEARTBEAT_EVERY: Duration = Duration::from_secs(15);
-/// How often workers look for dead ones.
-const SWEEP_EVERY: Duration = Duration::from_secs(30);
 /// How often items without a job are looked for.
 const RECONCILE_EVERY: Duration = Duration::from_secs(60);
 /// Rows of one statement when enqueueing.
@@ -79,24 +110,31 @@ const MIGRATE_LOCK: i64 = 0x7370_6f6b_656e_0002;
 pub struct QueueOptions {
     /// Where identities are kept; `data_dir/workers`. Processes that share it run on one machine.
     pub workers_dir: PathBuf,
+    /// Kinds of jobs to claim.
+    pub kinds: Vec<Kind>,
     /// Jobs in flight at once: what the stages and the channels between them hold.
     pub concurrency: usize,
     /// How often free slots look for work. One finds out for all of them that there is none.
     pub poll_interval: Duration,
     /// Connections of the queue's own pool.
     pub connections: u32,
+    /// A worker whose heartbeat is older than this is dead; its jobs go to others. A worker tells that it lives eight
+    /// times as often, and looks for dead ones four times as often. The same for all that share a database.
+    pub lease: Duration,
     /// Keeps the duration of every claim, for [`Queue::claim_times`].
     pub record_claims: bool,
 }
 
 impl QueueOptions {
-    /// `concurrency` jobs at once, polled four times a second over at most eight connections.
+    /// `concurrency` items to be fetched at once, polled four times a second over at most eight connections.
     pub fn new(workers_dir: impl Into<PathBuf>, concurrency: usize) -> Self {
         Self {
             workers_dir: workers_dir.into(),
+            kinds: vec![Kind::Fetch],
             concurrency: concurrency.max(1),
             poll_interval: Duration::from_millis(250),
             connections: u32::try_from(concurrency.clamp(2, 8)).unwrap_or(8),
+            lease: LEASE,
             record_claims: false,
         }
     }
@@ -144,6 +182,8 @@ impl Entry {
 /// What a handler learns about its job beside the item.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct JobInfo {
+    /// What is to be done.
+    pub kind: Kind,
     /// The item's generation the job was made for.
     pub generation: i32,
     /// How often this job was claimed, 1 the first time; starts again after [`Outcome::Retry`].
@@ -164,6 +204,8 @@ pub enum Outcome {
         /// For the log and the job's row. Not outside text.
         message: String,
     },
+    /// The other kind of job is next for the item; this one is replaced by it at once.
+    Onward,
     /// Somebody else has the item now; the job is theirs.
     LeaseLost,
 }
@@ -179,6 +221,17 @@ pub struct Pending {
     pub scheduled: u64,
     /// When the first of these is due, from now (the database's now).
     pub next_in: Option<Duration>,
+}
+
+/// A process of this machine that died, and whose jobs are free again.
+#[derive(Debug)]
+pub struct Fallen(Dead);
+
+impl Fallen {
+    /// Its identity: the name of its folder in the spool.
+    pub fn id(&self) -> Uuid {
+        self.0.id
+    }
 }
 
 /// The queue of one process.
@@ -201,9 +254,17 @@ impl Queue {
     /// [`QueueError`]; nothing is left behind but the identity's file, which the next start clears.
     pub async fn open(url: &str, options: QueueOptions) -> Result<Self, QueueError> {
         let connect: PgConnectOptions = url.parse()?;
+        let idle = options.lease / 2;
         let pool = PgPoolOptions::new()
             .max_connections(options.connections.max(2))
             .acquire_timeout(Duration::from_secs(10))
+            .after_connect(move |connection, _| {
+                Box::pin(async move {
+                    // A process that is stopped while it adds jobs must not keep all others from it.
+                    store::end_idle_transactions(connection, idle).await?;
+                    crate::postgres::mind_lost_peers(connection).await
+                })
+            })
             .connect_with(connect.application_name("spoken-queue"))
             .await?;
         migrate(&pool).await?;
@@ -299,9 +360,9 @@ impl Queue {
                     count(*) filter (where locked_at is null and run_at > now()), \
                     extract(epoch from min(run_at) filter (where locked_at is null and run_at > now()) - now())::float8 \
              from graphile_worker._private_jobs j join graphile_worker._private_tasks t on t.id = j.task_id \
-             where t.identifier = $1 and j.key is not null",
+             where t.identifier = any($1) and j.key is not null",
         )
-        .bind(TASK)
+        .bind(TASKS)
         .fetch_one(&self.pool)
         .await?;
         Ok(Pending {
@@ -312,16 +373,48 @@ impl Queue {
         })
     }
 
-    /// True when no item is `queued` or `active`: one look into a partial index.
+    /// True when no item is `queued` or `active` that needs a kind of job which this process claims: one look into a
+    /// partial index.
     ///
     /// # Errors
     /// [`QueueError::Database`].
     pub async fn drained(&self) -> Result<bool, QueueError> {
-        let unfinished: bool =
-            sqlx::query_scalar("select exists (select from media where state in ('queued', 'active'))")
-                .fetch_one(&self.pool)
-                .await?;
+        self.drained_of(&self.options.kinds).await
+    }
+
+    /// As [`Self::drained`], for other kinds.
+    ///
+    /// # Errors
+    /// [`QueueError::Database`].
+    pub async fn drained_of(&self, kinds: &[Kind]) -> Result<bool, QueueError> {
+        let unfinished: bool = sqlx::query_scalar(
+            "select exists (select from media m where m.state in ('queued', 'active') and \
+                case when exists (select from handovers h where h.media_id = m.media_id) then $1 else $2 end)",
+        )
+        .bind(kinds.contains(&Kind::Transcribe))
+        .bind(kinds.contains(&Kind::Fetch))
+        .fetch_one(&self.pool)
+        .await?;
         Ok(!unfinished)
+    }
+
+    /// Takes over from processes of this machine that died since the last look: frees their jobs, so that these can be
+    /// claimed at once. Returns who they were; [`Self::bury`] them once what they left in the spool is taken over.
+    ///
+    /// # Errors
+    /// [`QueueError`]; those found so far stay to be found again.
+    pub async fn find_dead(&self) -> Result<Vec<Fallen>, QueueError> {
+        let mut fallen = Vec::new();
+        for process in identity::find_dead(&self.options.workers_dir)? {
+            crash::recover(&self.pool, &process).await?;
+            fallen.push(Fallen(process));
+        }
+        Ok(fallen)
+    }
+
+    /// Forgets a process found by [`Self::find_dead`]. Dropped instead, it is found again.
+    pub fn bury(fallen: Fallen) {
+        fallen.0.bury();
     }
 
     /// Works until `stop`: claims jobs and gives each to `handler`, at most `concurrency` at once. Returns when the
@@ -364,7 +457,8 @@ async fn enqueue_all(pool: &PgPool, entries: &[Entry], lane: Lane) -> Result<(),
     Ok(())
 }
 
-/// Adds jobs in the caller's transaction, so that items and their jobs appear together; they are claimed in this order.
+/// Adds jobs for items to be fetched in the caller's transaction, so that items and their jobs appear together; they are
+/// claimed in this order.
 ///
 /// # Errors
 /// The database's.
@@ -390,7 +484,7 @@ async fn add_jobs(connection: &mut PgConnection, entries: &[Entry], lane: Lane) 
             job_key_mode => 'unsafe_dedupe', priority => $3::int)) \
          from unnest($4::uuid[], $5::int[], $6::float8[]) with ordinality as i (media_id, generation, handicap, n)",
     )
-    .bind(TASK)
+    .bind(Kind::Fetch.task())
     .bind(i32::from(MAX_ATTEMPTS))
     .bind(i32::from(lane.priority()))
     .bind(entries.iter().map(|e| e.media_id.0).collect::<Vec<_>>())
@@ -407,22 +501,21 @@ async fn reconcile(pool: &PgPool) -> Result<u64, QueueError> {
     let mut tx = pool.begin().await?;
     sqlx::query("select pg_advisory_xact_lock($1)").bind(ENQUEUE_LOCK).execute(&mut *tx).await?;
     // Where it stood in line is not known any more: what was begun goes on first, the rest by the time of its discovery.
-    let added: i64 = sqlx::query_scalar(
+    let added: i64 = sqlx::query_scalar(sqlx::AssertSqlSafe(format!(
         "with missing as materialized ( \
-            select m.media_id, m.generation, m.retry_at, m.crashes, m.discovered_at, m.duration_ms, \
+            select m.media_id, m.generation, m.retry_at, m.crashes, m.discovered_at, m.duration_ms, {NEEDED} as task, \
                    m.crashes = 0 and (m.state = 'active' or m.retry_at is not null) as begun from media m \
             where m.state in ('queued', 'active') and not exists ( \
                 select from graphile_worker._private_jobs j \
                 where j.key = 'media:' || m.media_id || ':' || m.generation)) \
-         select count(graphile_worker.add_job($1, \
+         select count(graphile_worker.add_job(task, \
             json_build_object('media_id', media_id, 'generation', generation), \
             run_at => case when retry_at > now() then retry_at when begun then now() \
-                else least(discovered_at, now()) - $3 * interval '1 second' + least($3 * interval '1 second', \
+                else least(discovered_at, now()) - $2 * interval '1 second' + least($2 * interval '1 second', \
                     4 * coalesce(duration_ms, 600000) * interval '1 millisecond' + crashes * interval '1 hour') end, \
-            max_attempts => $2::int, job_key => 'media:' || media_id || ':' || generation, \
-            job_key_mode => 'unsafe_dedupe', priority => case when begun then $4::int else 0 end)) from missing",
-    )
-    .bind(TASK)
+            max_attempts => $1::int, job_key => 'media:' || media_id || ':' || generation, \
+            job_key_mode => 'unsafe_dedupe', priority => case when begun then $3::int else 0 end)) from missing",
+    )))
     .bind(i32::from(MAX_ATTEMPTS))
     .bind(place::WINDOW.as_secs_f64())
     .bind(i32::from(Lane::Begun.priority()))
@@ -431,9 +524,9 @@ async fn reconcile(pool: &PgPool) -> Result<u64, QueueError> {
     // A process that died between rescheduling its job and ending it leaves the old one, retired and without a key.
     sqlx::query(
         "delete from graphile_worker._private_jobs j using graphile_worker._private_tasks t \
-         where t.id = j.task_id and t.identifier = $1 and j.key is null and j.locked_at is null",
+         where t.id = j.task_id and t.identifier = any($1) and j.key is null and j.locked_at is null",
     )
-    .bind(TASK)
+    .bind(TASKS)
     .execute(&mut *tx)
     .await?;
     tx.commit().await?;

@@ -6,6 +6,8 @@
 //!   [`Store::delay`] and [`Store::release`]. Each of the four is **fenced**: it names the number its claim
 //!   drew, and changes nothing once somebody else has claimed the item ([`SaveError::LeaseLost`]).
 //! * Workers: [`Store::note_worker`], [`Store::lost`].
+//! * Between machines: [`Store::hand_over`] ends a claim by leaving the audio to a transcriber; [`Store::wanted`] tells
+//!   which objects are of use; [`Store::nodes`] are the processes that work here.
 //! * Reading: [`Store::counts`], [`Store::items`], [`Store::find`], [`Store::segments`],
 //!   [`Store::dropped`].
 //!
@@ -19,9 +21,11 @@
 mod account;
 mod claim;
 mod copy;
+mod handover;
 mod items;
 mod locator;
 mod migrate;
+mod nodes;
 mod read;
 mod vectors;
 mod workers;
@@ -32,12 +36,14 @@ use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions};
-use sqlx::{ConnectOptions, Connection};
+use sqlx::{AssertSqlSafe, ConnectOptions, Connection};
 use uuid::Uuid;
 
 pub use claim::{Attempt, Claim, Claimed, SaveError, Work};
+pub use handover::{Backlog, HandedOver, Wanted};
 pub use items::{Requeued, Selection, Unfinished, Upserted};
 pub use migrate::{Migrated, Version};
+pub use nodes::{Figures, NewNode, NodeRow};
 pub use read::{Counts, ItemFilter, MediaRow};
 pub use vectors::EmbeddingModel;
 pub use workers::InHand;
@@ -49,11 +55,18 @@ pub struct StoreOptions {
     pub max_connections: u32,
     /// How long to wait for a server that is starting up, and for a free connection.
     pub timeout: Duration,
+    /// How long a transaction may be left alone. A process that is stopped in the middle of one would keep the rows it has
+    /// changed from everybody else, and so for ever what it had in hand.
+    pub idle_in_transaction: Duration,
 }
 
 impl Default for StoreOptions {
     fn default() -> Self {
-        Self { max_connections: 16, timeout: Duration::from_secs(30) }
+        Self {
+            max_connections: 16,
+            timeout: Duration::from_secs(30),
+            idle_in_transaction: Duration::from_secs(60),
+        }
     }
 }
 
@@ -160,8 +173,8 @@ impl StoreError {
     }
 }
 
-/// True for errors that come from the connection, a restart or a conflict with another transaction, and not
-/// from what was asked: the same statement may succeed later.
+/// True for errors that come from the connection, a restart, a full disk or a conflict with another transaction, and
+/// not from what was asked: the same statement may succeed later.
 pub fn is_transient(error: &sqlx::Error) -> bool {
     match error {
         sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut | sqlx::Error::WorkerCrashed => true,
@@ -173,8 +186,10 @@ pub fn is_transient(error: &sqlx::Error) -> bool {
                     "40001" | "40P01"             // serialisation failure, deadlock
                     | "57P01" | "57P02" | "57P03" // shut down by the operator, by a crash; starting up
                     | "57P05"                     // idle session ended
-                    | "53300"                     // too many connections
+                    | "53000" | "53100" | "53200" // resources: the disk is full, no memory
+                    | "53300" | "53400"           // too many connections, a limit was reached
                     | "25006"                     // read-only: a standby during failover
+                    | "25P03"                     // a transaction was left alone for too long
                     | "55P03" // lock not available
                 )
         }),
@@ -231,9 +246,16 @@ impl Store {
         if encoding != "UTF8" {
             return Err(StoreError::Encoding { found: encoding });
         }
+        let idle = options.idle_in_transaction;
         let pool = PgPoolOptions::new()
             .max_connections(options.max_connections.max(1))
             .acquire_timeout(options.timeout)
+            .after_connect(move |connection, _| {
+                Box::pin(async move {
+                    end_idle_transactions(connection, idle).await?;
+                    crate::postgres::mind_lost_peers(connection).await
+                })
+            })
             .connect_lazy_with(connect);
         Ok(Self { pool, seen: Arc::default() })
     }
@@ -247,6 +269,19 @@ impl Store {
     pub async fn close(&self) {
         self.pool.close().await;
     }
+}
+
+/// Has the server end transactions of this session that are left alone for so long.
+///
+/// # Errors
+/// The server's.
+pub async fn end_idle_transactions(
+    connection: &mut PgConnection,
+    after: Duration,
+) -> Result<(), sqlx::Error> {
+    // A setting takes no parameter. 0 would mean never.
+    let sql = format!("SET idle_in_transaction_session_timeout = {}", after.as_millis().max(1));
+    sqlx::query(AssertSqlSafe(sql)).execute(connection).await.map(drop)
 }
 
 /// Connects once; goes on trying while the server says that it is starting up.

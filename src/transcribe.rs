@@ -15,7 +15,9 @@
 //!
 //! Where to find what:
 //!
-//! * how the model is run here, and why: `plan`, `shape` (a model's size), `memory` (batches after memory ran out);
+//! * how the model is run here, and why: `plan`, `shape` (a model's size), `variables` (its file), `memory` (batches after
+//!   memory ran out);
+//! * from samples to what the decoder reads: `mel`, `encoder` (where the processor suits; else the engine's own);
 //! * the engines: the trait in `engine`, their list in `engines`, one file each (`ct2`, `whisper_cpp`), which model in `model`;
 //! * who is next: `pool` (batches), `feed` (the feeders, retries), `job` (one file's windows), `checkpoint` (finished ones);
 //! * is it any good: `quality` (one text's figures), `guard` (invented text), `coverage` (speech without text);
@@ -26,6 +28,11 @@ mod checkpoint;
 mod clock;
 mod coverage;
 mod ct2;
+#[cfg(target_arch = "x86_64")]
+mod encoder;
+#[cfg(not(target_arch = "x86_64"))]
+#[path = "transcribe/encoder/absent.rs"]
+mod encoder;
 mod engine;
 mod engines;
 mod feed;
@@ -40,6 +47,7 @@ mod quality;
 mod sentences;
 mod shape;
 mod tokens;
+mod variables;
 #[cfg(feature = "whisper-cpp")]
 mod whisper_cpp;
 mod words;
@@ -71,7 +79,7 @@ pub use guard::{Evidence, GuardOptions, Verdict, judge, judge_window};
 pub use job::OnDone;
 pub use mel::{FRAMES, LogMel, Scratch};
 pub use model::{ModelDir, ModelError, hub::Download};
-pub use plan::{Compute, Device, Host, OnOutOfMemory, Plan, Wishes};
+pub use plan::{Compute, Device, EncoderChoice, Host, OnOutOfMemory, Plan, Wishes};
 pub use sentences::{Resolution, SegmentOptions};
 
 use assemble::Rules;

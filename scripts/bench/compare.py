@@ -103,15 +103,6 @@ def spoken(binary, model, files, beam, **settings):
     return Run(median["wall_ms"] / 1000, texts, languages, median["peak_rss_bytes"] or 0, median["load_ms"] / 1000, median)
 
 
-def word_times(binary):
-    """The setting that asks spoken for times of words; it is looked up in the program's own list."""
-    defaults = subprocess.run([binary, "config", "--defaults"], check=True, text=True, stdout=subprocess.PIPE).stdout
-    found = re.search(r"^(word\w*) = ", defaults, re.MULTILINE)
-    if not found:
-        raise SystemExit("this spoken has no setting for the times of words")
-    return {found[1]: "true"}
-
-
 @dataclasses.dataclass(frozen=True)
 class Setting:
     """A way to run faster-whisper."""

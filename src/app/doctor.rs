@@ -84,6 +84,8 @@ pub struct Facts<'a> {
     pub config: &'a Config,
     /// The database, as far as it was reached.
     pub database: Database,
+    /// The store between machines where one is set: its place, or why it cannot be used.
+    pub handover: Option<Result<String, String>>,
     /// `ORT_DYLIB_PATH`, which goes before the library in `tools_dir`.
     pub onnx_runtime: Option<PathBuf>,
     /// Where the hub's own cache is (`HF_HOME`, else `~/.cache/huggingface`), besides `data_dir/models`.
@@ -114,6 +116,15 @@ pub fn checks(facts: &Facts<'_>) -> Vec<Check> {
         checks.push(tools::postgres_programs(&config.tools_dir));
     }
     checks.push(database(&facts.database, config));
+    match &facts.handover {
+        Some(Ok(place)) => checks.push(Check::ok("Hand-over", format!("{place} can be written and read"))),
+        Some(Err(error)) => checks.push(Check::fail(
+            "Hand-over",
+            error,
+            "fetch and transcribe nodes need this store; without them leave HANDOVER_URL out",
+        )),
+        None => {}
+    }
     checks.push(machine::data_dir(&config.data_dir));
     checks.push(machine::disk(&config.data_dir, config.min_free_disk_mb));
     checks.push(machine::processor());

@@ -1,25 +1,16 @@
 //! `spoken ingest`: list the sources, work until nothing is left, tell how it went.
 
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use tokio::sync::mpsc;
-use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::listing::Listing;
 use super::signals::Stopping;
-use super::steps;
+use super::works::{Progress, Seat, Worked, Works};
 use super::world::World;
 use crate::event::{Event, Events, RunSummary};
-use crate::pipeline::Pipeline;
-use crate::pipeline::spool::Spool;
-use crate::queue::{Pause, Queue, QueueOptions};
-use crate::stage::StageSummary;
-use crate::transcribe::WindowCounts;
-
-/// How often the database is asked whether anything is left, and the stages are shown.
-pub(super) const TICK: Duration = Duration::from_millis(250);
+use crate::queue::{Pause, Queue};
 
 /// What to ingest.
 #[derive(Debug, Default)]
@@ -45,57 +36,49 @@ pub async fn ingest(
     stopping: &Stopping,
 ) -> anyhow::Result<RunSummary> {
     let started = Instant::now();
-    let config = &world.config;
     // Wrong names and missing files are told before anything is listed or downloaded.
-    let plan = steps::plan(config)?;
-    let mut options = QueueOptions::new(config.data_dir.join("workers"), plan.sizes.in_flight());
-    options.poll_interval = TICK;
-    let mut queue = Queue::open(world.url(), options).await?;
-    let worker = queue.worker_id().to_string();
-    let spool =
-        Spool::open(&config.data_dir, &worker, config.spool_max_mb << 20, config.min_free_disk_mb << 20)?;
-    adopt(world, &mut queue, &spool).await?;
-    let queue = Arc::new(queue);
+    let mut works = Works::open(world).await?;
+    // Somebody asked for this run, so it works whether or not another process does.
+    let _seat = Seat::take(&world.config).ok();
 
     let (found, mut work) = mpsc::channel(1);
-    let listing = Listing::new(world, queue.clone(), events.clone(), stopping.stop.clone())?;
+    let listing = Listing::new(world, works.queue().clone(), events.clone(), stopping.stop.clone())?;
     let lister = tokio::spawn(async move { listing.run(request, found).await });
 
-    let mut stages = Vec::new();
-    let mut windows = WindowCounts::default();
-    if !something_to_do(&queue, &mut work, &stopping.stop).await? {
-        spool.close();
+    let worked = if !something_to_do(works.queue(), &mut work, &stopping.stop).await? {
+        Worked::default()
     } else {
-        let pipeline = match steps::start(world, plan, spool, worker, events, stopping).await {
-            Ok(pipeline) => pipeline,
+        let over = async |p: Progress<'_>| {
+            // Nobody waits for the end of a pause in front of a run that would end. A database that is away now is asked
+            // again at the next tick.
+            let paused = p.queue.is_paused() && p.taken_up == 0;
+            lister.is_finished() && (paused || p.queue.drained().await.unwrap_or(false))
+        };
+        match works.work(world, events, stopping, over).await {
+            Ok(worked) => worked,
             Err(error) => {
                 lister.abort();
                 return Err(error);
             }
-        };
-        stages = drain(&queue, &pipeline, &lister, events, stopping).await;
-        windows = pipeline.window_counts();
-        pipeline.spool().close();
-    }
+        }
+    };
     lister.await??;
 
     let left = world.store.counts().await?;
-    if let Some(pause) = queue.paused().await?
+    if let Some(pause) = works.queue().paused().await?
         && left.queued > 0
     {
         events.send(Event::Noticed { warning: true, message: paused_message(&pause, left.queued) });
     }
     let summary = RunSummary {
         wall_ms: started.elapsed().as_millis() as u64,
-        stages,
-        windows: windows.windows,
-        windows_known: windows.known,
+        stages: worked.stages,
+        windows: worked.windows.windows,
+        windows_known: worked.windows.known,
         interrupted: stopping.stop.is_cancelled() && left.queued + left.active > 0,
         ..events.tally()
     };
-    if let Some(queue) = Arc::into_inner(queue) {
-        queue.close().await?;
-    }
+    works.close().await?;
     Ok(summary)
 }
 
@@ -129,75 +112,4 @@ fn paused_message(pause: &Pause, waiting: i64) -> String {
     });
     let wait = if waiting == 1 { "1 item waits".to_owned() } else { format!("{waiting} items wait") };
     format!("the queue is paused{until}: {wait}; `spoken queue resume` lets them go on")
-}
-
-/// Works off the queue until nothing is queued and nothing more is being listed, or until told to stop; then lets
-/// every stage run dry.
-async fn drain(
-    queue: &Arc<Queue>,
-    pipeline: &Arc<Pipeline>,
-    lister: &JoinHandle<anyhow::Result<()>>,
-    events: &Events,
-    stopping: &Stopping,
-) -> Vec<StageSummary> {
-    let claiming = CancellationToken::new();
-    queue.claim_while({
-        // Weak: the queue must not keep the models loaded.
-        let pipeline = Arc::downgrade(pipeline);
-        move || pipeline.upgrade().is_none_or(|pipeline| pipeline.has_room())
-    });
-    let mut runner = tokio::spawn({
-        let (queue, pipeline, claiming) = (queue.clone(), pipeline.clone(), claiming.clone());
-        async move {
-            let handler = move |media_id, _| {
-                let pipeline = pipeline.clone();
-                async move { pipeline.process(media_id).await }
-            };
-            queue.run(handler, claiming).await;
-        }
-    });
-    let mut tick = tokio::time::interval(TICK);
-    let mut stop_seen = false;
-    loop {
-        tokio::select! {
-            ended = &mut runner => {
-                if let Err(error) = ended {
-                    tracing::error!(%error, "the queue's worker ended unexpectedly; what is left waits for the next run");
-                }
-                break;
-            }
-            () = stopping.stop.cancelled(), if !stop_seen => {
-                stop_seen = true;
-                claiming.cancel();
-            }
-            _ = tick.tick() => {
-                events.send(Event::StagesSampled { stages: pipeline.stages() });
-                // A database that is away now is asked again at the next tick.
-                if lister.is_finished() && queue.drained().await.unwrap_or(false) {
-                    claiming.cancel();
-                }
-                // Nobody waits for the end of a pause in front of a run that would end.
-                if lister.is_finished() && queue.is_paused() && pipeline.in_hand() == 0 {
-                    claiming.cancel();
-                    pipeline.stop();
-                }
-            }
-        }
-    }
-    pipeline.close().await;
-    let stages = pipeline.stages();
-    events.send(Event::StagesSampled { stages: stages.clone() });
-    stages
-}
-
-/// Takes over the spool directories of processes that died on this machine.
-async fn adopt(world: &World, queue: &mut Queue, spool: &Spool) -> anyhow::Result<()> {
-    let dead: Vec<String> = queue.dead().iter().map(ToString::to_string).collect();
-    if !dead.is_empty() {
-        let unfinished = world.store.unfinished().await?;
-        let wanted: std::collections::HashSet<_> = unfinished.iter().map(|u| u.media_id).collect();
-        spool.adopt(&dead, &|id| wanted.contains(&id));
-        queue.bury_dead();
-    }
-    Ok(())
 }

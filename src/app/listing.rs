@@ -20,9 +20,9 @@ use crate::decode;
 use crate::event::{Event, Events};
 use crate::media::{Failure, FailureClass, Item, MediaId, State};
 use crate::queue::place::{self, Lane, Line};
-use crate::queue::{Entry, Queue};
+use crate::queue::{Entry, Queue, QueueError};
 use crate::source::{FileStamp, Found, KnownFiles, Lister, SourceOptions, without_credentials};
-use crate::store::{ItemFilter, Selection, Store, Upserted};
+use crate::store::{self, ItemFilter, Selection, Store, StoreError, Upserted};
 
 /// Items noted in one statement.
 const BATCH: usize = 200;
@@ -155,9 +155,9 @@ impl Listing {
         }
         let found = items.len();
         let items = self.within_limit(items).await?;
-        let noted = self.store.upsert_many(&items, source).await?;
+        let noted = self.patiently(|| self.store.upsert_many(&items, source)).await?;
         for (FileStamp { path, size, mtime_ns }, media_id) in &stamps {
-            self.store.remember_file(path, *size, *mtime_ns, *media_id).await?;
+            self.patiently(|| self.store.remember_file(path, *size, *mtime_ns, *media_id)).await?;
         }
         let sizes: HashMap<MediaId, u64> = stamps.iter().map(|(stamp, id)| (*id, stamp.size)).collect();
         let (mut jobs, mut again, mut waiting, mut new) = (Vec::new(), Vec::new(), Vec::new(), 0);
@@ -189,13 +189,15 @@ impl Listing {
                 }
             }
         }
-        let again = self.store.retry(&Selection::Ids(again)).await?;
+        let again = Selection::Ids(again);
+        let again = self.patiently(|| self.store.retry(&again)).await?;
         jobs.extend(again.iter().map(|r| Entry::new(r.media_id, r.generation)));
         if lane == Lane::First && !waiting.is_empty() {
-            self.queue.control().bump(&waiting).await?;
+            let control = self.queue.control();
+            self.patiently(|| control.bump(&waiting)).await?;
         }
         if !jobs.is_empty() {
-            self.queue.enqueue_entries(&jobs, lane).await?;
+            self.patiently(|| self.queue.enqueue_entries(&jobs, lane)).await?;
             let _ = work.try_send(());
         }
         Ok((found, new))
@@ -213,7 +215,8 @@ impl Listing {
             return Ok(items);
         }
         let ids: Vec<MediaId> = items.iter().map(|i| i.media_id).collect();
-        let mut known: HashSet<MediaId> = self.store.states(&ids).await?.into_keys().collect();
+        let known = self.patiently(|| self.store.states(&ids)).await?;
+        let mut known: HashSet<MediaId> = known.into_keys().collect();
         let mut kept = Vec::with_capacity(items.len());
         for item in items {
             let within = known.contains(&item.media_id)
@@ -233,7 +236,7 @@ impl Listing {
 
     /// A source that cannot be an item: noted, so that `status` shows it and a later success replaces it.
     async fn note_failure(&self, item: &Item, failure: Failure, source: &str) -> anyhow::Result<()> {
-        let noted = self.store.record_failure(item, &failure, source).await?;
+        let noted = self.patiently(|| self.store.record_failure(item, &failure, source)).await?;
         if let Upserted::Known { state: State::Done, .. } = noted {
             let message = format!("{}: {failure}; it was stored earlier", item.source);
             self.events.send(Event::Noticed { warning: true, message });
@@ -249,7 +252,7 @@ impl Listing {
         if !self.first_time(item.media_id) {
             return Ok(());
         }
-        let row = self.store.media(item.media_id).await?;
+        let row = self.patiently(|| self.store.media(item.media_id)).await?;
         let (error, remedy) = row.map_or((None, None), |r| (r.error, r.remedy));
         self.events.send(Event::ItemFailed {
             media_id: item.media_id,
@@ -260,6 +263,26 @@ impl Listing {
             remedy: remedy.or_else(|| Some(format!("spoken retry {}", item.media_id))),
         });
         Ok(())
+    }
+
+    /// Asks the database until it answers, or until told to stop: a list that took minutes to get is not thrown away
+    /// for a restart.
+    async fn patiently<T, E: MayPass, F: Future<Output = Result<T, E>>>(
+        &self,
+        mut ask: impl FnMut() -> F,
+    ) -> Result<T, E> {
+        let mut pause = Duration::from_secs(1);
+        loop {
+            let error = match ask().await {
+                Err(error) if error.may_pass() && !self.stop.is_cancelled() => error,
+                answer => return answer,
+            };
+            tracing::warn!(%error, retry_in_s = pause.as_secs(), "failed to note what was found");
+            tokio::select! {
+                () = self.stop.cancelled() => return Err(error),
+                () = tokio::time::sleep(pause) => pause = (pause * 2).min(Duration::from_secs(30)),
+            }
+        }
     }
 
     fn tell_queued(&self, media_id: MediaId, title: String) {
@@ -277,6 +300,23 @@ impl Listing {
 
     fn first_time(&self, media_id: MediaId) -> bool {
         self.told.lock().unwrap_or_else(|e| e.into_inner()).insert(media_id)
+    }
+}
+
+/// An error of the database that says whether it may pass by itself.
+trait MayPass: std::fmt::Display {
+    fn may_pass(&self) -> bool;
+}
+
+impl MayPass for StoreError {
+    fn may_pass(&self) -> bool {
+        self.is_transient()
+    }
+}
+
+impl MayPass for QueueError {
+    fn may_pass(&self) -> bool {
+        matches!(self, Self::Database(error) if store::is_transient(error))
     }
 }
 

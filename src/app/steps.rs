@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use uuid::Uuid;
+
 use super::signals::Stopping;
 use super::world::World;
 use crate::config::{self, Config, ModelRef};
@@ -10,11 +12,14 @@ use crate::decode::DecodeOptions;
 use crate::embed::{EmbedOptions, Embedder, PassageOptions};
 use crate::event::{Event, Events};
 use crate::fetch::{FetchOptions, Fetcher};
+use crate::handover::Handover;
+use crate::pipeline::backlog::Backlog;
 use crate::pipeline::spool::Spool;
-use crate::pipeline::{Meters, Pipeline, Sizes, Steps};
+use crate::pipeline::{Bringing, Hearing, Meters, Pipeline, Sizes, Steps};
+use crate::queue::{Kind, QueueOptions};
 use crate::speech::SpeechOptions;
 use crate::transcribe::{
-    self, CheckpointOptions, Compute, Device, Download, EngineKind, OnOutOfMemory, Resolution,
+    self, CheckpointOptions, Compute, Device, Download, EncoderChoice, EngineKind, OnOutOfMemory, Resolution,
     SegmentOptions, TranscribeOptions, Transcriber, Wishes,
 };
 use crate::ytdlp::{YtDlp, YtDlpOptions};
@@ -23,12 +28,56 @@ use crate::ytdlp::{YtDlp, YtDlpOptions};
 const MAX_CHANNELS: u32 = 64;
 const MAX_SAMPLE_RATE: u32 = 768_000;
 
+/// How long the store between machines may take to be tried out at the start.
+const STORE_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Which part of the work a process does.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Role {
+    /// All of it, and what other machines handed over.
+    #[default]
+    All,
+    /// From sources to decoded audio, which is handed over.
+    Fetch,
+    /// From audio handed over to stored text.
+    Transcribe,
+}
+
+impl Role {
+    /// The name on the command line and in the database.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::All => "all",
+            Self::Fetch => "fetch",
+            Self::Transcribe => "transcribe",
+        }
+    }
+}
+
 /// What is known before anything is loaded.
 pub struct Plan {
+    /// The part of the work.
+    pub role: Role,
     /// Workers of the stages.
     pub sizes: Sizes,
-    transcribe: TranscribeOptions,
-    embed: EmbedOptions,
+    /// Nothing for a process that only fetches.
+    hearing: Option<(TranscribeOptions, EmbedOptions)>,
+}
+
+impl Plan {
+    /// How the queue is used: the kinds of jobs that this role works on, as many at once as the stages hold.
+    pub fn queue_options(&self, config: &Config) -> QueueOptions {
+        let (kinds, concurrency) = match self.role {
+            Role::Fetch => (vec![Kind::Fetch], self.sizes.in_flight_of(true, false)),
+            Role::Transcribe => (vec![Kind::Transcribe], self.sizes.in_flight_of(false, true)),
+            Role::All if config.handover_url.is_some() => (Kind::ALL.into(), self.sizes.in_flight()),
+            Role::All => (vec![Kind::Fetch], self.sizes.in_flight()),
+        };
+        let mut options = QueueOptions::new(config.data_dir.join("workers"), concurrency);
+        options.kinds = kinds;
+        options.lease = Duration::from_secs(config.lease_seconds);
+        options
+    }
 }
 
 /// Decides the numbers of workers and checks what can be checked for nothing: that local models are there and whole, that
@@ -37,6 +86,42 @@ pub struct Plan {
 /// # Errors
 /// A model that cannot be had, with what would do instead.
 pub fn plan(config: &Config) -> anyhow::Result<Plan> {
+    plan_for(config, Role::All)
+}
+
+/// As [`plan`], for a part of the work: what the others need is not looked at.
+///
+/// # Errors
+/// As for [`plan`]; and where the role needs a store to hand audio over through and none is set.
+pub fn plan_for(config: &Config, role: Role) -> anyhow::Result<Plan> {
+    if role != Role::All && config.handover_url.is_none() {
+        anyhow::bail!(
+            "--role {} hands audio from machine to machine, and HANDOVER_URL does not say through what: set it, the same \
+             on all of them, as in HANDOVER_URL=file:///shared/directory or s3://bucket/prefix",
+            role.as_str()
+        );
+    }
+    let hearing = if role == Role::Fetch { None } else { Some(plan_hearing(config)?) };
+    if role != Role::Transcribe
+        && let Some(path) = &config.cookies_file
+        && !path.is_file()
+    {
+        anyhow::bail!(
+            "there is no file {} (COOKIES_FILE); export the cookies again, or unset it",
+            path.display()
+        );
+    }
+    let sizes = Sizes {
+        io_workers: config.io_workers,
+        asr_workers: asr_workers(config),
+        db_workers: config.db_workers,
+        max_attempts: config.max_attempts,
+    };
+    Ok(Plan { role, sizes, hearing })
+}
+
+/// What is needed to transcribe and to embed, checked as far as that costs nothing.
+fn plan_hearing(config: &Config) -> anyhow::Result<(TranscribeOptions, EmbedOptions)> {
     let transcribe = transcribe_options(config)?;
     let needs_network = match &config.whisper_model {
         ModelRef::Path(_) => false,
@@ -52,21 +137,7 @@ pub fn plan(config: &Config) -> anyhow::Result<Plan> {
     transcribe::check(&transcribe, model.as_ref())?;
     let embed = embed_options(config);
     embed.check()?;
-    if let Some(path) = &config.cookies_file
-        && !path.is_file()
-    {
-        anyhow::bail!(
-            "there is no file {} (COOKIES_FILE); export the cookies again, or unset it",
-            path.display()
-        );
-    }
-    let sizes = Sizes {
-        io_workers: config.io_workers,
-        asr_workers: asr_workers(config),
-        db_workers: config.db_workers,
-        max_attempts: config.max_attempts,
-    };
-    Ok(Plan { sizes, transcribe, embed })
+    Ok((transcribe, embed))
 }
 
 /// Threads that find speech. It runs at a thousand times real time: two keep any model fed, and more only take its cores.
@@ -88,9 +159,41 @@ pub async fn start(
     stopping: &Stopping,
 ) -> anyhow::Result<Arc<Pipeline>> {
     let config = &world.config;
-    let Plan { sizes, transcribe, embed } = plan;
+    let Plan { role, sizes, hearing } = plan;
+    let handover = handover(world).await?;
     // How many feeders the model has shows when it is loaded.
     let meters = Meters::new(&sizes, 1);
+    let hearing = match hearing {
+        Some(options) => Some(load(options, &meters, events).await?),
+        None => None,
+    };
+    let bringing = if role == Role::Transcribe {
+        None
+    } else {
+        // What goes to the next stage in memory is held back by that stage.
+        let backlog = if role == Role::Fetch {
+            Backlog::new(config.handover_max_mb << 20, config.handover_max_hours * 3_600_000)
+        } else {
+            Backlog::default()
+        };
+        Some(Bringing {
+            fetcher: Fetcher::new(fetch_options(config))?,
+            decode: decode_options(config),
+            backlog,
+            lease: Duration::from_secs(config.lease_seconds),
+        })
+    };
+    let steps = Steps { bringing, hearing, handover, store: world.store.clone(), spool };
+    let Stopping { stop, cancel } = stopping.clone();
+    Ok(Pipeline::start(steps, sizes, meters, worker, events.clone(), stop, cancel)?)
+}
+
+/// Loads both models at the same time.
+async fn load(
+    (transcribe, embed): (TranscribeOptions, EmbedOptions),
+    meters: &Meters,
+    events: &Events,
+) -> anyhow::Result<Hearing> {
     let (speech, asr, told) = (meters.speech.clone(), meters.asr.clone(), events.clone());
     let transcriber = tokio::task::spawn_blocking(move || {
         let mut shown = None;
@@ -98,17 +201,34 @@ pub async fn start(
     });
     let embedder = tokio::task::spawn_blocking(move || Embedder::load(&embed));
     let (transcriber, embedder) = tokio::try_join!(transcriber, embedder)?;
-    let steps = Steps {
-        fetcher: Fetcher::new(fetch_options(config))?,
-        decode: decode_options(config),
-        transcriber: transcriber?,
-        passages: PassageOptions::default(),
-        embedder: embedder?,
-        store: world.store.clone(),
-        spool,
-    };
-    let Stopping { stop, cancel } = stopping.clone();
-    Ok(Pipeline::start(steps, sizes, meters, worker, events.clone(), stop, cancel)?)
+    Ok(Hearing { transcriber: transcriber?, passages: PassageOptions::default(), embedder: embedder? })
+}
+
+/// The store between machines, if one is set, opened and tried out.
+///
+/// # Errors
+/// Where it cannot be used; says why.
+async fn handover(world: &World) -> anyhow::Result<Option<Handover>> {
+    match &world.config.handover_url {
+        Some(url) => Ok(Some(store_between(url, world.store.library_id().await?).await?)),
+        None => Ok(None),
+    }
+}
+
+/// The store at `url`, tried out, for a library.
+///
+/// # Errors
+/// Where it cannot be used; says why.
+pub async fn store_between(url: &str, library: Uuid) -> anyhow::Result<Handover> {
+    let variables = std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+    let handover = Handover::open(url, library, variables)?;
+    let advice = "check HANDOVER_URL, and the AWS_…, GOOGLE_… or AZURE_… variables that it needs";
+    match tokio::time::timeout(STORE_TIMEOUT, handover.check()).await {
+        Ok(Ok(())) => Ok(handover),
+        Ok(Err(error)) => anyhow::bail!("{error}; {advice}"),
+        Err(_) => anyhow::bail!("{} does not answer; {advice}", handover.place()),
+    }
 }
 
 /// yt-dlp as configured.
@@ -173,6 +293,10 @@ pub(super) fn transcribe_options(config: &Config) -> anyhow::Result<TranscribeOp
             parallel_models: config.whisper_parallel_models.set(),
             threads: config.whisper_threads.set(),
             batch_size: config.whisper_batch_size.set(),
+            encoder: match config.whisper_encoder {
+                config::Encoder::Auto => EncoderChoice::Auto,
+                config::Encoder::Engine => EncoderChoice::Engine,
+            },
             on_out_of_memory: match config.whisper_on_out_of_memory {
                 config::OnOutOfMemory::Fail => OnOutOfMemory::Fail,
                 config::OnOutOfMemory::Compute => OnOutOfMemory::Compute,

@@ -1,5 +1,7 @@
 //! What commands share: the configuration, the database (private or given) and how to open it.
 
+use std::time::Duration;
+
 use crate::config::Config;
 use crate::postgres::{Server, ServerOptions};
 use crate::store::{Store, StoreOptions};
@@ -45,12 +47,19 @@ impl World {
         let (server, url) = match &config.database_url {
             Some(url) => (None, url.expose().to_owned()),
             None => {
-                let server = Server::start(&server_options(&config)).await?;
+                let options = server_options(&config);
+                let mut server = Server::start(&options).await?;
+                server.keep_running(&options);
                 let url = server.url().to_owned();
                 (Some(server), url)
             }
         };
-        let options = StoreOptions { max_connections: connections, ..StoreOptions::default() };
+        let options = StoreOptions {
+            max_connections: connections,
+            // Over before anybody takes this process for dead.
+            idle_in_transaction: Duration::from_secs(config.lease_seconds) / 2,
+            ..StoreOptions::default()
+        };
         match Store::connect(&url, &options).await {
             Ok(store) => Ok(Self { config, store, url, server }),
             Err(error) => {

@@ -31,6 +31,15 @@ Puts failed items back into the queue with all their attempts, and with --done o
 transcripts stay and are found until new ones replace them, also if the new attempt fails. `spoken ingest` then works \
 on them, as does one that is running.";
 
+/// What `spoken work --help` says first.
+pub(super) const WORK: &str = "\
+Works on what is queued until Ctrl-C or SIGTERM, listing nothing itself; `spoken ingest` and others fill the queue. Any \
+number of processes, on any number of machines that reach the same database (DATABASE_URL), share the work.
+
+With --role fetch a machine near the network downloads and decodes, and leaves the audio in the store that HANDOVER_URL \
+names; with --role transcribe a machine with a GPU takes it from there. What a machine has in hand that dies or is cut \
+off goes to others after LEASE_SECONDS.";
+
 /// What `spoken config --help` says first.
 pub(super) const CONFIG: &str = "\
 Shows every setting in effect and where it comes from. Passwords are not shown.
@@ -137,6 +146,57 @@ pub struct IngestArgs {
     /// Plain lines instead of progress bars
     #[arg(long)]
     pub no_progress: bool,
+}
+
+/// Which part of the work `spoken work` does.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum RoleName {
+    /// All of it
+    #[default]
+    All,
+    /// Download and decode; needs HANDOVER_URL
+    Fetch,
+    /// Transcribe, embed, store; needs HANDOVER_URL
+    Transcribe,
+}
+
+/// Arguments of `spoken work`.
+#[derive(Clone, Debug, Default, Args)]
+#[command(after_long_help = "\
+Examples:
+  spoken work
+  HANDOVER_URL=s3://bucket/audio spoken work --role fetch
+  HANDOVER_URL=s3://bucket/audio spoken work --role transcribe --profile gpu
+  spoken work --drain --json > summary.json
+
+Exit codes: 0 told to stop, 2 wrong usage or configuration; with --drain also 0 all done, 1 some items failed,
+130 interrupted")]
+pub struct WorkArgs {
+    /// Part of the work to do
+    #[arg(long, value_name = "ROLE", default_value = "all")]
+    pub role: RoleName,
+
+    /// End when nothing is left that this role can do
+    ///
+    /// A transcribe node stays as long as there is something to fetch and a fetch node that lives.
+    #[arg(long)]
+    pub drain: bool,
+
+    /// Print a summary as one JSON object on standard output at the end
+    #[arg(long)]
+    pub json: bool,
+
+    /// Plain lines instead of progress bars
+    #[arg(long)]
+    pub no_progress: bool,
+}
+
+/// Arguments of `spoken nodes`.
+#[derive(Clone, Debug, Default, Args)]
+pub struct NodesArgs {
+    /// Print JSON: {"nodes": [{"node_id", "host", "pid", "role", "alive", …}], "waiting": {"items", "bytes", "audio_ms"}}
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// Arguments of `spoken status`.

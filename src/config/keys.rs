@@ -6,7 +6,7 @@ use figment::value::{Empty, Num, Tag, Value};
 
 use super::problem::nearest;
 use super::value::{
-    Compute, DatabaseUrl, Device, Engine, LogFormat, ModelRef, OnOutOfMemory, Resolution, Task,
+    Compute, DatabaseUrl, Device, Encoder, Engine, LogFormat, ModelRef, OnOutOfMemory, Resolution, Task,
     WhisperProfile, expand_home,
 };
 
@@ -27,6 +27,8 @@ pub enum Group {
     Workers,
     /// Downloads and their limits.
     Downloads,
+    /// Work that several machines share.
+    Machines,
     /// Log and progress.
     Output,
 }
@@ -42,6 +44,7 @@ impl Group {
             Self::Embedding => "Embedding",
             Self::Workers => "Workers",
             Self::Downloads => "Downloads",
+            Self::Machines => "Several machines",
             Self::Output => "Output",
         }
     }
@@ -78,6 +81,8 @@ pub(super) enum Kind {
     LogFilter,
     /// A Postgres address; never repeated in a message.
     DatabaseUrl,
+    /// The address of a store that machines share.
+    StoreUrl,
 }
 
 /// One setting.
@@ -160,6 +165,10 @@ impl Key {
                 "a level (error, warn, info, debug, trace) or a list such as warn,spoken=debug".to_owned()
             }
             Kind::DatabaseUrl => "a Postgres address".to_owned(),
+            Kind::StoreUrl => {
+                "file:///directory, s3://bucket/prefix, gs://bucket/prefix or az://container/prefix"
+                    .to_owned()
+            }
         }
     }
 
@@ -171,6 +180,11 @@ impl Key {
     /// True where the value must not be repeated.
     pub fn is_secret(&self) -> bool {
         self.kind == Kind::DatabaseUrl
+    }
+
+    /// True where a wrong value may be repeated in the message about it: it holds no secret, not even a misplaced one.
+    pub(super) fn may_repeat(&self, text: &str) -> bool {
+        !self.is_secret() && (self.kind != Kind::StoreUrl || !text.contains('@'))
     }
 
     /// The typed value of `text`, or what is wrong with it.
@@ -221,6 +235,7 @@ impl Key {
                 .map(|codes| Value::Array(Tag::Default, codes)),
             Kind::LogFilter => check_filter(text).map(|()| Value::from(text)),
             Kind::DatabaseUrl => DatabaseUrl::parse(text).map(|url| Value::from(url.expose())),
+            Kind::StoreUrl => store_url(text).map(Value::from).map_err(|why| format!("{}{why}", must_be())),
         }
     }
 }
@@ -232,6 +247,19 @@ fn number(text: &str, low: f64, high: f64) -> Option<f64> {
 
 fn real(number: f64) -> Value {
     Value::Num(Tag::Default, Num::F64(number))
+}
+
+/// The address of a store, or what is wrong with it beyond its form.
+fn store_url(text: &str) -> Result<String, &'static str> {
+    let url = url::Url::parse(text).map_err(|_| "")?;
+    if !url.username().is_empty() || url.password().is_some() {
+        return Err(", without credentials: these belong into AWS_…, GOOGLE_… or AZURE_… variables");
+    }
+    match (url.scheme(), url.host_str()) {
+        ("file", None) if url.path().len() > 1 => Ok(url.into()),
+        ("s3" | "s3a" | "gs" | "az" | "azure" | "abfs" | "abfss" | "adl", Some(_)) => Ok(url.into()),
+        _ => Err(""),
+    }
 }
 
 /// A list in which each is higher than the one before: a lower one after a higher one could only fail again.
@@ -304,6 +332,7 @@ pub const KEYS: &[Key] = &[
     key!(Transcription, "whisper_parallel_models", "WHISPER_PARALLEL_MODELS", Kind::AutoInt(1, 64), "replicas; they share the weights on a CPU"),
     key!(Transcription, "whisper_threads", "WHISPER_THREADS", Kind::AutoInt(1, 256), "threads of one replica (CPU)"),
     key!(Transcription, "whisper_batch_size", "WHISPER_BATCH_SIZE", Kind::AutoInt(1, 512), "windows in one call of the model"),
+    key!(Transcription, "whisper_encoder", "WHISPER_ENCODER", Kind::OneOf(Encoder::NAMES), "this program's audio encoder where it suits, or the engine's"),
     key!(Transcription, "whisper_on_out_of_memory", "WHISPER_ON_OUT_OF_MEMORY", Kind::OneOf(OnOutOfMemory::NAMES), "what may change where memory lacks for a single window"),
     key!(Transcription, "language", "WHISPER_LANGUAGE", Kind::Language, "language spoken; auto: detected window by window"),
     key!(Transcription, "languages", "WHISPER_LANGUAGES", optional Kind::Languages, "languages that detection may choose from; empty: all"),
@@ -344,6 +373,7 @@ pub const KEYS: &[Key] = &[
     key!(Workers, "db_workers", "DB_WORKERS", Kind::Int(1, 256), "transcripts embedded and written at a time"),
     key!(Workers, "ingestion_limit", "INGESTION_LIMIT", Kind::Int(0, 10_000_000), "new items taken on in one run; 0: all"),
     key!(Workers, "max_attempts", "MAX_ATTEMPTS", Kind::Int(1, 100), "attempts before an item is given up"),
+    key!(Workers, "lease_seconds", "LEASE_SECONDS", Kind::Int(2, 3_600), "silence after which a machine's work goes to others"),
 
     key!(Downloads, "ytdlp_format", "YTDLP_FORMAT", Kind::Text, "yt-dlp's format selection"),
     key!(Downloads, "cookies_file", "COOKIES_FILE", optional Kind::Path, "cookies for sites that want a login"),
@@ -352,6 +382,10 @@ pub const KEYS: &[Key] = &[
     key!(Downloads, "max_duration_hours", "MAX_DURATION_HOURS", Kind::Int(1, 1_000), "longest item"),
     key!(Downloads, "spool_max_mb", "SPOOL_MAX_MB", Kind::Int(64, 1_073_741_824), "room for items in flight, MiB"),
     key!(Downloads, "min_free_disk_mb", "MIN_FREE_DISK_MB", Kind::Int(0, 1_073_741_824), "downloads wait below this, MiB"),
+
+    key!(Machines, "handover_url", "HANDOVER_URL", optional Kind::StoreUrl, "store through which fetch and transcribe nodes share audio"),
+    key!(Machines, "handover_max_mb", "HANDOVER_MAX_MB", Kind::Int(0, 1_073_741_824), "fetch nodes wait beyond this, MiB; 0: no limit"),
+    key!(Machines, "handover_max_hours", "HANDOVER_MAX_HOURS", Kind::Int(0, 1_000_000), "fetch nodes wait beyond this much audio; 0: no limit"),
 
     key!(Output, "log_format", "LOG_FORMAT", Kind::OneOf(LogFormat::NAMES), "form of log and progress"),
     key!(Output, "log_level", "LOG_LEVEL", Kind::LogFilter, "what is logged"),

@@ -128,7 +128,7 @@ impl Reader<'_> {
                 // `IO_WORKERS in the environment` begins with what the problem is headed by already.
                 let place = origin.from.strip_prefix(written).map_or(origin.from.as_str(), str::trim_start);
                 let mut problem = Problem::new(written, message).origin(place);
-                if !key.is_secret() {
+                if key.may_repeat(text) {
                     problem = problem.value(text);
                 }
                 self.problems.push(problem);

@@ -193,6 +193,16 @@ named! {
 }
 
 named! {
+    /// What turns spectrograms into what the decoder reads.
+    Encoder {
+        /// This program's own where it suits processor and model.
+        Auto = "auto",
+        /// The engine's.
+        Engine = "engine",
+    }
+}
+
+named! {
     /// What may change where memory does not suffice for a single window.
     OnOutOfMemory {
         /// Nothing: the item fails, and is tried again later.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use async_channel::{Receiver, Sender};
 
 use super::ending::give_back;
-use super::{Heard, Said, Shared};
+use super::{Heard, Hearing, Said, Shared};
 use crate::event::Step;
 use crate::media::{Failure, Transcript};
 use crate::stage::StageMeter;
@@ -13,6 +13,7 @@ use crate::stage::StageMeter;
 /// Cuts speech into windows for the model's pool; the transcript leaves from the model's own thread.
 pub(super) fn asr_worker(
     shared: &Arc<Shared>,
+    hearing: &Hearing,
     meter: &Arc<StageMeter>,
     from: &Receiver<Heard>,
     to: &Sender<Said>,
@@ -27,6 +28,6 @@ pub(super) fn asr_worker(
                 inner.runtime.clone().spawn(async move { give_back(&inner, lost.0.active).await });
             }
         });
-        shared.steps.transcriber.submit(media_id, &audio, &shared.events, &cancel, done);
+        hearing.transcriber.submit(media_id, &audio, &shared.events, &cancel, done);
     }
 }

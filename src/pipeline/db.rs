@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use async_channel::Receiver;
 
-use super::ending::{lease_lost, settle, stopped};
-use super::{Active, Said, Shared, Steps};
+use super::ending::{lease_lost, remove_object, settle, stopped};
+use super::{Active, Hearing, Said, Shared};
 use crate::embed;
 use crate::event::{Event, Step};
 use crate::media::{Failure, FailureClass, Transcript};
@@ -15,17 +15,23 @@ use crate::stage::StageMeter;
 use crate::store::{EmbeddingModel, SaveError};
 
 /// Embeds and writes.
-pub(super) async fn db_worker(shared: Arc<Shared>, meter: Arc<StageMeter>, from: Receiver<Said>) {
+pub(super) async fn db_worker(
+    shared: Arc<Shared>,
+    hearing: Arc<Hearing>,
+    meter: Arc<StageMeter>,
+    from: Receiver<Said>,
+) {
     while let Some(Said { active, transcript }) = meter.recv(&from).await {
         let busy = meter.busy();
         let stored = match transcript {
-            Ok(transcript) => write(&shared, &active, &transcript).await.map(|w| (w, transcript)),
+            Ok(transcript) => write(&shared, &hearing, &active, &transcript).await.map(|w| (w, transcript)),
             Err(failure) => Err(failure),
         };
         let media_id = active.work.item.media_id;
         match stored {
             Ok((Written::Stored, transcript)) => {
-                shared.steps.spool.remove(media_id);
+                shared.spool.remove(media_id);
+                remove_object(&shared, &active).await;
                 meter.finished();
                 if !transcript.coverage.flags.is_empty() {
                     let (title, flags) = (active.title.clone(), transcript.coverage.flags.clone());
@@ -55,8 +61,13 @@ enum Written {
 
 /// Passages, vectors, one transaction. A database that is away is waited for: what was transcribed is too dear to
 /// throw away.
-async fn write(shared: &Shared, active: &Active, transcript: &Transcript) -> Result<Written, Failure> {
-    let Steps { embedder, store, passages, .. } = &shared.steps;
+async fn write(
+    shared: &Shared,
+    hearing: &Hearing,
+    active: &Active,
+    transcript: &Transcript,
+) -> Result<Written, Failure> {
+    let (Hearing { embedder, passages, .. }, store) = (hearing, &shared.store);
     let media_id = active.work.item.media_id;
     active.held.step(Step::Embed);
     let passages = embed::passages(&transcript.segments, passages);

@@ -4,9 +4,14 @@ use std::time::Duration;
 
 use super::{Active, Shared, backoff};
 use crate::event::Event;
-use crate::media::{Failure, FailureClass, State};
+use crate::media::{Failure, FailureClass, Locator, State};
 use crate::queue::Outcome;
 use crate::store::{Attempt, SaveError};
+
+/// How often what arrives truncated is fetched.
+const FETCHES: u32 = 3;
+/// How long an item waits that found no room on the disk beside others.
+const WHILE_OTHERS_FINISH: Duration = Duration::from_secs(30);
 
 /// The failure of an item that was in hand when everything had to stop; never stored.
 pub(super) fn stopped() -> Failure {
@@ -22,11 +27,14 @@ pub(super) async fn settle(shared: &Shared, active: Active, failure: Failure) {
     if active.held.cancel.is_cancelled() {
         return lease_lost(shared, active).await;
     }
-    let store = &shared.steps.store;
-    let last = !failure.class.is_transient() || active.work.attempt >= shared.sizes.max_attempts;
+    let store = &shared.store;
+    let again = again(shared, &active, &failure);
+    if again.is_none() || matches!(failure.class, FailureClass::NoSpace | FailureClass::Truncated) {
+        // Nobody needs it any more, it fills the disk, or it is not what it should be.
+        shared.spool.remove(media_id);
+    }
     let title = active.title.clone();
-    if last {
-        shared.steps.spool.remove(media_id);
+    let Some(counted) = again else {
         match store.fail(&active.work.claimed, &failure).await {
             Ok(()) => {}
             Err(SaveError::LeaseLost) => return lease_lost(shared, active).await,
@@ -37,6 +45,12 @@ pub(super) async fn settle(shared: &Shared, active: Active, failure: Failure) {
                 return;
             }
         }
+        if active.object.is_some() {
+            remove_object(shared, &active).await;
+            if let Err(error) = store.forget_handovers().await {
+                tracing::debug!(%error, "hand-overs of items that are over stay until the next sweep");
+            }
+        }
         let Failure { class, mut message, remedy } = failure;
         if active.work.again {
             message.push_str("; what was stored before is kept");
@@ -45,9 +59,12 @@ pub(super) async fn settle(shared: &Shared, active: Active, failure: Failure) {
         shared.events.send(Event::ItemFailed { media_id, title, source, class, message, remedy });
         let _ = active.reply.send(Outcome::Done);
         return;
-    }
-    let after = backoff::wait(active.work.attempt, failure.class);
-    match store.delay(&active.work.claimed, &failure, after, Attempt::Counts).await {
+    };
+    let after = match counted {
+        Attempt::Counts => backoff::wait(active.work.attempt, failure.class),
+        Attempt::Free => WHILE_OTHERS_FINISH,
+    };
+    match store.delay(&active.work.claimed, &failure, after, counted).await {
         Ok(_) => {}
         Err(SaveError::LeaseLost) => return lease_lost(shared, active).await,
         Err(error) => tracing::warn!(%media_id, %error, "failed to note a failed attempt"),
@@ -57,12 +74,28 @@ pub(super) async fn settle(shared: &Shared, active: Active, failure: Failure) {
     let _ = active.reply.send(Outcome::Retry { after, message: failure.message });
 }
 
+/// Whether there is another attempt, and whether this one counts.
+fn again(shared: &Shared, active: &Active, failure: &Failure) -> Option<Attempt> {
+    let attempts = match failure.class {
+        // A connection that ends early looks like a whole answer where the server does not tell the length. The file on
+        // our own disk is what it is.
+        FailureClass::Truncated if !matches!(active.work.item.locator, Locator::File(_)) => FETCHES,
+        // Several that share a disk too small for all of them: those that are through make room for the rest.
+        FailureClass::NoSpace if shared.spool.is_shared(active.work.item.media_id) => {
+            return Some(Attempt::Free);
+        }
+        class if class.is_transient() => u32::MAX,
+        _ => return None,
+    };
+    (active.work.attempt < attempts.min(shared.sizes.max_attempts)).then_some(Attempt::Counts)
+}
+
 /// The item is not this worker's any more: what it made is thrown away.
 pub(super) async fn lease_lost(shared: &Shared, active: Active) {
     let media_id = active.work.item.media_id;
-    shared.steps.spool.remove(media_id);
+    shared.spool.remove(media_id);
     // Taken out of the queue, it needs no job any more; taken over by another worker, the job is theirs.
-    let (reason, outcome) = match shared.steps.store.media(media_id).await {
+    let (reason, outcome) = match shared.store.media(media_id).await {
         Ok(Some(row)) if row.error_class == Some(FailureClass::Cancelled) => ("cancelled", Outcome::Done),
         Ok(Some(row)) if row.state == State::Done && active.work.again => {
             ("cancelled; what was stored before is kept", Outcome::Done)
@@ -73,6 +106,16 @@ pub(super) async fn lease_lost(shared: &Shared, active: Active) {
     let _ = active.reply.send(outcome);
 }
 
+/// Removes what another machine had left of an item that is done or given up. What stays because the store is away now, or
+/// because this process dies here, the next sweep removes.
+pub(super) async fn remove_object(shared: &Shared, active: &Active) {
+    if let (Some(handover), Some(key)) = (&shared.handover, &active.object)
+        && let Err(error) = handover.remove(key).await
+    {
+        tracing::warn!(media_id = %key.media_id, %error, "audio that was handed over is not removed yet; the next sweep will");
+    }
+}
+
 /// The answer for an item that was not finished because everything stops: the job stays, ready for the next run.
 pub(super) fn given_back() -> Outcome {
     Outcome::Retry { after: Duration::ZERO, message: "stopped before it was finished".into() }
@@ -80,7 +123,7 @@ pub(super) fn given_back() -> Outcome {
 
 /// Gives an unfinished item back to the queue, its attempt not counted.
 pub(super) async fn give_back(shared: &Shared, active: Active) {
-    if let Err(error) = shared.steps.store.release(&active.work.claimed).await {
+    if let Err(error) = shared.store.release(&active.work.claimed).await {
         tracing::warn!(media_id = %active.work.item.media_id, %error, "failed to release an item; the next start will");
     }
     let _ = active.reply.send(given_back());

@@ -1,4 +1,5 @@
-//! The I/O stage: claims an item, fetches it, decodes it into the spool.
+//! The I/O stage: claims an item, fetches it, decodes it into the spool; then hands it on, to the next stage or to another
+//! machine.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -6,24 +7,29 @@ use std::time::{Duration, Instant};
 use async_channel::{Receiver, Sender};
 
 use super::ending::{give_back, given_back, settle, stopped};
-use super::{Active, Heard, Job, Shared, spool};
+use super::{Active, Bringing, Heard, Job, Shared, send, spool};
 use crate::decode;
 use crate::event::{Event, Step};
-use crate::media::{Audio, Failure, FailureClass, MediaId, Metadata};
+use crate::media::{Audio, Failure, FailureClass, Locator, MediaId, Metadata};
 use crate::queue::Outcome;
 use crate::stage::StageMeter;
-use crate::store::{Claim, Work};
+use crate::store::{Attempt, Claim, SaveError, Work};
 
-/// Claims, fetches, decodes.
+/// Claims, fetches, decodes; then sends to `next`, or where there is none into the store.
 pub(super) async fn io_worker(
     shared: Arc<Shared>,
+    bringing: Arc<Bringing>,
     meter: Arc<StageMeter>,
     jobs: Receiver<Job>,
-    next: Sender<Heard>,
+    next: Option<Sender<Heard>>,
 ) {
     while let Some(Job { media_id, waiting, reply }) = meter.recv(&jobs).await {
-        let may = shared.hand.free(&shared.stop).await;
-        if !may || !shared.steps.spool.room(&shared.events, &shared.stop).await {
+        let room = async {
+            shared.hand.free(&shared.stop).await
+                && shared.spool.room(&shared.events, &shared.stop).await
+                && bringing.backlog.room(&shared.store, &shared.events, &shared.stop).await
+        };
+        if !room.await {
             // Told to stop before the item was touched: the queue keeps the job for the next run.
             let _ = reply.send(given_back());
             continue;
@@ -37,6 +43,10 @@ pub(super) async fn io_worker(
                 continue;
             }
         };
+        if let Some(outcome) = leave_to_others(&shared, &bringing, &work).await {
+            let _ = reply.send(outcome);
+            continue;
+        }
         let mut active = Active {
             title: work.item.title.clone(),
             held: shared.hand.take(work.claimed, &shared.cancel),
@@ -44,24 +54,28 @@ pub(super) async fn io_worker(
             started: Instant::now(),
             work,
             reply,
+            object: None,
         };
         shared.events.send(Event::ItemStarted { media_id, title: active.title.clone() });
-        let brought = bring(&shared, &mut active).await;
-        drop(busy);
-        match brought {
-            Ok(audio) => {
+        match (bring(&shared, &bringing, &mut active).await, &next) {
+            (Ok(audio), Some(next)) => {
+                drop(busy);
                 meter.finished();
-                if let Some(heard) = hand_on(&meter, &next, Heard { active, audio }).await {
+                if let Some(heard) = hand_on(&meter, next, Heard { active, audio }).await {
                     give_back(&shared, heard.active).await;
                 }
             }
-            Err(failure) => settle(&shared, active, failure).await,
+            (Ok(audio), None) => {
+                send::send(&shared, &meter, active, audio).await;
+                bringing.backlog.look_again();
+            }
+            (Err(failure), _) => settle(&shared, active, failure).await,
         }
     }
 }
 
 /// Sends to the next stage; gives the value back where that stage is gone.
-async fn hand_on<T>(meter: &StageMeter, next: &Sender<T>, value: T) -> Option<T> {
+pub(super) async fn hand_on<T>(meter: &StageMeter, next: &Sender<T>, value: T) -> Option<T> {
     let start = Instant::now();
     let sent = next.send(value).await;
     meter.waited_out(start.elapsed());
@@ -69,8 +83,8 @@ async fn hand_on<T>(meter: &StageMeter, next: &Sender<T>, value: T) -> Option<T>
 }
 
 /// Makes the item this worker's, or says what to answer instead.
-async fn claim(shared: &Shared, media_id: MediaId) -> Result<Box<Work>, Outcome> {
-    match shared.steps.store.claim(media_id, &shared.worker).await {
+pub(super) async fn claim(shared: &Shared, media_id: MediaId) -> Result<Box<Work>, Outcome> {
+    match shared.store.claim(media_id, &shared.worker).await {
         Ok(Claim::Work(work)) => Ok(work),
         // Done by a worker that died before it could delete the job, given up, or removed: nothing is left to do.
         Ok(Claim::AlreadyDone | Claim::GivenUp | Claim::Gone) => Err(Outcome::Done),
@@ -81,15 +95,45 @@ async fn claim(shared: &Shared, media_id: MediaId) -> Result<Box<Work>, Outcome>
     }
 }
 
+/// A file that is not on this machine may be on another one that works on the library: then the item is left to that. No
+/// attempt is consumed, however often the wrong machine gets it; with nobody else there it fails as unreadable.
+async fn leave_to_others(shared: &Shared, bringing: &Bringing, work: &Work) -> Option<Outcome> {
+    const LOOK_AGAIN: Duration = Duration::from_secs(15);
+    let Locator::File(path) = &work.item.locator else { return None };
+    if tokio::fs::try_exists(path).await.unwrap_or(true) {
+        return None;
+    }
+    let others = shared.store.other_hosts_fetch(&shared.worker, bringing.lease).await;
+    if !others.unwrap_or(false) {
+        return None;
+    }
+    let message = format!("{} is not on this machine; left to the others", path.display());
+    let failure = Failure::new(FailureClass::Unreadable, message).with_remedy(
+        "run spoken work on the machine that has the file, or share its folder under the same path",
+    );
+    match shared.store.delay(&work.claimed, &failure, LOOK_AGAIN, Attempt::Free).await {
+        Ok(_) => {}
+        Err(SaveError::LeaseLost) => return Some(Outcome::LeaseLost),
+        Err(error) => {
+            tracing::warn!(media_id = %work.item.media_id, %error, "failed to leave an item to others")
+        }
+    }
+    Some(Outcome::Retry { after: LOOK_AGAIN, message: "the file is not on this machine".into() })
+}
+
 /// Fetches and decodes one item into its spool directory.
-async fn bring(shared: &Arc<Shared>, active: &mut Active) -> Result<Audio, Failure> {
+async fn bring(
+    shared: &Arc<Shared>,
+    bringing: &Arc<Bringing>,
+    active: &mut Active,
+) -> Result<Audio, Failure> {
     let item = &active.work.item;
     let media_id = item.media_id;
-    let dir = shared.steps.spool.dir(media_id)?;
+    let dir = shared.spool.dir(media_id)?;
     let fetched = tokio::select! {
         biased;
         () = active.held.cancel.cancelled() => return Err(stopped()),
-        fetched = shared.steps.fetcher.fetch(item, &dir, &shared.events, &active.held.cancel) => fetched?,
+        fetched = bringing.fetcher.fetch(item, &dir, &shared.events, &active.held.cancel) => fetched?,
     };
     active.metadata = fetched.metadata;
     if let Some(title) = &active.metadata.title {
@@ -98,11 +142,11 @@ async fn bring(shared: &Arc<Shared>, active: &mut Active) -> Result<Audio, Failu
     let expected = active.metadata.duration_ms.or(item.duration_ms);
     let Ok(_permit) = shared.decoders.acquire().await else { return Err(stopped()) };
     active.held.step(Step::Decode);
-    let (inner, cancel) = (shared.clone(), active.held.cancel.clone());
+    let (inner, limits, cancel) = (shared.clone(), bringing.clone(), active.held.cancel.clone());
     let (input, output) = (fetched.path.clone(), dir.join(spool::AUDIO));
     let audio = tokio::task::spawn_blocking(move || {
         let mut progress = inner.events.progress(media_id, Step::Decode);
-        let audio = decode::decode(&input, &output, &inner.steps.decode, expected, &mut progress, &cancel)?;
+        let audio = decode::decode(&input, &output, &limits.decode, expected, &mut progress, &cancel)?;
         // Whatever the header said: this is all of it, and from here on the item waits for the next stage.
         let ms = audio.duration_ms().unsigned_abs();
         progress.set(ms, Some(ms));
@@ -111,7 +155,7 @@ async fn bring(shared: &Arc<Shared>, active: &mut Active) -> Result<Audio, Failu
     .await
     .map_err(|e| Failure::new(FailureClass::Internal, format!("decoding stopped unexpectedly: {e}")))??;
     // The download has served; the samples are what the next stage reads.
-    shared.steps.spool.forget_download(media_id, &fetched.path);
-    shared.steps.spool.note(media_id, audio.samples * 2);
+    shared.spool.forget_download(media_id, &fetched.path);
+    shared.spool.note(media_id, audio.samples * 2);
     Ok(audio)
 }

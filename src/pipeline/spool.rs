@@ -10,7 +10,9 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use crate::event::{Event, Events};
-use crate::media::{Failure, FailureClass, MediaId};
+#[cfg(doc)]
+use crate::media::FailureClass;
+use crate::media::{Failure, MediaId};
 
 /// Name of the decoded audio in an item's directory.
 pub const AUDIO: &str = "audio.pcm";
@@ -63,13 +65,18 @@ impl Spool {
     /// The item's directory, made if need be.
     ///
     /// # Errors
-    /// [`FailureClass::Internal`] where it cannot be made (a full or read-only disk).
+    /// [`FailureClass::NoSpace`] or [`FailureClass::Internal`] where it cannot be made (a full or read-only disk).
     pub fn dir(&self, media_id: MediaId) -> Result<PathBuf, Failure> {
         let dir = self.root.join(media_id.to_string());
-        std::fs::create_dir_all(&dir).map_err(|e| {
-            Failure::new(FailureClass::Internal, format!("failed to create {}: {e}", dir.display()))
-        })?;
+        std::fs::create_dir_all(&dir)
+            .map_err(|e| Failure::of_disk(format_args!("failed to create {}", dir.display()), &e))?;
         Ok(dir)
+    }
+
+    /// True while other items have files here as well.
+    pub fn is_shared(&self, media_id: MediaId) -> bool {
+        let own = media_id.to_string();
+        std::fs::read_dir(&self.root).is_ok_and(|entries| entries.flatten().any(|e| e.file_name() != *own))
     }
 
     /// Counts what an item holds on disk.

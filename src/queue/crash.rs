@@ -21,7 +21,7 @@ use uuid::Uuid;
 
 use super::identity::Dead;
 use super::place::{Lane, WINDOW};
-use super::{QueueError, TASK};
+use super::{QueueError, TASKS};
 use crate::media::MediaId;
 
 /// From this score on an item runs alone.
@@ -188,11 +188,11 @@ async fn unlock(connection: &mut PgConnection, workers: &[String]) -> Result<(),
                         * case when m.crashes < $4 then m.crashes else 24 end end, \
                 priority = case when m.crashes = 0 then j.priority else 0 end \
          from media m, graphile_worker._private_tasks t \
-         where j.locked_by = any($1) and t.id = j.task_id and t.identifier = $2 \
+         where j.locked_by = any($1) and t.id = j.task_id and t.identifier = any($2) \
            and j.key = 'media:' || m.media_id || ':' || m.generation",
     )
     .bind(workers)
-    .bind(TASK)
+    .bind(TASKS)
     .bind(WINDOW.as_secs_f64())
     .bind(SUSPECT)
     .execute(&mut *connection)

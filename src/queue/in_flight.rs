@@ -46,6 +46,11 @@ impl InFlight {
         (receiver, Some(sender))
     }
 
+    /// Everything that is in flight, or has ended without having been acted upon.
+    pub(super) fn keys(&self) -> Vec<Key> {
+        self.lock().keys().copied().collect()
+    }
+
     /// Forgets an item whose end has been acted upon.
     pub(super) fn forget(&self, key: Key) {
         self.lock().remove(&key);

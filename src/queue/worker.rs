@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use futures::FutureExt;
 use graphile_worker::{
-    FailureReason, IntoTaskHandlerResult, Job, JobRecovery, JobRecoveryResult, TaskHandler, Worker,
-    WorkerContext, WorkerOptions, WorkerRecoveryConfig,
+    FailureReason, IntoTaskHandlerResult, JobRecovery, JobRecoveryResult, TaskHandler, Worker, WorkerContext,
+    WorkerOptions, WorkerRecoveryConfig,
 };
 use serde::{Deserialize, Serialize};
 use sqlx::postgres::PgPool;
@@ -20,8 +20,8 @@ use tokio_util::sync::CancellationToken;
 use super::in_flight::{Ended, InFlight, Key};
 use super::place::Lane;
 use super::{
-    HEARTBEAT_EVERY, JobInfo, MAX_ATTEMPTS, Outcome, Queue, QueueError, RECONCILE_EVERY, STALE_AFTER,
-    SWEEP_EVERY, TASK, claims, crash, reconcile,
+    JobInfo, Kind, MAX_ATTEMPTS, NEEDED, Outcome, Queue, QueueError, RECONCILE_EVERY, claims, crash, kept,
+    reconcile,
 };
 use crate::media::MediaId;
 
@@ -39,8 +39,8 @@ const AFTER_PANIC: Duration = Duration::from_secs(10);
 type Handler = dyn Fn(MediaId, JobInfo) -> Pin<Box<dyn Future<Output = Outcome> + Send>> + Send + Sync;
 
 /// What all workers of one [`Queue::run`] share.
-struct Shared {
-    pool: PgPool,
+pub(super) struct Shared {
+    pub(super) pool: PgPool,
     handler: Box<Handler>,
     in_flight: InFlight,
     /// Ordinary items hold it together, a suspect alone (see `crash.rs`).
@@ -86,7 +86,8 @@ where
                 () = stop.cancelled() => {}
                 () = sleep(pause) => {}
             }
-            pause = (pause * 2).min(BACKOFF.1);
+            // Sooner than others stop waiting for us (see the recovery hook).
+            pause = (pause * 2).min(BACKOFF.1).min(queue.options.lease / 8);
         }
         // Handlers whose worker failed are attached to nothing; they are waited for all the same.
         shared.in_flight.all_ended().await;
@@ -126,10 +127,9 @@ async fn reconcile_every_minute(shared: &Shared, stop: &CancellationToken) {
 
 /// One worker from start to end: `Ok` after the stop signal when its last job is over, `Err` when it failed.
 async fn run_worker(queue: &Queue, shared: &Arc<Shared>, stop: &CancellationToken) -> Result<(), QueueError> {
-    // What a failed predecessor could not give back for want of a database; our handlers still run.
-    crash::release(&shared.pool, &queue.identity.workers()).await?;
+    let former = queue.identity.workers();
     let failed = CancellationToken::new();
-    let worker = WorkerOptions::default()
+    let options = WorkerOptions::default()
         .database(claims::behind(queue.gate.clone(), shared.pool.clone()))
         .concurrency(queue.options.concurrency)
         .poll_interval(queue.options.poll_interval)
@@ -139,24 +139,37 @@ async fn run_worker(queue: &Queue, shared: &Arc<Shared>, stop: &CancellationToke
         .shutdown_grace_period(NO_DEADLINE)
         .worker_recovery(
             WorkerRecoveryConfig::default()
-                .heartbeat_interval(HEARTBEAT_EVERY)
-                .sweep_interval(SWEEP_EVERY)
-                .sweep_threshold(STALE_AFTER),
+                .heartbeat_interval(queue.options.lease / 8)
+                .sweep_interval(queue.options.lease / 4)
+                .sweep_threshold(queue.options.lease),
         )
-        .on(JobRecovery, recovery_hook(shared.pool.clone(), queue.identity.workers()))
-        .add_extension(Slot { shared: Arc::clone(shared), failed: failed.clone() })
-        .define_job::<IngestMedia>()
-        .init()
-        .await
-        .map_err(|e| QueueError::Library(e.to_string()))?;
+        .on(JobRecovery, recovery_hook(shared.pool.clone(), former.clone(), queue.options.lease / 8))
+        .add_extension(Slot { shared: Arc::clone(shared), failed: failed.clone() });
+    let options = queue.options.kinds.iter().fold(options, |options, kind| match kind {
+        Kind::Fetch => options.define_job::<IngestMedia>(),
+        Kind::Transcribe => options.define_job::<TranscribeMedia>(),
+    });
+    let worker = options.init().await.map_err(|e| QueueError::Library(e.to_string()))?;
     queue.identity.add_worker(worker.worker_id())?;
-    let watch = watch_failure(&worker, stop.clone(), failed);
+    // What a failed predecessor held goes on here where its handler still runs, and back into the queue where not.
+    let keys = shared.in_flight.keys();
+    let kept = kept::take_along(&shared.pool, keys, &former, worker.worker_id()).await?;
+    crash::release(&shared.pool, &former).await?;
+    for job in kept {
+        let slot = Slot { shared: Arc::clone(shared), failed: failed.clone() };
+        tokio::spawn(slot.finish(job, worker.worker_id().to_owned()));
+    }
+    let watch = watch_failure(&worker, stop.clone(), failed.clone());
     tokio::pin!(watch);
     let run = worker.run();
     tokio::pin!(run);
     // The watch never ends before the run: it only passes the failure on.
     tokio::select! {
-        ended = &mut run => ended.map_err(|e| QueueError::Library(e.to_string())),
+        ended = &mut run => ended.map_err(|e| {
+            // Also for the jobs that were taken along.
+            failed.cancel();
+            QueueError::Library(e.to_string())
+        }),
         never = &mut watch => match never {},
     }
 }
@@ -176,21 +189,28 @@ async fn watch_failure(
 }
 
 /// What happens to a job whose worker is found dead by its heartbeat: its item is charged, and the job waits a
-/// little longer each time (the library's default would give the attempt back and let it loop for ever).
+/// little longer each time (the library's default would give the attempt back and let it loop for ever). Not for the
+/// first moments: when the database was away for all, the others come back as we do.
 fn recovery_hook(
     pool: PgPool,
     own: Vec<String>,
+    grace: Duration,
 ) -> impl Fn(graphile_worker::JobRecoveryContext) -> Pin<Box<dyn Future<Output = JobRecoveryResult> + Send>> + Clone
 {
+    let started = Instant::now();
     move |context| {
         let (pool, own) = (pool.clone(), own.clone());
+        let early = started.elapsed() < grace;
         Box::pin(async move {
             let crashed = context.reason == FailureReason::WorkerCrashed;
             let ours =
                 context.previous_worker_id == context.worker_id || own.contains(&context.previous_worker_id);
+            if crashed && !ours && early {
+                return JobRecoveryResult::Skip;
+            }
             if crashed
                 && !ours
-                && let Ok(job) = IngestMedia::deserialize(context.job.payload())
+                && let Ok(job) = Payload::deserialize(context.job.payload())
                 && let Err(error) =
                     crash::charge_swept(&pool, &context.previous_worker_id, job.media_id).await
             {
@@ -201,30 +221,55 @@ fn recovery_hook(
     }
 }
 
-/// The payload of a job.
+/// The payload of a job of either kind.
 #[derive(Debug, Serialize, Deserialize)]
-struct IngestMedia {
+struct Payload {
     media_id: MediaId,
     generation: i32,
 }
 
-impl TaskHandler for IngestMedia {
-    const IDENTIFIER: &'static str = TASK;
-
-    async fn run(self, context: WorkerContext) -> impl IntoTaskHandlerResult {
+impl Payload {
+    async fn run(self, kind: Kind, context: WorkerContext) -> Result<(), String> {
         let Some(slot) = context.get_ext::<Slot>() else {
             return Err("the worker was made without its handler".to_owned());
         };
-        slot.run((self.media_id, self.generation), context.job(), context.worker_id()).await
+        let (job, attempt) = (*context.job().id(), u32::try_from(*context.job().attempts()).unwrap_or(1));
+        slot.run(kind, (self.media_id, self.generation), job, attempt, context.worker_id()).await
+    }
+}
+
+/// [`Kind::Fetch`].
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(transparent)]
+struct IngestMedia(Payload);
+
+impl TaskHandler for IngestMedia {
+    const IDENTIFIER: &'static str = Kind::Fetch.task();
+
+    async fn run(self, context: WorkerContext) -> impl IntoTaskHandlerResult {
+        self.0.run(Kind::Fetch, context).await
+    }
+}
+
+/// [`Kind::Transcribe`].
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(transparent)]
+struct TranscribeMedia(Payload);
+
+impl TaskHandler for TranscribeMedia {
+    const IDENTIFIER: &'static str = Kind::Transcribe.task();
+
+    async fn run(self, context: WorkerContext) -> impl IntoTaskHandlerResult {
+        self.0.run(Kind::Transcribe, context).await
     }
 }
 
 /// What a job finds in its worker.
 #[derive(Clone)]
-struct Slot {
-    shared: Arc<Shared>,
+pub(super) struct Slot {
+    pub(super) shared: Arc<Shared>,
     /// Set when the worker has failed.
-    failed: CancellationToken,
+    pub(super) failed: CancellationToken,
 }
 
 impl fmt::Debug for Slot {
@@ -236,12 +281,18 @@ impl fmt::Debug for Slot {
 impl Slot {
     /// Runs the item's handler, or waits for the one that runs already. `Err` leaves the job in the queue, if it is
     /// still ours.
-    async fn run(&self, key: Key, job: &Job, worker_id: &str) -> Result<(), String> {
+    pub(super) async fn run(
+        &self,
+        kind: Kind,
+        key: Key,
+        job: i64,
+        attempt: u32,
+        worker_id: &str,
+    ) -> Result<(), String> {
         let shared = &self.shared;
         let (mut ended, new) = shared.in_flight.attach(key);
         if let Some(tell) = new {
-            let attempt = u32::try_from(*job.attempts()).unwrap_or(1);
-            tokio::spawn(Arc::clone(shared).handle(key, attempt, tell));
+            tokio::spawn(Arc::clone(shared).handle(kind, key, attempt, tell));
         }
         let end = tokio::select! {
             end = ended.wait_for(Option::is_some) => match end {
@@ -255,7 +306,11 @@ impl Slot {
             Some(Ended::With(Outcome::Done)) => Ok(()),
             Some(Ended::With(Outcome::Retry { after, message })) => {
                 // On an error the end stays known: the job comes back and finds it.
-                reschedule(&shared.pool, key, *job.id(), worker_id, after, &message).await?
+                reschedule(&shared.pool, key, job, worker_id, after, &message).await?
+            }
+            Some(Ended::With(Outcome::Onward)) => {
+                let message = "on to its next step";
+                reschedule(&shared.pool, key, job, worker_id, Duration::ZERO, message).await?
             }
             Some(Ended::With(Outcome::LeaseLost)) => Err("another worker has the item".to_owned()),
             Some(Ended::Failed(message)) => Err(message),
@@ -268,20 +323,24 @@ impl Slot {
 
 impl Shared {
     /// The life of an item in flight. Not tied to a worker: that may fail and come back meanwhile.
-    async fn handle(self: Arc<Self>, key: Key, attempt: u32, tell: watch::Sender<Option<Ended>>) {
+    async fn handle(self: Arc<Self>, kind: Kind, key: Key, attempt: u32, tell: watch::Sender<Option<Ended>>) {
         let end = match self.needed(key).await {
-            Ok(Some(crashes)) => self.call(key, JobInfo { generation: key.1, attempt, crashes }).await,
+            Ok(Some((task, _))) if task != kind.task() => Ended::With(Outcome::Onward),
+            Ok(Some((_, crashes))) => {
+                self.call(key, JobInfo { kind, generation: key.1, attempt, crashes }).await
+            }
             Ok(None) => Ended::With(Outcome::Done),
             Err(error) => Ended::Failed(error.to_string()),
         };
         tell.send_replace(Some(end));
     }
 
-    /// The item's crash score if it still needs this job.
-    async fn needed(&self, (media_id, generation): Key) -> Result<Option<i32>, QueueError> {
-        let crashes = sqlx::query_scalar(
-            "select crashes from media where media_id = $1 and generation = $2 and state in ('queued', 'active')",
-        )
+    /// The kind of job that the item needs, and its crash score, if it still needs any of this generation.
+    async fn needed(&self, (media_id, generation): Key) -> Result<Option<(String, i32)>, QueueError> {
+        let crashes = sqlx::query_as(sqlx::AssertSqlSafe(format!(
+            "select {NEEDED}, crashes from media m \
+             where media_id = $1 and generation = $2 and state in ('queued', 'active')",
+        )))
         .bind(media_id.0)
         .bind(generation)
         .fetch_optional(&self.pool)
@@ -323,8 +382,9 @@ impl Shared {
     }
 }
 
-/// Replaces the running job by one that is due later; the caller then ends the running one as complete. Without a
-/// delay it keeps its place in line, else it comes before those that were not begun. In one statement, and only while the job is ours. Outer error: the database; inner: the job is not ours any more.
+/// Replaces the running job by one that is due later, of the kind that the item needs by now; the caller then ends the
+/// running one as complete. Without a delay it keeps its place in line, else it comes before those that were not begun. In
+/// one statement, and only while the job is ours. Outer error: the database; inner: the job is not ours any more.
 async fn reschedule(
     pool: &PgPool,
     (media_id, generation): Key,
@@ -333,18 +393,19 @@ async fn reschedule(
     after: Duration,
     message: &str,
 ) -> Result<Result<(), String>, String> {
-    let replaced: Option<i64> = sqlx::query_scalar(
-        "with mine as materialized (select id, priority, run_at from graphile_worker._private_jobs \
-            where id = $1 and locked_by = $2 for update) \
-         select (graphile_worker.add_job($3, json_build_object('media_id', $4::uuid, 'generation', $5::int), \
-            run_at => case when $6 > 0 then now() + $6 * interval '1 second' else least(mine.run_at, now()) end, \
-            max_attempts => $7::int, \
-            job_key => 'media:' || $4::uuid || ':' || $5::int, job_key_mode => 'replace', \
-            priority => case when $6 > 0 then least(mine.priority, $8::int) else mine.priority end)).id from mine",
-    )
+    let replaced: Option<i64> = sqlx::query_scalar(sqlx::AssertSqlSafe(format!(
+        "with mine as materialized (select j.id, j.priority, j.run_at, coalesce({NEEDED}, 'ingest_media') as task \
+            from graphile_worker._private_jobs j left join media m on m.media_id = $3 \
+            where j.id = $1 and j.locked_by = $2 for update of j) \
+         select (graphile_worker.add_job(mine.task, \
+            json_build_object('media_id', $3::uuid, 'generation', $4::int), \
+            run_at => case when $5 > 0 then now() + $5 * interval '1 second' else least(mine.run_at, now()) end, \
+            max_attempts => $6::int, \
+            job_key => 'media:' || $3::uuid || ':' || $4::int, job_key_mode => 'replace', \
+            priority => case when $5 > 0 then least(mine.priority, $7::int) else mine.priority end)).id from mine",
+    )))
     .bind(job)
     .bind(worker_id)
-    .bind(TASK)
     .bind(media_id.0)
     .bind(generation)
     .bind(after.as_secs_f64())

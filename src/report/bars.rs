@@ -72,6 +72,11 @@ impl Reporter for Bars {
                 let (mark, facts) = (self.style.paint(Tone::Good, "✓"), self.style.paint(Tone::Dim, &facts));
                 self.print(vec![format!("{mark} {title}  {facts}")]);
             }
+            Event::ItemHandedOver { title, took_ms, .. } if model.total() <= NAME_FINISHED => {
+                let (title, took) = (clean(title), duration(*took_ms));
+                let mark = self.style.paint(Tone::Good, "✓");
+                self.print(vec![format!("{mark} {title}  handed over in {took}")]);
+            }
             Event::ItemFlagged { title, flags, .. } => {
                 self.problem("!", Tone::Warn, title, &summary::in_words(flags), None);
             }

@@ -139,7 +139,9 @@ async fn play(events: Events, terminal: Terminal) {
             stage.wait_in += dt * (stage.workers - stage.hands.len()) as f64;
             for (i, item) in stage.hands.iter_mut().enumerate() {
                 let (total, speed) = match item.step {
-                    Step::Fetch => (item.bytes, 900_000.0 * (1.0 + i as f64 / 9.0)),
+                    Step::Fetch | Step::HandOver | Step::Receive => {
+                        (item.bytes, 900_000.0 * (1.0 + i as f64 / 9.0))
+                    }
                     Step::Decode => (item.audio * 1000.0, 400_000.0),
                     Step::Transcribe => (item.audio * 1000.0, 90_000.0),
                     Step::Embed | Step::Store => (item.audio / 20.0, 150.0),

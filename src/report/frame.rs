@@ -301,6 +301,8 @@ pub(super) fn step_name(step: Option<Step>) -> &'static str {
         None => "start",
         Some(Step::Fetch) => "fetch",
         Some(Step::Decode) => "decode",
+        Some(Step::HandOver) => "hand over",
+        Some(Step::Receive) => "receive",
         Some(Step::Transcribe) => "transcribe",
         Some(Step::Embed) => "embed",
         Some(Step::Store) => "store",
@@ -310,9 +312,9 @@ pub(super) fn step_name(step: Option<Step>) -> &'static str {
 /// What an item that has finished `step` waits for.
 fn waits_for(step: Option<Step>) -> &'static str {
     match step {
-        None | Some(Step::Fetch) => "for decoding",
+        None | Some(Step::Fetch | Step::Receive) => "for decoding",
         Some(Step::Decode) => "for transcription",
-        Some(Step::Transcribe | Step::Embed | Step::Store) => "for storing",
+        Some(Step::HandOver | Step::Transcribe | Step::Embed | Step::Store) => "for storing",
     }
 }
 
@@ -320,9 +322,9 @@ fn waits_for(step: Option<Step>) -> &'static str {
 pub(super) fn step_progress(step: Option<Step>, done: u64, total: Option<u64>) -> String {
     match (step, total) {
         (None, _) | (Some(Step::Store), _) => String::new(),
-        (Some(Step::Fetch), Some(total)) => bytes_of(done, total),
-        (Some(Step::Fetch), None) if done == 0 => String::new(),
-        (Some(Step::Fetch), None) => bytes(done),
+        (Some(Step::Fetch | Step::HandOver | Step::Receive), Some(total)) => bytes_of(done, total),
+        (Some(Step::Fetch | Step::HandOver | Step::Receive), None) if done == 0 => String::new(),
+        (Some(Step::Fetch | Step::HandOver | Step::Receive), None) => bytes(done),
         (Some(Step::Decode | Step::Transcribe), Some(total)) => {
             format!("{} of {}", clock(done), clock(total))
         }

@@ -47,6 +47,7 @@ impl<W: Write + Send> Json<W> {
                 self.progress.insert(*media_id, (*step, now));
             }
             Event::ItemFinished { media_id, .. }
+            | Event::ItemHandedOver { media_id, .. }
             | Event::ItemDelayed { media_id, .. }
             | Event::ItemFailed { media_id, .. } => {
                 self.progress.remove(media_id);

@@ -77,6 +77,15 @@ impl<W: Write + Send> Reporter for Lines<W> {
                     count(*segments as u64, "segment")
                 ));
             }
+            Event::ItemHandedOver { title, audio_ms, bytes: size, took_ms, .. } => {
+                let audio = u64::try_from(*audio_ms).unwrap_or(0);
+                let (took, size) = (duration(*took_ms), bytes(*size));
+                self.line(&format!(
+                    "handed over {}: {} of audio ({size}) in {took}",
+                    clean(title),
+                    clock(audio)
+                ));
+            }
             Event::ItemFlagged { title, flags, .. } => {
                 self.line(&format!(
                     "warning: {} looks incomplete: {}",

@@ -148,7 +148,7 @@ impl Model {
                 }
                 match step {
                     Step::Decode | Step::Transcribe => item.audio_ms = total.or(item.audio_ms),
-                    Step::Fetch | Step::Embed | Step::Store => {}
+                    Step::Fetch | Step::HandOver | Step::Receive | Step::Embed | Step::Store => {}
                 }
                 if *step == Step::Transcribe && *done > item.transcribed_ms {
                     let more = *done - item.transcribed_ms;
@@ -162,6 +162,13 @@ impl Model {
                 let seen = self.in_flight.remove(media_id).map_or(0, |i| i.transcribed_ms);
                 self.transcribed_ms += audio.saturating_sub(seen);
                 self.audio_ms += audio;
+                self.done += 1;
+            }
+            // Done, as far as this run is concerned.
+            Event::ItemHandedOver { media_id, audio_ms, .. } => {
+                self.known.insert(*media_id);
+                self.in_flight.remove(media_id);
+                self.audio_ms += u64::try_from(*audio_ms).unwrap_or(0);
                 self.done += 1;
             }
             Event::ItemFlagged { media_id, title, flags } => self.flagged.push(FlaggedItem {

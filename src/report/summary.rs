@@ -56,6 +56,9 @@ fn headline(run: &RunSummary, style: Style) -> String {
         if run.done > 0 { Tone::Good } else { Tone::Bold },
         &format!("{} done", count(run.done as u64, "item")),
     )];
+    if run.handed_over > 0 {
+        parts.push(format!("{} handed over", run.handed_over));
+    }
     if run.failed > 0 {
         parts.push(style.paint(Tone::Bad, &format!("{} failed", run.failed)));
     }
@@ -180,6 +183,7 @@ pub(super) fn reason(class: FailureClass) -> &'static str {
         FailureClass::Refused => "address refused",
         FailureClass::RateLimited => "the site asks to slow down",
         FailureClass::Network => "network",
+        FailureClass::NoSpace => "the disk is full",
         FailureClass::Setup => "set-up",
         FailureClass::Crashed => "crashed",
         FailureClass::Cancelled => "cancelled",

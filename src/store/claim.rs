@@ -189,6 +189,10 @@ impl Store {
             return outcome(&mut tx, job.claimed, &["done"]).await;
         }
         job.remove_former(&mut tx).await?;
+        sqlx::query("DELETE FROM handovers WHERE media_id = $1")
+            .bind(job.claimed.media_id.0)
+            .execute(&mut *tx)
+            .await?;
         job.copy_segments(&mut tx).await?;
         job.copy_passages(&mut tx).await?;
         job.copy_vectors(&mut tx).await?;

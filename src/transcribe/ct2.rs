@@ -12,6 +12,7 @@ use ct2rs::sys::{
 };
 
 use super::{
+    encoder::Encoder,
     engine::{DecodeOptions, Engine, EngineError, Input, InputKind, Sound, Task, WindowText},
     engines::EngineInfo,
     mel::FRAMES,
@@ -42,6 +43,9 @@ const MAX_PREVIOUS: usize = MAX_LENGTH / 2 - 1;
 pub struct Ct2Whisper {
     name: String,
     whisper: Whisper,
+    encoder: Option<Encoder>,
+    /// Threads of a replica.
+    threads: usize,
     vocabulary: Vocabulary,
     languages: Vec<String>,
     multilingual: bool,
@@ -79,15 +83,24 @@ struct Decoded {
 }
 
 impl Ct2Whisper {
-    fn encode(&self, windows: &[Input<'_>]) -> Result<StorageView<'static>, EngineError> {
+    /// What the decoder reads of `windows`; it may lie in `room`.
+    fn encode<'a>(
+        &self,
+        windows: &[Input<'_>],
+        room: &'a mut Vec<f32>,
+    ) -> Result<StorageView<'a>, EngineError> {
         let size = self.n_mels * FRAMES;
-        let mut features = Vec::with_capacity(windows.len() * size);
-        for window in windows {
-            match window.sound {
-                Sound::LogMel(mel) if mel.len() == size => features.extend_from_slice(mel),
-                _ => return Err(EngineError::Failed(format!("a window is no spectrogram of {size} values"))),
-            }
+        let spectrograms = windows.iter().map(|window| match window.sound {
+            Sound::LogMel(mel) if mel.len() == size => Ok(&mel[..]),
+            _ => Err(EngineError::Failed(format!("a window is no spectrogram of {size} values"))),
+        });
+        let spectrograms: Vec<&[f32]> = spectrograms.collect::<Result<_, _>>()?;
+        if let Some(encoder) = &self.encoder {
+            *room = encoder.encode(&spectrograms, self.threads);
+            let shape = [windows.len(), FRAMES / 2, encoder.width()];
+            return StorageView::new(&shape, room, Ct2Device::CPU).map_err(failed);
         }
+        let mut features = spectrograms.concat();
         let view = StorageView::new(&[windows.len(), self.n_mels, FRAMES], &mut features, Ct2Device::CPU)
             .map_err(failed)?;
         self.whisper.encode(&view, false).map_err(failed)
@@ -238,7 +251,8 @@ impl Engine for Ct2Whisper {
             let alone = batch.iter().map(|w| self.transcribe(std::slice::from_ref(w), temperature, options));
             return Ok(alone.collect::<Result<Vec<_>, _>>()?.into_iter().flatten().collect());
         }
-        let encoded = self.encode(batch)?;
+        let mut room = Vec::new();
+        let encoded = self.encode(batch, &mut room)?;
         let languages = self.detect(batch, &encoded, &options.languages)?;
         let prompts: Vec<Vec<String>> = batch
             .iter()

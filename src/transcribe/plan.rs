@@ -102,6 +102,16 @@ pub enum OnOutOfMemory {
     Cpu,
 }
 
+/// What turns spectrograms into what the decoder reads.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum EncoderChoice {
+    /// This program's own where processor and model suit it, else the engine's.
+    #[default]
+    Auto,
+    /// The engine's.
+    Engine,
+}
+
 /// What was asked for; `None` means: decide.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Wishes {
@@ -115,6 +125,8 @@ pub struct Wishes {
     pub threads: Option<usize>,
     /// Windows that one replica takes at once.
     pub batch_size: Option<usize>,
+    /// What encodes.
+    pub encoder: EncoderChoice,
     /// What may change where memory runs out.
     pub on_out_of_memory: OnOutOfMemory,
 }
@@ -231,7 +243,7 @@ impl Plan {
         if device == Device::Cuda {
             plan.on_cuda(wishes, host, shape, per_window);
         } else {
-            plan.on_cpu(wishes, host, shape, per_window);
+            plan.on_cpu(wishes, host, shape, per_window, decode.beam_size);
         }
         Ok(plan)
     }
@@ -276,12 +288,13 @@ impl Plan {
         }
     }
 
-    fn on_cpu(&mut self, wishes: &Wishes, host: &Host, shape: &Shape, per_window: u64) {
+    fn on_cpu(&mut self, wishes: &Wishes, host: &Host, shape: &Shape, per_window: u64, beams: usize) {
         // Measured: "tiny", "base" and "small" (widths 384 to 768) gain up to four windows, 8 to 13 % over two, and hardly more
-        // beyond. With models smaller than any real one, larger batches only cost memory; with larger ones they cost too much.
+        // beyond. With models smaller than any real one, beams fill a batch by themselves; with larger ones more windows cost
+        // too much memory.
         let batch_size = match shape.d_model {
-            ..384 => 1,
-            384..1024 => 4,
+            ..384 if beams > 1 => 1,
+            ..1024 => 4,
             _ => 2,
         };
         self.batch_size = wishes.batch_size.unwrap_or(batch_size).max(1);
@@ -364,6 +377,7 @@ mod tests {
         decoder_layers: 12,
         parameters: 242_000_000,
         bytes: 484 << 20,
+        in_blocks: false,
     };
     const TINY: Shape = Shape {
         d_model: 384,
@@ -372,6 +386,7 @@ mod tests {
         decoder_layers: 4,
         parameters: 38_000_000,
         bytes: 75 << 20,
+        in_blocks: false,
     };
 
     fn host(cores: usize, memory: u64, cuda_devices: usize) -> Host {

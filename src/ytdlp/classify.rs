@@ -31,11 +31,15 @@ const RULES: &[Rule] = &[
             "ffprobe and ffmpeg not found",
             "no such option",
             "error: invalid",
-            "no space left on device",
             "permission denied",
             "does not look like a netscape format cookies file",
         ],
         remedy: Some("see `spoken doctor` for what is missing"),
+    },
+    Rule {
+        class: FailureClass::NoSpace,
+        phrases: &["no space left on device"],
+        remedy: Some("free some space, or move SPOKEN_DATA_DIR to a larger disk"),
     },
     // A page or playlist that points at this machine's own files, or at what nobody speaks any more: no later attempt
     // changes that.
@@ -358,7 +362,7 @@ mod tests {
             ("ERROR: ffmpeg not found. Please install or provide the path using --ffmpeg-location".into(), Setup),
             ("ERROR: [youtube] aaaaaaaaaaa: Requested format is not available. Use --list-formats for a list of available formats".into(), Internal),
             ("ERROR: [foo] 1: Unable to extract title; please report this issue on  https://github.com/yt-dlp/yt-dlp/issues?q= , filling out the appropriate issue template.".into(), Internal),
-            ("ERROR: unable to write data: [Errno 28] No space left on device".into(), Setup),
+            ("ERROR: unable to write data: [Errno 28] No space left on device".into(), NoSpace),
         ] {
             assert_eq!(class(&text), expected, "{text}");
         }

@@ -81,9 +81,10 @@ impl Library {
         path
     }
 
-    /// The program with these arguments; nothing of this process's environment but the search path reaches it.
+    /// The program with these arguments: the one just built, or `SPOKEN_TEST_BINARY`. Nothing of this process's environment but the search path reaches it.
     pub fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_spoken"));
+        let built = env!("CARGO_BIN_EXE_spoken").into();
+        let mut command = Command::new(std::env::var_os("SPOKEN_TEST_BINARY").unwrap_or(built));
         command
             .args(arguments)
             .current_dir(self.cwd())
@@ -273,7 +274,7 @@ impl Drop for Library {
 }
 
 /// Everything below `root`, except empty folders of its own first level.
-fn left_in(root: &Path) -> Vec<PathBuf> {
+pub fn left_in(root: &Path) -> Vec<PathBuf> {
     walkdir::WalkDir::new(root).min_depth(1).into_iter().flatten().map(walkdir::DirEntry::into_path).collect()
 }
 

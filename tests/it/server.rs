@@ -107,6 +107,7 @@ struct State {
     sent: Mutex<HashMap<String, u64>>,
     faulted: AtomicUsize,
     total_sent: AtomicU64,
+    cut: tokio::sync::Notify,
 }
 
 /// The server.
@@ -124,7 +125,12 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Server {
     /// Starts on a free port.
     pub async fn start() -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        Self::start_on("127.0.0.1").await
+    }
+
+    /// As [`Self::start`], on another address of this machine.
+    pub async fn start_on(address: &str) -> Self {
+        let listener = TcpListener::bind((address, 0)).await.expect("a free port");
         let address = listener.local_addr().expect("a bound socket has an address");
         let state = Arc::new(State::default());
         let shared = Arc::clone(&state);
@@ -132,7 +138,14 @@ impl Server {
             // Dropped with the task, and the connections with it.
             let mut connections = JoinSet::new();
             while let Ok((stream, _)) = listener.accept().await {
-                connections.spawn(answer(stream, Arc::clone(&shared)));
+                let state = Arc::clone(&shared);
+                connections.spawn(async move {
+                    let cut = Arc::clone(&state);
+                    tokio::select! {
+                        () = cut.cut.notified() => {}
+                        () = answer(stream, state) => {}
+                    }
+                });
                 while connections.try_join_next().is_some() {}
             }
         });
@@ -167,6 +180,23 @@ impl Server {
     /// From now on one request in `one_in`, whatever its path, is cut, slow, dropped or answered 500.
     pub fn bad_weather(&self, one_in: u64, seed: u64) {
         *lock(&self.state.weather) = Some(Weather { one_in, state: seed });
+    }
+
+    /// The weather is good again.
+    pub fn good_weather(&self) {
+        *lock(&self.state.weather) = None;
+    }
+
+    /// From now on nothing goes wrong, whatever was planned.
+    pub fn calm(&self) {
+        self.good_weather();
+        lock(&self.state.faults).clear();
+        lock(&self.state.always).clear();
+    }
+
+    /// Cuts every answer that is on its way.
+    pub fn cut_off(&self) {
+        self.state.cut.notify_waiters();
     }
 
     /// Requests that `path` got.

@@ -4,6 +4,7 @@ fn facts(config: &Config, database: Database) -> Facts<'_> {
     Facts {
         config,
         database,
+        handover: None,
         onnx_runtime: None,
         hub_home: None,
         build: Build { whisper_cpp: true, cuda: None },

@@ -78,7 +78,7 @@ fn item(n: i64) -> Item {
 
 async fn work(world: &World, limit: u32, args: &DrillArgs) -> anyhow::Result<()> {
     let mut options = QueueOptions::new(world.config.data_dir.join("workers"), args.concurrency);
-    options.poll_interval = super::super::ingest::TICK;
+    options.poll_interval = super::super::works::TICK;
     options.record_claims = true;
     let mut queue = Queue::open(world.url(), options).await?;
     queue.bury_dead();
@@ -104,7 +104,7 @@ async fn work(world: &World, limit: u32, args: &DrillArgs) -> anyhow::Result<()>
                 tokio::time::sleep(Duration::from_secs(args.linger)).await;
                 stop.cancel();
             }
-            tokio::time::sleep(super::super::ingest::TICK).await;
+            tokio::time::sleep(super::super::works::TICK).await;
         }
     };
     tokio::join!(queue.run(handler, stop.clone()), drained);

@@ -7,7 +7,8 @@ pub(super) const PROFILE: &str = "SPOKEN_PROFILE";
 pub(super) const CONFIG_DIR: &str = "SPOKEN_CONFIG_DIR";
 
 /// Beginnings of names that are this program's in the environment: one that is not known is a mistake.
-const OUR_PREFIXES: &[&str] = &["WHISPER_", "SPOKEN_", "VAD_", "EMBEDDING_", "INGESTION_", "YTDLP_"];
+const OUR_PREFIXES: &[&str] =
+    &["WHISPER_", "SPOKEN_", "VAD_", "EMBEDDING_", "INGESTION_", "YTDLP_", "HANDOVER_"];
 
 /// Names and beginnings of names under `SPOKEN_` that belong to the scripts and tests of the repository.
 const SCRIPT_NAMES: &[&str] =
@@ -51,6 +52,9 @@ const LIBRARY_NAMES: &[&str] = &[
     "PGPASSWORD",
     "TMPDIR",
     "TZ",
+    "AWS_",
+    "GOOGLE_",
+    "AZURE_",
 ];
 
 /// A written name, in the environment or `.env`.

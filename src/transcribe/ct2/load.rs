@@ -8,10 +8,12 @@ use serde::Deserialize;
 use super::{Ct2Whisper, Vocabulary, cuda_devices};
 use crate::transcribe::{
     Download, TranscribeError, TranscribeOptions,
+    encoder::Encoder,
     engine::{Fallback, Loaded},
     model::ModelDir,
-    plan::{Compute, Device, Host, OnOutOfMemory, Plan},
+    plan::{Compute, Device, EncoderChoice, Host, OnOutOfMemory, Plan},
     shape::Shape,
+    variables::Variables,
 };
 
 /// What is read of the model's `config.json`.
@@ -30,27 +32,30 @@ pub fn open(
     download: &mut dyn FnMut(Download),
 ) -> Result<Loaded, TranscribeError> {
     let dir = options.engine.resolve(&options.model, &options.models_dir, download)?;
-    let shape = Shape::read(&dir.path.join("model.bin")).map_err(TranscribeError::Load)?;
+    let mut shape = Shape::read(&dir.path.join("model.bin")).map_err(TranscribeError::Load)?;
     let host = Host::survey(cuda_devices());
+    let own_encoder = options.wishes.encoder == EncoderChoice::Auto && Encoder::suits(&shape);
+    shape.in_blocks = own_encoder && in_bytes(options.wishes.compute);
     let mut plan =
         Plan::new(&options.wishes, &host, &shape, &options.decode).map_err(TranscribeError::Device)?;
     let started = Instant::now();
-    let engine = load(&dir, &mut plan).map_err(TranscribeError::Load)?;
+    let engine = load(&dir, &mut plan, own_encoder).map_err(TranscribeError::Load)?;
     plan.load_ms = started.elapsed().as_millis() as u64;
-    let identity = format!("ct2 {} {} {}", dir.name, dir.weights_bytes, plan.compute);
-    let fallbacks = fallbacks(options, &dir, &plan);
+    let encoder = if engine.encoder.is_some() { " own encoder" } else { "" };
+    let identity = format!("ct2 {} {} {}{encoder}", dir.name, dir.weights_bytes, plan.compute);
+    let fallbacks = fallbacks(options, &dir, &plan, own_encoder);
     Ok(Loaded { engine: Box::new(engine), plan, identity, fallbacks })
 }
 
 /// What to load instead when not even one window fits, as far as the configuration allows.
-fn fallbacks(options: &TranscribeOptions, dir: &ModelDir, plan: &Plan) -> Vec<Fallback> {
+fn fallbacks(options: &TranscribeOptions, dir: &ModelDir, plan: &Plan, own_encoder: bool) -> Vec<Fallback> {
     let allowed = options.wishes.on_out_of_memory;
     let mut others = Vec::new();
     let other = |device: Device, compute: Compute| {
         let (dir, mut plan) = (dir.clone(), Plan { device, compute, replicas: 1, ..plan.clone() });
         Fallback {
             label: format!("{device} {compute}"),
-            load: Box::new(move || Ok(Box::new(load(&dir, &mut plan)?) as _)),
+            load: Box::new(move || Ok(Box::new(load(&dir, &mut plan, own_encoder)?) as _)),
         }
     };
     if allowed != OnOutOfMemory::Fail && plan.device == Device::Cuda && plan.compute != Compute::Int8 {
@@ -65,9 +70,14 @@ fn fallbacks(options: &TranscribeOptions, dir: &ModelDir, plan: &Plan) -> Vec<Fa
     others
 }
 
+/// Whether the weights are bytes and everything else is in single precision: what the own encoder computes.
+fn in_bytes(compute: Compute) -> bool {
+    matches!(compute, Compute::Auto | Compute::Int8 | Compute::Int8Float32)
+}
+
 /// Loads the model in `dir` as `plan` says, and notes in `plan` the precision that was taken in the end. Errors name
 /// the directory, or the precision that the device cannot do.
-fn load(dir: &ModelDir, plan: &mut Plan) -> Result<Ct2Whisper, String> {
+fn load(dir: &ModelDir, plan: &mut Plan, own_encoder: bool) -> Result<Ct2Whisper, String> {
     // Errors come back as errors; the runtime's own words on stderr would break progress bars.
     set_log_level(LogLevel::Critical);
     let vocabulary = Vocabulary::load(&dir.path)?;
@@ -76,11 +86,37 @@ fn load(dir: &ModelDir, plan: &mut Plan) -> Result<Ct2Whisper, String> {
         .map_err(|e| e.to_string())
         .and_then(|bytes| serde_json::from_slice(&bytes).map_err(|e| e.to_string()))
         .map_err(|e| format!("{}: {e}", config_path.display()))?;
-    let whisper = load_weights(dir, plan)?;
+    let own_encoder = own_encoder && plan.device == Device::Cpu && in_bytes(plan.compute);
+    let (whisper, encoder) = std::thread::scope(|scope| {
+        let variables = || Variables::open(&dir.path.join("model.bin"));
+        let encoder = own_encoder.then(|| scope.spawn(move || Encoder::load(&variables()?)));
+        let whisper = load_weights(dir, plan);
+        let encoder =
+            encoder.map(|thread| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
+        Ok::<_, String>((whisper?, encoder.transpose()?.flatten()))
+    })?;
+    // Where the processor cannot do bytes after all.
+    let encoder = encoder.filter(|_| in_bytes(plan.compute));
+    if encoder.is_some() {
+        plan.reasons.push(
+            "an audio encoder of its own, since this processor multiplies bytes and bfloat16; WHISPER_ENCODER=engine takes \
+             CTranslate2's"
+                .to_owned(),
+        );
+    }
     let multilingual = whisper.is_multilingual();
     let languages = if multilingual { vocabulary.languages(&config.lang_ids) } else { vec!["en".to_owned()] };
     let n_mels = whisper.n_mels();
-    Ok(Ct2Whisper { name: dir.name.clone(), whisper, vocabulary, languages, multilingual, n_mels })
+    Ok(Ct2Whisper {
+        name: dir.name.clone(),
+        whisper,
+        encoder,
+        threads: plan.threads,
+        vocabulary,
+        languages,
+        multilingual,
+        n_mels,
+    })
 }
 
 /// Loads the weights, in the first precision that the device can do where that is left to us.

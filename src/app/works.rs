@@ -1,0 +1,285 @@
+//! What every command that works has in common: an open queue, the running stages, and the loop that works until somebody
+//! says that it is over. `ingest`, `sync` and `run` differ only in who finds the work and when it is over.
+
+use std::fs::{File, OpenOptions};
+use std::io::{Read, Write};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+use super::node::Node;
+use super::signals::Stopping;
+use super::steps::{self, Plan, Role};
+use super::world::World;
+use crate::config::Config;
+use crate::event::{Event, Events};
+use crate::pipeline::Pipeline;
+use crate::pipeline::spool::Spool;
+use crate::queue::{JobInfo, Queue};
+use crate::stage::StageSummary;
+use crate::transcribe::WindowCounts;
+
+/// How often the database is asked whether anything is left, and the stages are shown.
+pub const TICK: Duration = Duration::from_millis(250);
+
+/// Everything that is needed to work, but the models. Good for one stretch of work.
+pub struct Works {
+    queue: Arc<Queue>,
+    /// Gone once the stages have it.
+    ready: Option<Ready>,
+}
+
+struct Ready {
+    spool: Spool,
+    plan: Plan,
+    worker: String,
+}
+
+/// What a stretch of work came to.
+#[derive(Debug, Default)]
+pub struct Worked {
+    /// What the stages counted.
+    pub stages: Vec<StageSummary>,
+    /// Windows of the files that were transcribed.
+    pub windows: WindowCounts,
+}
+
+/// What there is to see while it works.
+pub struct Progress<'a> {
+    /// The queue.
+    pub queue: &'a Queue,
+    /// Jobs that this process has in hand.
+    pub in_hand: usize,
+    /// Those of them whose item was taken up; the others wait for their turn.
+    pub taken_up: usize,
+}
+
+impl Works {
+    /// Opens the queue, and takes over what processes that died on this machine left.
+    ///
+    /// # Errors
+    /// Models that cannot be had (told before anything else), the database, or a spool that cannot be made.
+    pub async fn open(world: &World) -> anyhow::Result<Self> {
+        Self::open_as(world, Role::All).await
+    }
+
+    /// As [`Self::open`], for a part of the work.
+    ///
+    /// # Errors
+    /// As for [`Self::open`]; and where the role lacks what it needs.
+    pub async fn open_as(world: &World, role: Role) -> anyhow::Result<Self> {
+        let config = &world.config;
+        let plan = steps::plan_for(config, role)?;
+        let mut options = plan.queue_options(config);
+        options.poll_interval = TICK;
+        let mut queue = Queue::open(world.url(), options).await?;
+        let worker = queue.worker_id().to_string();
+        let spool =
+            Spool::open(&config.data_dir, &worker, config.spool_max_mb << 20, config.min_free_disk_mb << 20)?;
+        adopt(world, &mut queue, &spool).await?;
+        Ok(Self { queue: Arc::new(queue), ready: Some(Ready { spool, plan, worker }) })
+    }
+
+    /// The queue, for whoever finds work.
+    pub fn queue(&self) -> &Arc<Queue> {
+        &self.queue
+    }
+
+    /// Loads the models and works until `over` says so (asked at every tick) or until told to stop; then lets every stage
+    /// run dry.
+    ///
+    /// # Errors
+    /// Models that cannot be loaded, tools that are missing.
+    pub async fn work(
+        &mut self,
+        world: &World,
+        events: &Events,
+        stopping: &Stopping,
+        over: impl AsyncFnMut(Progress<'_>) -> bool,
+    ) -> anyhow::Result<Worked> {
+        let Some(Ready { spool, plan, worker }) = self.ready.take() else { return Ok(Worked::default()) };
+        let role = plan.role;
+        let pipeline = steps::start(world, plan, spool, worker, events, stopping).await?;
+        let node = Node::start(world, &self.queue, &pipeline, role, events).await;
+        let stages = drain(&self.queue, &pipeline, events, stopping, over).await;
+        node.end().await;
+        let windows = pipeline.window_counts();
+        pipeline.spool().close();
+        Ok(Worked { stages, windows })
+    }
+
+    /// Gives the queue back, unless somebody still holds it.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn close(self) -> anyhow::Result<()> {
+        if let Some(ready) = self.ready {
+            ready.spool.close();
+        }
+        if let Some(queue) = Arc::into_inner(self.queue) {
+            queue.close().await?;
+        }
+        Ok(())
+    }
+}
+
+/// Works off the queue until it is over, or until told to stop; then lets every stage run dry.
+async fn drain(
+    queue: &Arc<Queue>,
+    pipeline: &Arc<Pipeline>,
+    events: &Events,
+    stopping: &Stopping,
+    mut over: impl AsyncFnMut(Progress<'_>) -> bool,
+) -> Vec<StageSummary> {
+    let claiming = CancellationToken::new();
+    let in_hand = Arc::new(AtomicUsize::new(0));
+    queue.claim_while({
+        // Weak: the queue must not keep the models loaded.
+        let pipeline = Arc::downgrade(pipeline);
+        move || pipeline.upgrade().is_none_or(|pipeline| pipeline.has_room())
+    });
+    let mut runner = tokio::spawn({
+        let (queue, pipeline, claiming) = (queue.clone(), pipeline.clone(), claiming.clone());
+        let in_hand = in_hand.clone();
+        async move {
+            let handler = move |media_id, job: JobInfo| {
+                let (pipeline, held) = (pipeline.clone(), Held::new(&in_hand));
+                async move {
+                    let outcome = pipeline.process(media_id, job.kind).await;
+                    drop(held);
+                    outcome
+                }
+            };
+            queue.run(handler, claiming).await;
+        }
+    });
+    let mut tick = tokio::time::interval(TICK);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut stop_seen = false;
+    loop {
+        tokio::select! {
+            ended = &mut runner => {
+                if let Err(error) = ended {
+                    tracing::error!(%error, "the queue's worker ended unexpectedly; what is left waits for the next run");
+                }
+                break;
+            }
+            () = stopping.stop.cancelled(), if !stop_seen => {
+                stop_seen = true;
+                claiming.cancel();
+            }
+            _ = tick.tick() => {
+                events.send(Event::StagesSampled { stages: pipeline.stages() });
+                let (in_hand, taken_up) = (in_hand.load(Relaxed), pipeline.in_hand());
+                if !claiming.is_cancelled() && over(Progress { queue, in_hand, taken_up }).await {
+                    claiming.cancel();
+                    if queue.is_paused() {
+                        // What waits for its turn would wait for the end of the pause.
+                        pipeline.stop();
+                    }
+                }
+            }
+        }
+    }
+    pipeline.close().await;
+    let stages = pipeline.stages();
+    events.send(Event::StagesSampled { stages: stages.clone() });
+    stages
+}
+
+/// One job in hand.
+struct Held(Arc<AtomicUsize>);
+
+impl Held {
+    fn new(count: &Arc<AtomicUsize>) -> Self {
+        count.fetch_add(1, Relaxed);
+        Self(count.clone())
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Relaxed);
+    }
+}
+
+/// Takes over the spool directories of processes that died on this machine.
+async fn adopt(world: &World, queue: &mut Queue, spool: &Spool) -> anyhow::Result<()> {
+    let dead: Vec<String> = queue.dead().iter().map(ToString::to_string).collect();
+    if !dead.is_empty() {
+        let unfinished = world.store.unfinished().await?;
+        let wanted: std::collections::HashSet<_> = unfinished.iter().map(|u| u.media_id).collect();
+        spool.adopt(&dead, &|id| wanted.contains(&id));
+        world.store.nodes_ended(&queue.dead()).await?;
+        queue.bury_dead();
+    }
+    Ok(())
+}
+
+/// Says that a process works for this data directory: `work.lock` in it, locked, with the process's id. A second set of
+/// models would only take the memory and the cores of the first, so `sync` leaves its work to whoever sits here.
+#[derive(Debug)]
+pub struct Seat {
+    _locked: File,
+}
+
+/// Why the seat was not had.
+#[derive(Debug)]
+pub enum Taken {
+    /// By this process.
+    By(Option<u32>),
+    /// The file cannot be made or locked.
+    Unusable(std::io::Error),
+}
+
+impl Seat {
+    /// Sits down, if nobody else does.
+    ///
+    /// # Errors
+    /// [`Taken`].
+    pub fn take(config: &Config) -> Result<Self, Taken> {
+        let path = config.data_dir.join("work.lock");
+        let mut file = open(&path).map_err(Taken::Unusable)?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(std::fs::TryLockError::WouldBlock) => {
+                let mut text = String::new();
+                let read = file.read_to_string(&mut text);
+                return Err(Taken::By(read.ok().and_then(|_| text.trim().parse().ok())));
+            }
+            Err(std::fs::TryLockError::Error(error)) => return Err(Taken::Unusable(error)),
+        }
+        // Only for people to read.
+        let _ = file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id()));
+        Ok(Self { _locked: file })
+    }
+}
+
+fn open(path: &Path) -> std::io::Result<File> {
+    if let Some(parent) = path.parent() {
+        std::fs::create_dir_all(parent)?;
+    }
+    OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_process_sits_and_the_next_learns_who() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut config = crate::config::Config::defaults(dir.path());
+        config.data_dir = dir.path().join("data");
+        let first = Seat::take(&config).unwrap();
+        match Seat::take(&config) {
+            Err(Taken::By(Some(pid))) => assert_eq!(pid, std::process::id()),
+            other => panic!("{other:?}"),
+        }
+        drop(first);
+        Seat::take(&config).unwrap();
+    }
+}

@@ -1,0 +1,247 @@
+//! Products of matrices: activations, row by row, with weights that were packed into panels of 64 columns.
+//!
+//! A panel holds, for each step along the inner dimension, the 64 columns' values side by side: four registers. A tile of six
+//! rows and one panel keeps its 24 sums in registers; each step loads the panel's four vectors and six broadcast activations.
+
+use std::arch::x86_64::{
+    __m512, __m512i, _mm512_add_ps, _mm512_cvtepi32_ps, _mm512_dpbf16_ps, _mm512_dpbusd_epi32,
+    _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_loadu_si512, _mm512_mul_ps, _mm512_set1_epi32, _mm512_set1_ps,
+    _mm512_setzero_ps, _mm512_setzero_si512, _mm512_sub_epi32,
+};
+
+use super::vector::{LANES, gelu, load, store};
+
+/// Columns of a panel.
+pub(super) const PANEL: usize = 64;
+/// Rows of a tile.
+pub(super) const TILE: usize = 6;
+
+const VECTORS: usize = PANEL / LANES;
+
+/// What becomes of a product.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Then {
+    /// It is stored.
+    Store,
+    /// Its GELU is stored.
+    Gelu,
+    /// It is added to what is there.
+    Add,
+}
+
+/// A linear layer in 8 bits: a scale for each output, inputs in 8 bits with a scale for each row.
+pub(super) struct Linear {
+    inputs: usize,
+    /// `[outputs / 64][inputs / 4][64][4]`.
+    panels: Vec<i8>,
+    /// What a step of each output's weights is worth.
+    steps: Vec<f32>,
+    /// 128 times the sum of each output's weights, which inputs that were moved by 128 give too much.
+    excess: Vec<i32>,
+    bias: Vec<f32>,
+}
+
+impl Linear {
+    /// From `weights[output][input]`, rounded to 8 bits by the largest of each output, and `bias[output]`.
+    ///
+    /// Outputs have to be a multiple of 64, inputs of 16.
+    pub(super) fn new(weights: &[f32], bias: Vec<f32>) -> Self {
+        let outputs = bias.len();
+        let inputs = weights.len() / outputs;
+        let (mut rounded, mut steps) = (Vec::with_capacity(weights.len()), Vec::with_capacity(outputs));
+        for row in weights.chunks_exact(inputs) {
+            let largest = row.iter().fold(0.0_f32, |most, w| most.max(w.abs()));
+            let scale = if largest > 0.0 { 127.0 / largest } else { 1.0 };
+            rounded.extend(row.iter().map(|w| (w * scale).round_ties_even() as i8));
+            steps.push(1.0 / scale);
+        }
+        Self::of_bytes(&rounded, steps, bias)
+    }
+
+    /// From weights that are in 8 bits already; `steps[output]` is what a step is worth.
+    pub(super) fn of_bytes(weights: &[i8], steps: Vec<f32>, bias: Vec<f32>) -> Self {
+        let outputs = bias.len();
+        let inputs = weights.len() / outputs;
+        assert!(outputs % PANEL == 0 && inputs % LANES == 0, "a layer of {inputs} × {outputs}");
+        let mut panels = Vec::with_capacity(weights.len());
+        for panel in weights.chunks_exact(inputs * PANEL) {
+            for at in (0..inputs).step_by(4) {
+                for row in panel.chunks_exact(inputs) {
+                    panels.extend_from_slice(&row[at..at + 4]);
+                }
+            }
+        }
+        let excess = weights
+            .chunks_exact(inputs)
+            .map(|row| 128 * row.iter().map(|&w| i32::from(w)).sum::<i32>())
+            .collect();
+        Self { inputs, panels, steps, excess, bias }
+    }
+
+    pub(super) fn outputs(&self) -> usize {
+        self.bias.len()
+    }
+
+    /// The layer's outputs for `rows` (as `quantise` made them, six or a multiple), row by row into `out`.
+    #[target_feature(enable = "avx512f,avx512dq,avx512bw,avx512vnni")]
+    pub(super) fn apply(&self, rows: &[u8], worth: &[f32], then: Then, out: &mut [f32]) {
+        let (inputs, outputs) = (self.inputs, self.outputs());
+        let count = worth.len();
+        assert!(
+            count % TILE == 0 && rows.len() == count * inputs && out.len() == count * outputs,
+            "whole tiles of rows"
+        );
+        for (n, panel) in self.panels.chunks_exact(inputs * PANEL).enumerate() {
+            let from = n * PANEL;
+            for first in (0..count).step_by(TILE) {
+                let tile = &rows[first * inputs..][..TILE * inputs];
+                let sums = tile_bytes(tile, panel, inputs);
+                for (r, sums) in sums.iter().enumerate() {
+                    let row = &mut out[(first + r) * outputs..][..outputs];
+                    let worth = _mm512_set1_ps(worth[first + r]);
+                    for (v, sum) in sums.iter().enumerate() {
+                        let at = from + v * LANES;
+                        let excess = &self.excess[at..at + LANES];
+                        // SAFETY: there are sixteen.
+                        let excess = unsafe { _mm512_loadu_si512(excess.as_ptr().cast()) };
+                        let exact = _mm512_cvtepi32_ps(_mm512_sub_epi32(*sum, excess));
+                        let step = _mm512_mul_ps(load(&self.steps, at), worth);
+                        finish(row, at, _mm512_fmadd_ps(exact, step, load(&self.bias, at)), then);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Sums of six rows of bytes and a panel of 64 columns, over `inputs` values.
+#[inline]
+#[target_feature(enable = "avx512f,avx512vnni")]
+fn tile_bytes(rows: &[u8], panel: &[i8], inputs: usize) -> [[__m512i; VECTORS]; TILE] {
+    assert!(rows.len() >= TILE * inputs && panel.len() >= PANEL * inputs && inputs % 4 == 0, "whole tiles");
+    let mut sums = [[_mm512_setzero_si512(); VECTORS]; TILE];
+    let (row, mut column) = (rows.as_ptr(), panel.as_ptr());
+    for at in (0..inputs).step_by(4) {
+        // SAFETY: the panel has 64 · inputs bytes, of which each turn reads the next 256; each row has `inputs` bytes, of which
+        // it reads the four from `at`.
+        unsafe {
+            let columns: [__m512i; VECTORS] =
+                std::array::from_fn(|v| _mm512_loadu_si512(column.add(v * 64).cast()));
+            for (r, sums) in sums.iter_mut().enumerate() {
+                let four = _mm512_set1_epi32(row.add(r * inputs + at).cast::<i32>().read_unaligned());
+                for (sum, column) in sums.iter_mut().zip(columns) {
+                    *sum = _mm512_dpbusd_epi32(*sum, four, column);
+                }
+            }
+            column = column.add(4 * PANEL);
+        }
+    }
+    sums
+}
+
+/// Sums of six rows of pairs of bfloat16 (each row `stride` pairs from the last) and a panel of 64 columns, over `pairs` pairs.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bf16")]
+pub(super) fn tile_pairs(
+    rows: &[u32],
+    stride: usize,
+    panel: &[u32],
+    pairs: usize,
+) -> [[__m512; VECTORS]; TILE] {
+    assert!(rows.len() >= (TILE - 1) * stride + pairs && panel.len() >= PANEL * pairs, "whole tiles");
+    let mut sums = [[_mm512_setzero_ps(); VECTORS]; TILE];
+    let (row, mut column) = (rows.as_ptr(), panel.as_ptr());
+    for at in 0..pairs {
+        // SAFETY: the panel has 64 · pairs values, of which each turn reads the next 64; `rows` reaches to the last row's last
+        // pair. A vector of pairs of bfloat16 is 512 bits like any other.
+        unsafe {
+            let columns: [__m512i; VECTORS] =
+                std::array::from_fn(|v| _mm512_loadu_si512(column.add(v * LANES).cast()));
+            for (r, sums) in sums.iter_mut().enumerate() {
+                let pair = _mm512_set1_epi32(row.add(r * stride + at).cast::<i32>().read());
+                for (sum, column) in sums.iter_mut().zip(columns) {
+                    *sum = _mm512_dpbf16_ps(*sum, std::mem::transmute(pair), std::mem::transmute(column));
+                }
+            }
+            column = column.add(PANEL);
+        }
+    }
+    sums
+}
+
+/// A linear layer in single precision; its inputs may overlap, so that a convolution is one as well.
+pub(super) struct Single {
+    inputs: usize,
+    /// `[outputs / 64][inputs][64]`.
+    panels: Vec<f32>,
+    bias: Vec<f32>,
+}
+
+impl Single {
+    /// From `weight(output, input)`; outputs a multiple of 64.
+    pub(super) fn new(inputs: usize, bias: Vec<f32>, weight: impl Fn(usize, usize) -> f32) -> Self {
+        assert!(bias.len() % PANEL == 0, "a layer of {} outputs", bias.len());
+        let mut panels = Vec::with_capacity(inputs * bias.len());
+        for from in (0..bias.len()).step_by(PANEL) {
+            for input in 0..inputs {
+                panels.extend((from..from + PANEL).map(|output| weight(output, input)));
+            }
+        }
+        Self { inputs, panels, bias }
+    }
+
+    /// GELU of the outputs for rows that begin every `stride` values of `rows`, into `out`, as many as fit there.
+    #[target_feature(enable = "avx512f,avx512dq")]
+    pub(super) fn apply(&self, rows: &[f32], stride: usize, out: &mut [f32]) {
+        let (inputs, outputs) = (self.inputs, self.bias.len());
+        let count = out.len() / outputs;
+        assert!(count % TILE == 0 && rows.len() >= (count - 1) * stride + inputs, "whole tiles of rows");
+        for (n, panel) in self.panels.chunks_exact(inputs * PANEL).enumerate() {
+            for first in (0..count).step_by(TILE) {
+                let sums = tile_singles(&rows[first * stride..], stride, panel, inputs);
+                for (r, sums) in sums.iter().enumerate() {
+                    let row = &mut out[(first + r) * outputs..][..outputs];
+                    for (v, sum) in sums.iter().enumerate() {
+                        let at = n * PANEL + v * LANES;
+                        finish(row, at, _mm512_add_ps(*sum, load(&self.bias, at)), Then::Gelu);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Sums of six rows (each `stride` values from the last) and a panel of 64 columns, over `inputs` values.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn tile_singles(rows: &[f32], stride: usize, panel: &[f32], inputs: usize) -> [[__m512; VECTORS]; TILE] {
+    assert!(rows.len() >= (TILE - 1) * stride + inputs && panel.len() >= PANEL * inputs, "whole tiles");
+    let mut sums = [[_mm512_setzero_ps(); VECTORS]; TILE];
+    let (row, mut column) = (rows.as_ptr(), panel.as_ptr());
+    for at in 0..inputs {
+        // SAFETY: the panel has 64 · inputs values, of which each turn reads the next 64; `rows` reaches to the last row's last
+        // value.
+        unsafe {
+            let columns: [__m512; VECTORS] = std::array::from_fn(|v| _mm512_loadu_ps(column.add(v * LANES)));
+            for (r, sums) in sums.iter_mut().enumerate() {
+                let value = _mm512_set1_ps(row.add(r * stride + at).read());
+                for (sum, column) in sums.iter_mut().zip(columns) {
+                    *sum = _mm512_fmadd_ps(value, column, *sum);
+                }
+            }
+            column = column.add(PANEL);
+        }
+    }
+    sums
+}
+
+#[inline]
+#[target_feature(enable = "avx512f,avx512dq")]
+fn finish(row: &mut [f32], at: usize, value: __m512, then: Then) {
+    let value = match then {
+        Then::Store => value,
+        Then::Gelu => gelu(value),
+        Then::Add => _mm512_add_ps(value, load(row, at)),
+    };
+    store(row, at, value);
+}
