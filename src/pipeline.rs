@@ -21,10 +21,11 @@
 //! Whoever finishes last closes: the [`Pipeline`] drops the entry, each stage ends when its input is closed and
 //! empty, and nothing is lost on the way. The cancellation token is only for leaving early.
 
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use async_channel::Sender;
+use async_channel::{Receiver, Sender};
 use tokio::sync::{Semaphore, oneshot};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -148,8 +149,30 @@ impl Sizes {
 /// One item on its way, and who waits for it.
 struct Job {
     media_id: MediaId,
+    /// Until it is begun.
+    waiting: Waiting,
     reply: oneshot::Sender<Outcome>,
 }
+
+/// Counted among those handed in and not begun, for as long as it lives.
+struct Waiting(Arc<AtomicUsize>);
+
+impl Waiting {
+    fn among(count: &Arc<AtomicUsize>) -> Self {
+        count.fetch_add(1, SeqCst);
+        Self(Arc::clone(count))
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, SeqCst);
+    }
+}
+
+/// Jobs that may wait here for their turn: enough that an I/O worker that becomes free finds the next one, and no more,
+/// since they can be begun nowhere else and nothing can be put before them.
+const AHEAD: usize = 2;
 
 /// An item in work: the claim that fences every write, and what to tell at the end.
 struct Active {
@@ -198,8 +221,25 @@ struct Shared {
 
 /// Where jobs come in: one way in for each kind.
 struct Entries {
-    fetch: Option<Sender<Job>>,
-    transcribe: Option<Sender<Job>>,
+    fetch: Option<Entry>,
+    transcribe: Option<Entry>,
+}
+
+/// The way in for one kind of job.
+#[derive(Clone)]
+struct Entry {
+    jobs: Sender<Job>,
+    /// Handed in and not begun.
+    waiting: Arc<AtomicUsize>,
+}
+
+impl Entry {
+    /// The way in and where it leads.
+    fn new() -> (Self, Receiver<Job>) {
+        // A job in this channel is claimed but nobody works on it: hold as few as possible.
+        let (jobs, taken) = async_channel::bounded(1);
+        (Self { jobs, waiting: Arc::default() }, taken)
+    }
 }
 
 /// The running stages. See the module's page for their shape.
@@ -281,8 +321,7 @@ impl Pipeline {
         let mut entries = Entries { fetch: None, transcribe: None };
 
         if let Some(bringing) = bringing {
-            // A job in this channel is claimed but nobody works on it: hold as few as possible.
-            let (entry, jobs) = async_channel::bounded::<Job>(1);
+            let (entry, jobs) = Entry::new();
             let bringing = Arc::new(bringing);
             // Without anybody to hear it here, audio goes into the store.
             let next = hearing.is_some().then_some(&heard_tx);
@@ -295,7 +334,7 @@ impl Pipeline {
         if hearing.is_some()
             && let Some(handover) = shared.handover.clone()
         {
-            let (entry, jobs) = async_channel::bounded::<Job>(1);
+            let (entry, jobs) = Entry::new();
             for _ in 0..RECEIVERS {
                 let (shared, handover, meter) = (shared.clone(), handover.clone(), meters.io.clone());
                 tasks.spawn(receive_worker(shared, handover, meter, jobs.clone(), heard_tx.clone()));
@@ -346,7 +385,10 @@ impl Pipeline {
         };
         let (reply, outcome) = oneshot::channel();
         let sent = match entry {
-            Some(entry) => entry.send(Job { media_id, reply }).await.is_ok(),
+            Some(Entry { jobs, waiting }) => {
+                let waiting = Waiting::among(&waiting);
+                jobs.send(Job { media_id, waiting, reply }).await.is_ok()
+            }
             None => false,
         };
         match outcome.await {
@@ -358,6 +400,13 @@ impl Pipeline {
     /// Takes up nothing more: what waits for its turn goes back to the queue.
     pub fn stop(&self) {
         self.shared.stop.cancel();
+    }
+
+    /// True while an item that is handed in now would be begun soon, if it is of a kind that few wait of.
+    pub fn has_room(&self) -> bool {
+        let entries = self.entries.lock().unwrap_or_else(|e| e.into_inner());
+        let mut ways = [&entries.fetch, &entries.transcribe].into_iter().flatten();
+        ways.any(|entry| entry.waiting.load(SeqCst) < AHEAD)
     }
 
     /// Items that were taken up and are not finished.

@@ -114,7 +114,7 @@ pub struct QueueOptions {
     pub kinds: Vec<Kind>,
     /// Jobs in flight at once: what the stages and the channels between them hold.
     pub concurrency: usize,
-    /// How often free slots look for work. Each look is one query for each free slot.
+    /// How often free slots look for work. One finds out for all of them that there is none.
     pub poll_interval: Duration,
     /// Connections of the queue's own pool.
     pub connections: u32,
@@ -327,6 +327,12 @@ impl Queue {
     /// The queue as those see and steer it who do not work on it.
     pub fn control(&self) -> Control {
         Control { pool: self.pool.clone() }
+    }
+
+    /// From now on jobs are claimed only while `wanted` is true: asked before each claim, so it must be quick. Without
+    /// it, as many are claimed as may be in flight.
+    pub fn claim_while(&self, wanted: impl Fn() -> bool + Send + Sync + 'static) {
+        self.gate.claim_while(wanted);
     }
 
     /// How long this process's claims took, with [`QueueOptions::record_claims`].

@@ -165,6 +165,11 @@ async fn drain(
 ) -> Vec<StageSummary> {
     let claiming = CancellationToken::new();
     let in_hand = Arc::new(AtomicUsize::new(0));
+    queue.claim_while({
+        // Weak: the queue must not keep the models loaded.
+        let pipeline = Arc::downgrade(pipeline);
+        move || pipeline.upgrade().is_none_or(|pipeline| pipeline.has_room())
+    });
     let mut runner = tokio::spawn({
         let (queue, pipeline, claiming) = (queue.clone(), pipeline.clone(), claiming.clone());
         let in_hand = in_hand.clone();

@@ -100,9 +100,13 @@ pub struct DrillArgs {
     #[arg(long, value_name = "N")]
     pub work: Option<u32>,
 
-    /// Items in flight at once
-    #[arg(long, value_name = "N", default_value_t = 16)]
+    /// Items in flight at once; as many as `ingest` takes by default
+    #[arg(long, value_name = "N", default_value_t = 70)]
     pub concurrency: usize,
+
+    /// Go on asking for so many seconds when nothing is left
+    #[arg(long, value_name = "SECONDS", default_value_t = 0)]
+    pub linger: u64,
 }
 
 /// A time as a person writes it.

@@ -23,7 +23,7 @@ pub(super) async fn io_worker(
     jobs: Receiver<Job>,
     next: Option<Sender<Heard>>,
 ) {
-    while let Some(Job { media_id, reply }) = meter.recv(&jobs).await {
+    while let Some(Job { media_id, waiting, reply }) = meter.recv(&jobs).await {
         let room = async {
             shared.hand.free(&shared.stop).await
                 && shared.spool.room(&shared.events, &shared.stop).await
@@ -34,6 +34,7 @@ pub(super) async fn io_worker(
             let _ = reply.send(given_back());
             continue;
         }
+        drop(waiting);
         let busy = meter.busy();
         let work = match claim(&shared, media_id).await {
             Ok(work) => work,

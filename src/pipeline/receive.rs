@@ -27,13 +27,14 @@ pub(super) async fn receive_worker(
     jobs: Receiver<Job>,
     next: Sender<Heard>,
 ) {
-    while let Some(Job { media_id, reply }) = meter.recv(&jobs).await {
+    while let Some(Job { media_id, waiting, reply }) = meter.recv(&jobs).await {
         let may = shared.hand.free(&shared.stop).await;
         if !may || !shared.spool.room(&shared.events, &shared.stop).await {
             // Told to stop before the item was touched: the queue keeps the job for the next run.
             let _ = reply.send(given_back());
             continue;
         }
+        drop(waiting);
         let busy = meter.busy();
         let work = match claim(&shared, media_id).await {
             Ok(work) => work,

@@ -3,7 +3,9 @@
 //! Every free slot of the library's worker asks for a job at every tick, each with a query of its own: seventy slots
 //! four times a second, also while there is nothing to do. This layer passes everything on but claims. Of these
 //!
-//! * none is made while the queue is paused;
+//! * none is made while the queue is paused, or while this process has no use for another job
+//!   ([`super::Queue::claim_while`]): a job that is claimed and waits here could be begun elsewhere, and nothing that is
+//!   put first can come before it any more;
 //! * at most [`AT_ONCE`] are made at a time: more would only meet each other's locked rows;
 //! * once one has found nothing, the others of the same tick are answered with nothing.
 //!
@@ -11,6 +13,7 @@
 //! saved; the tests of the queue would tell.
 
 use std::any::Any;
+use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -30,6 +33,7 @@ const AT_ONCE: usize = 2;
 #[derive(Debug)]
 pub(super) struct Gate {
     paused: AtomicBool,
+    wanted: Mutex<Wanted>,
     turns: Semaphore,
     /// When a claim last found nothing.
     empty: Mutex<Option<Instant>>,
@@ -37,6 +41,15 @@ pub(super) struct Gate {
     believed: Duration,
     /// Duration of each claim that found a job, and of each that found none; kept only where somebody wants to know.
     times: Option<Mutex<ClaimTimes>>,
+}
+
+/// Whether another job is wanted.
+struct Wanted(Box<dyn Fn() -> bool + Send + Sync>);
+
+impl fmt::Debug for Wanted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Wanted").finish_non_exhaustive()
+    }
 }
 
 /// How long claims took, in the order in which they were made: the statement with its commit, and the wait for a
@@ -54,6 +67,7 @@ impl Gate {
     pub(super) fn new(poll_interval: Duration, record: bool) -> Self {
         Self {
             paused: AtomicBool::new(false),
+            wanted: Mutex::new(Wanted(Box::new(|| true))),
             turns: Semaphore::new(AT_ONCE),
             empty: Mutex::new(None),
             // Less than a tick, so that the next one asks again.
@@ -67,6 +81,11 @@ impl Gate {
         self.paused.swap(paused, Ordering::SeqCst) != paused
     }
 
+    /// From now on claims are made only while `wanted` is true.
+    pub(super) fn claim_while(&self, wanted: impl Fn() -> bool + Send + Sync + 'static) {
+        *locked(&self.wanted) = Wanted(Box::new(wanted));
+    }
+
     pub(super) fn is_paused(&self) -> bool {
         self.paused.load(Ordering::SeqCst)
     }
@@ -77,7 +96,9 @@ impl Gate {
     }
 
     fn closed(&self) -> bool {
-        self.is_paused() || locked(&self.empty).is_some_and(|at| at.elapsed() < self.believed)
+        self.is_paused()
+            || !locked(&self.wanted).0()
+            || locked(&self.empty).is_some_and(|at| at.elapsed() < self.believed)
     }
 
     fn note(&self, found: bool, took: Duration) {
@@ -170,6 +191,18 @@ mod tests {
         }
         let times = gate.times();
         assert_eq!((times.found.len(), times.none.len()), (1, 2));
+    }
+
+    #[test]
+    fn nothing_is_claimed_that_is_not_wanted() {
+        let (gate, wanted) = (Gate::new(Duration::from_secs(1), false), Arc::new(AtomicBool::new(false)));
+        gate.claim_while({
+            let wanted = wanted.clone();
+            move || wanted.load(Ordering::SeqCst)
+        });
+        assert!(gate.closed());
+        wanted.store(true, Ordering::SeqCst);
+        assert!(!gate.closed());
     }
 
     #[test]

@@ -454,11 +454,11 @@ async fn a_running_item_is_shown_where_it_runs_and_stops_when_cancelled() {
 async fn a_paused_run_finishes_what_runs_and_leaves_the_rest() {
     let library = Library::on(&database().await);
     let (server, urls) = served(2).await;
-    // About five seconds.
-    server.fail(
-        "/talk0.wav",
-        [Fault::Slow(1 << 20, Duration::ZERO), Fault::Slow(32 << 10, Duration::from_millis(500))],
-    );
+    // About five seconds, whichever comes first.
+    for path in ["/talk0.wav", "/talk1.wav"] {
+        let slow = Fault::Slow(32 << 10, Duration::from_millis(500));
+        server.fail(path, [Fault::Slow(1 << 20, Duration::ZERO), slow]);
+    }
     let mut command = ingest(&library, &urls);
     command.env("IO_WORKERS", "1");
     let mut working = Working::start(command);
@@ -474,7 +474,7 @@ async fn a_paused_run_finishes_what_runs_and_leaves_the_rest() {
         (&Value::from(0), &Value::from(1))
     );
     assert!(shown["paused"]["until"].is_string());
-    assert!(library.ok(&["queue"]).stdout.starts_with("paused for "));
+    assert!(library.ok(&["queue"]).stdout.starts_with("paused since "));
 
     // A run in the pause takes in what is new and ends at once.
     let more = library.folder("more");
@@ -487,6 +487,42 @@ async fn a_paused_run_finishes_what_runs_and_leaves_the_rest() {
 
     assert!(library.ok(&["queue", "resume"]).stderr.contains("goes on"));
     assert_eq!(library.ok(&["ingest", "--json"]).json()["done"], 2);
+    library.assert_in_order();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_takes_no_more_than_it_can_begin_so_that_what_is_bumped_is_next() {
+    let library = Library::on(&database().await);
+    let (server, urls) = served(12).await;
+    let slow = Fault::Slow(32 << 10, Duration::from_millis(500));
+    server.fail("/talk0.wav", [Fault::Slow(1 << 20, Duration::ZERO), slow]);
+    // All are listed before anything begins, and the slow one is the first.
+    library.ok(&["queue", "pause"]);
+    let sources: Vec<&str> = std::iter::once("ingest").chain(urls.iter().map(String::as_str)).collect();
+    library.ok(&sources);
+    library.ok(&["queue", "bump", &urls[0]]);
+    library.ok(&["queue", "resume"]);
+    let mut command = ingest(&library, &[]);
+    command.env("IO_WORKERS", "1");
+    let mut working = Working::start(command);
+    working.until("\"event\":\"item_started\"");
+    let shown = library.ok(&["queue", "--json", "-n", "50"]).json();
+    let waiting = shown["waiting"].as_array().unwrap();
+    let claimed = waiting.iter().filter(|item| item["claimed"] == true).count();
+    // Two, and what was claimed in the moment before they were counted.
+    assert!(claimed <= 6, "{claimed} of 11 were taken by a worker that can begin one");
+    let last = waiting.last().unwrap()["source"].as_str().unwrap();
+    library.ok(&["queue", "bump", last]);
+    let ran = working.finish();
+    assert_eq!(ran.json()["done"], 12, "{ran}");
+    let id = waiting.last().unwrap()["media_id"].as_str().unwrap();
+    let started: Vec<&str> =
+        ran.stderr.lines().filter(|line| line.contains("\"event\":\"item_started\"")).collect();
+    let place = started.iter().position(|line| line.contains(id)).unwrap();
+    assert!(
+        place <= claimed + 3,
+        "it was begun as number {place}, {claimed} were claimed when it was put first"
+    );
     library.assert_in_order();
 }
 

@@ -37,7 +37,7 @@ pub(super) async fn drill(world: &World, control: &Control, args: &DrillArgs) ->
         add(&world.store, control, args.add).await?;
     }
     if let Some(limit) = args.work {
-        work(world, limit, args.concurrency).await?;
+        work(world, limit, args).await?;
     }
     Ok(EXIT_OK)
 }
@@ -76,8 +76,8 @@ fn item(n: i64) -> Item {
     }
 }
 
-async fn work(world: &World, limit: u32, concurrency: usize) -> anyhow::Result<()> {
-    let mut options = QueueOptions::new(world.config.data_dir.join("workers"), concurrency);
+async fn work(world: &World, limit: u32, args: &DrillArgs) -> anyhow::Result<()> {
+    let mut options = QueueOptions::new(world.config.data_dir.join("workers"), args.concurrency);
     options.poll_interval = super::super::works::TICK;
     options.record_claims = true;
     let mut queue = Queue::open(world.url(), options).await?;
@@ -101,6 +101,7 @@ async fn work(world: &World, limit: u32, concurrency: usize) -> anyhow::Result<(
     let drained = async {
         while !stop.is_cancelled() {
             if queue.drained().await.unwrap_or(false) {
+                tokio::time::sleep(Duration::from_secs(args.linger)).await;
                 stop.cancel();
             }
             tokio::time::sleep(super::super::works::TICK).await;

@@ -49,7 +49,7 @@ fn write(out: &mut impl Write, overview: &Overview) -> std::io::Result<()> {
             || "until `spoken queue resume`".to_owned(),
             |until| format!("until {} (in {})", local(until), about(until - at)),
         );
-        writeln!(out, "{}", style(format!("paused for {} now, {until}", about(*at - pause.since))).yellow())?;
+        writeln!(out, "{}", style(format!("paused since {}, {until}", local(pause.since))).yellow())?;
     }
     writeln!(
         out,
