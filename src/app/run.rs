@@ -130,7 +130,7 @@ async fn schedule(world: &World, shared: &Shared, events: &Events, epoch: &Cance
             }
             Err(error) => {
                 tracing::warn!(
-                    error = format!("{error:#}"),
+                    error = super::in_full(&error),
                     retry_in_s = pause.as_secs(),
                     "the sources cannot be looked at"
                 );
@@ -169,6 +169,10 @@ async fn round(world: &World, events: &Events, epoch: &CancellationToken) -> any
     }
     // What limits held back, as room is made for it.
     take(world, events).await?;
+    if world.config.ingestion_limit > 0 && store.entries_left_over().await? > 0 {
+        // Room is made by every item that ends.
+        return Ok(LOOK);
+    }
     let next = store.next_source_due().await?.unwrap_or(SCHEDULE);
     Ok(next.clamp(LOOK, SCHEDULE))
 }
@@ -206,7 +210,8 @@ async fn work(
             }
             Err(error) => {
                 let message = format!(
-                    "cannot work: {error:#}; trying again in {}",
+                    "cannot work: {}; trying again in {}",
+                    super::in_full(&error),
                     figures::duration(pause.as_millis() as u64)
                 );
                 events.send(Event::Noticed { warning: true, message });
@@ -326,7 +331,10 @@ impl Attending<'_> {
                 changed
             }
             Err(error) => {
-                tell(true, format!("the settings cannot be read, the old ones stay: {error:#}"));
+                tell(
+                    true,
+                    format!("the settings cannot be read, the old ones stay: {}", super::in_full(&error)),
+                );
                 None
             }
         }
@@ -351,7 +359,8 @@ fn changed(old: &Config, new: Config, events: &Events) -> Option<Config> {
         return None;
     }
     if let Err(error) = steps::plan(&fixed) {
-        let message = format!("the new settings are of no use, the old ones stay: {error:#}");
+        let message =
+            format!("the new settings are of no use, the old ones stay: {}", super::in_full(&error));
         events.send(Event::Noticed { warning: true, message });
         return None;
     }

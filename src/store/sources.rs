@@ -512,8 +512,8 @@ fn short_name(source: &str) -> String {
         "atom.xml",
         "feed.json",
     ];
-    let parts = path.split('/').filter(|p| !p.is_empty());
-    let last = parts.filter(|p| !common.contains(&p.to_ascii_lowercase().as_str())).next_back();
+    let mut parts = path.split('/').filter(|p| !p.is_empty());
+    let last = parts.rfind(|p| !common.contains(&p.to_ascii_lowercase().as_str()));
     let name = last.map_or(host.as_str(), |p| p.trim_start_matches('@'));
     let name: String = name.chars().filter(|c| c.is_alphanumeric() || "-_.".contains(*c)).take(40).collect();
     if name.is_empty() { "source".to_owned() } else { name }
