@@ -15,6 +15,7 @@ mod lists;
 mod order;
 mod pages;
 pub mod rules;
+mod youtube;
 
 use std::{
     borrow::Cow,
@@ -31,7 +32,8 @@ pub use entry::{About, Live};
 pub use feed::{Answer, Feed, FeedEntry, Place, Validators};
 pub use files::{Looked, Seen};
 pub use lists::{MAX_LIST_BYTES, parse_list};
-pub use pages::{Reading, facts_are_cheap, feed_item, is_newest_first, is_no_feed};
+pub use pages::{Reading, facts_are_cheap, feed_item};
+pub use youtube::{is_newest_first, is_no_feed};
 
 use crate::media::{Failure, FailureClass, Item, Locator, MediaId};
 use crate::web;

@@ -5,6 +5,7 @@
 //! * Work on one item: [`Store::claim`], then exactly one of [`Store::complete`], [`Store::fail`],
 //!   [`Store::delay`] and [`Store::release`]. Each of the four is **fenced**: it names the number its claim
 //!   drew, and changes nothing once somebody else has claimed the item ([`SaveError::LeaseLost`]).
+//! * Subscriptions: [`sources`].
 //! * Reading: [`Store::counts`], [`Store::items`], [`Store::find`], [`Store::segments`],
 //!   [`Store::dropped`].
 //!

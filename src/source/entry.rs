@@ -159,7 +159,7 @@ impl Entry {
                 self.availability.as_deref(),
                 Some("private" | "premium_only" | "subscriber_only" | "needs_auth")
             ),
-            short: self.url().as_ref().is_some_and(super::pages::is_short),
+            short: self.url().as_ref().is_some_and(super::youtube::is_short),
             unopened: false,
         }
     }
@@ -251,7 +251,7 @@ impl Entry {
 fn site_item(key: &str, id: String, page: Url, hint: Hint) -> Item {
     let extractor = key.to_lowercase();
     let page = match extractor.as_str() {
-        "youtube" => super::pages::watch_url(&id).unwrap_or(page),
+        "youtube" => super::youtube::watch_url(&id).unwrap_or(page),
         _ => page,
     };
     Item {

@@ -6,7 +6,7 @@ use feed_rs::model;
 use reqwest::{Client, StatusCode, header};
 use url::Url;
 
-use super::pages::{is_short, youtube_id};
+use super::youtube::{is_short, youtube_id};
 use crate::media::{Failure, FailureClass};
 use crate::web::{self, Content, Probed, Retry};
 

@@ -5,30 +5,20 @@
 //! gone with the process, so that the next may begin at once. The number that the check drew fences what it writes, in case
 //! the lock went with a broken connection while the process lived on.
 
+mod checks;
+mod taking;
+
 use std::collections::HashMap;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use serde_json::{Value, json};
+use serde_json::Value;
 use sqlx::postgres::PgConnection;
 use sqlx::{Connection, FromRow, Row};
 use uuid::Uuid;
 
-use super::{SaveError, Store, StoreError, clean, items, locator, retrying, text_key};
-use crate::media::{Failure, Item, Locator, MediaId};
-
-/// Half of the key of the advisory lock of one source; the other half is of its id.
-const LOCK: i64 = 0x7370_6f6b_0000_0000;
-/// Advisory lock held while entries are taken on: two at once would both use up the same allowance.
-const TAKE_LOCK: i64 = 0x7370_6f6b_656e_0003;
-/// Entries written in one statement.
-const BATCH: usize = 500;
-/// A source is due again after 0.85 to 0.95 of its interval. Less than all of it, so that a cron job that runs as often finds it
-/// due each time; and not the same for all, so that a hundred sources added together do not stay together.
-const DUE_AFTER: (f64, f64) = (0.85, 0.1);
-/// First pause after a failed check; doubles with each, up to a day (or the source's interval, where that is more).
-const BACKOFF_S: f64 = 600.0;
-const LONGEST_BACKOFF_S: f64 = 86_400.0;
+use super::{Store, StoreError, clean, text_key};
+use crate::media::{Failure, Item, MediaId};
 
 /// What kind of source it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -176,12 +166,8 @@ impl Seen {
 /// An entry as it is known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct KnownEntry {
-    /// It is to be looked at again, and the time has come.
-    pub due: bool,
-    /// It waits for that time.
-    pub waiting: bool,
-    /// Size and time of a file.
-    pub stamp: Option<(u64, i64)>,
+    /// Length in bytes and last modification (nanoseconds since 1970) of a file.
+    pub file: Option<(u64, i64)>,
 }
 
 /// The outcome of a check.
@@ -440,91 +426,6 @@ impl Store {
         Ok(removed)
     }
 
-    /// Locks a source for a check; none where another process checks it right now.
-    ///
-    /// # Errors
-    /// [`StoreError::Database`].
-    pub async fn lock_source(&self, id: Uuid) -> Result<Option<SourceLock>, StoreError> {
-        let mut connection = self.pool.acquire().await?.detach();
-        let (high, low) = id.as_u64_pair();
-        let key = LOCK ^ (high ^ low) as i64;
-        let locked: bool = sqlx::query_scalar("SELECT pg_try_advisory_lock($1)")
-            .bind(key)
-            .fetch_one(&mut connection)
-            .await?;
-        if !locked {
-            let _ = connection.close().await;
-            return Ok(None);
-        }
-        Ok(Some(SourceLock { connection, number: 0, id }))
-    }
-
-    /// Draws the check's number. The source as it is now: another process may have checked it since it was found due. None where
-    /// it is gone, or paused, or (unless `forced`) not due any more.
-    ///
-    /// # Errors
-    /// [`StoreError::Database`].
-    pub async fn begin_check(
-        &self,
-        lock: &mut SourceLock,
-        seen: &Source,
-        forced: bool,
-    ) -> Result<Option<Source>, StoreError> {
-        // A forced check is for nothing as well, if somebody else's ended meanwhile.
-        let number: Option<i64> = sqlx::query_scalar(
-            "UPDATE sources SET checks = checks + 1
-             WHERE source_id = $1 AND NOT paused AND (next_due <= now() OR $2 AND checked_at IS NOT DISTINCT FROM $3)
-             RETURNING checks",
-        )
-        .bind(lock.id)
-        .bind(forced)
-        .bind(seen.checked_at)
-        .fetch_optional(&mut lock.connection)
-        .await?;
-        let Some(number) = number else { return Ok(None) };
-        lock.number = number;
-        self.source(lock.id).await
-    }
-
-    /// What was seen in a source. Of thousands of entries, some hundred kilobytes.
-    ///
-    /// # Errors
-    /// [`StoreError::Database`].
-    pub async fn known_entries(&self, id: Uuid) -> Result<HashMap<MediaId, KnownEntry>, StoreError> {
-        let rows: Vec<(Uuid, bool, bool, Option<i64>, Option<i64>)> = sqlx::query_as(
-            "SELECT media_id, verdict = 'waiting' AND look_at <= now(), verdict = 'waiting', size, mtime_ns
-             FROM source_entries WHERE source_id = $1",
-        )
-        .bind(id)
-        .fetch_all(&self.pool)
-        .await?;
-        Ok(rows
-            .into_iter()
-            .map(|(id, due, waiting, size, mtime)| {
-                let stamp = size.zip(mtime).map(|(size, mtime)| (size.unsigned_abs(), mtime));
-                (MediaId(id), KnownEntry { due, waiting, stamp })
-            })
-            .collect())
-    }
-
-    /// Entries of a source whose time has come to be looked at again.
-    ///
-    /// # Errors
-    /// [`StoreError::Database`].
-    pub async fn due_entries(&self, id: Uuid) -> Result<Vec<(Item, Option<i64>)>, StoreError> {
-        let rows: Vec<(Uuid, Value, Option<DateTime<Utc>>)> = sqlx::query_as(
-            "SELECT item_id, item, published_at FROM source_entries
-             WHERE source_id = $1 AND verdict = 'waiting' AND look_at <= now() AND item IS NOT NULL
-             ORDER BY look_at, media_id",
-        )
-        .bind(id)
-        .fetch_all(&self.pool)
-        .await?;
-        rows.into_iter()
-            .map(|(id, item, at)| Ok((item_from_json(MediaId(id), &item)?, at.map(|at| at.timestamp()))))
-            .collect()
-    }
-
     /// The database's clock.
     ///
     /// # Errors
@@ -533,129 +434,17 @@ impl Store {
         Ok(sqlx::query_scalar("SELECT now()").fetch_one(&self.pool).await?)
     }
 
-    /// Writes what a check found and when the next is due, in one transaction. How many entries were new.
-    ///
-    /// # Errors
-    /// [`SaveError::LeaseLost`] without having changed anything, [`SaveError::Database`].
-    pub async fn end_check(&self, lock: &SourceLock, checked: &Checked) -> Result<usize, SaveError> {
-        retrying(|| self.try_end_check(lock, checked)).await
-    }
-
-    async fn try_end_check(&self, lock: &SourceLock, checked: &Checked) -> Result<usize, SaveError> {
-        let mut tx = self.pool.begin().await?;
-        let (etag, modified) =
-            checked.validators.as_ref().map_or((None, None), |(e, m)| (e.as_deref(), m.as_deref()));
-        // First, so that the row is locked and the number is right until we are through.
-        let ours = sqlx::query(
-            "UPDATE sources SET kind = coalesce($3, kind),
-                 etag = CASE WHEN $4 THEN $5 ELSE etag END, last_modified = CASE WHEN $4 THEN $6 ELSE last_modified END,
-                 checked_at = now(), full_at = CASE WHEN $7 THEN now() ELSE full_at END,
-                 result = $8, failures = 0, error_class = NULL, error = NULL, remedy = NULL, allowance = at_a_time
-             WHERE source_id = $1 AND checks = $2",
-        )
-        .bind(lock.id)
-        .bind(lock.number)
-        .bind(checked.kind.map(SourceKind::as_str))
-        .bind(checked.validators.is_some())
-        .bind(etag.map(clean))
-        .bind(modified.map(clean))
-        .bind(checked.full)
-        .bind(&*clean(&checked.result))
-        .execute(&mut *tx)
-        .await?;
-        if ours.rows_affected() == 0 {
-            return Err(SaveError::LeaseLost);
-        }
-        let mut new = 0;
-        for (n, batch) in checked.entries.chunks(BATCH).enumerate() {
-            new += write_entries(&mut tx, lock.id, batch, n * BATCH).await?;
-        }
-        // Earlier than usual where an entry waits for less.
-        sqlx::query(
-            "UPDATE sources s SET next_due = least(
-                 now() + make_interval(secs => s.every_s * ($2 + $3 * random())),
-                 now() + make_interval(secs => $4),
-                 (SELECT greatest(min(look_at), now() + interval '1 minute') FROM source_entries e
-                  WHERE e.source_id = s.source_id AND e.verdict = 'waiting'))
-             WHERE source_id = $1",
-        )
-        .bind(lock.id)
-        .bind(DUE_AFTER.0)
-        .bind(DUE_AFTER.1)
-        .bind(checked.again_within.map(|d| d.as_secs_f64()))
-        .execute(&mut *tx)
-        .await?;
-        tx.commit().await?;
-        Ok(new)
-    }
-
-    /// Notes that a check failed; the next comes after a pause that grows: ten minutes, twenty, …, up to a day (or the source's
-    /// interval, where that is more). Of what will not change by itself the pause starts at the interval. When that is, from now.
-    ///
-    /// # Errors
-    /// [`SaveError::LeaseLost`] without having changed anything, [`SaveError::Database`].
-    pub async fn fail_check(
-        &self,
-        lock: &SourceLock,
-        failure: &Failure,
-        at_least: Option<Duration>,
-    ) -> Result<Duration, SaveError> {
-        let seconds: Option<f64> = sqlx::query_scalar(
-            "UPDATE sources SET failures = failures + 1, checked_at = now(), error_class = $3, error = $4, remedy = $5,
-                 result = 'failed',
-                 next_due = now() + make_interval(secs => greatest($9, least(
-                     greatest(every_s, $7),
-                     CASE WHEN $8 THEN $6 ELSE greatest($6, every_s) END * 2 ^ least(failures, 20)) * (0.9 + 0.1 * random())))
-             WHERE source_id = $1 AND checks = $2
-             RETURNING extract(epoch FROM next_due - now())::float8",
-        )
-        .bind(lock.id)
-        .bind(lock.number)
-        .bind(failure.class.as_str())
-        .bind(&*clean(&failure.message))
-        .bind(failure.remedy.as_deref().map(clean))
-        .bind(BACKOFF_S)
-        .bind(LONGEST_BACKOFF_S)
-        .bind(failure.class.is_transient())
-        .bind(at_least.map_or(0.0, |d| d.as_secs_f64()))
-        .fetch_optional(&self.pool)
-        .await?;
-        let seconds = seconds.ok_or(SaveError::LeaseLost)?;
-        Ok(Duration::try_from_secs_f64(seconds).unwrap_or_default())
-    }
-
-    /// Takes on entries that are ready, as far as the sources' allowances and `most` (new items in all) go: of each source its
-    /// newest first, the sources in turn. What the library knows already is taken without counting.
+    /// Items that are queued or being worked on.
     ///
     /// # Errors
     /// [`StoreError::Database`].
-    pub async fn take_entries(&self, most: Option<usize>) -> Result<Vec<Taken>, StoreError> {
-        retrying(|| self.try_take_entries(most)).await
-    }
-
-    async fn try_take_entries(&self, most: Option<usize>) -> Result<Vec<Taken>, StoreError> {
-        let mut tx = self.pool.begin().await?;
-        sqlx::query("SELECT pg_advisory_xact_lock($1)").bind(TAKE_LOCK).execute(&mut *tx).await?;
-        let known = ready(&mut tx, "EXISTS (SELECT FROM media m WHERE m.media_id = e.item_id)", None).await?;
-        take(&mut tx, &known).await?;
-        let most = most.map(|n| i64::try_from(n).unwrap_or(i64::MAX));
-        let fresh = ready(&mut tx, "(s.allowance IS NULL OR e.turn <= s.allowance)", most).await?;
-        let taken = take(&mut tx, &fresh).await?;
-        tx.commit().await?;
-        Ok(taken)
-    }
-
-    /// Entries that are ready, whether or not limits allow to take them.
-    ///
-    /// # Errors
-    /// [`StoreError::Database`].
-    pub async fn entries_left_over(&self) -> Result<u64, StoreError> {
+    pub async fn unfinished_count(&self) -> Result<usize, StoreError> {
         let count: i64 = sqlx::query_scalar(
-            "SELECT count(*) FROM source_entries e JOIN sources s USING (source_id) WHERE verdict = 'ready' AND NOT s.paused",
+            "SELECT count(*) FROM media WHERE state <> 'done' AND state IN ('queued', 'active')",
         )
         .fetch_one(&self.pool)
         .await?;
-        Ok(count.unsigned_abs())
+        Ok(usize::try_from(count).unwrap_or(0))
     }
 
     /// Whether an item is queued that can be worked on now, or within `patience`.
@@ -719,8 +508,8 @@ fn short_name(source: &str) -> String {
         "atom.xml",
         "feed.json",
     ];
-    let parts = path.split('/').filter(|p| !p.is_empty());
-    let last = parts.filter(|p| !common.contains(&p.to_ascii_lowercase().as_str())).next_back();
+    let mut parts = path.split('/').filter(|p| !p.is_empty());
+    let last = parts.rfind(|p| !common.contains(&p.to_ascii_lowercase().as_str()));
     let name = last.map_or(host.as_str(), |p| p.trim_start_matches('@'));
     let name: String = name.chars().filter(|c| c.is_alphanumeric() || "-_.".contains(*c)).take(40).collect();
     if name.is_empty() { "source".to_owned() } else { name }
@@ -761,204 +550,6 @@ fn read_source(row: &sqlx::postgres::PgRow) -> Result<Source, sqlx::Error> {
     })
 }
 
-/// Writes entries; how many were not known in this source.
-async fn write_entries(
-    conn: &mut PgConnection,
-    source: Uuid,
-    batch: &[Seen],
-    before: usize,
-) -> Result<usize, sqlx::Error> {
-    // An item that stands twice in a list is one entry; the last word about it counts.
-    let mut rows: HashMap<Uuid, (usize, &Seen)> = HashMap::new();
-    for (n, seen) in batch.iter().enumerate() {
-        rows.insert(seen.key(), (before + n, seen));
-    }
-    // In one order everywhere, so that two that write the same entries cannot wait for each other.
-    let mut rows: Vec<(Uuid, (usize, &Seen))> = rows.into_iter().collect();
-    rows.sort_unstable_by_key(|(id, _)| *id);
-    let fates: Vec<(&str, Option<String>, Option<f64>)> = rows
-        .iter()
-        .map(|(_, (_, seen))| match &seen.fate {
-            Fate::Ready => ("ready", None, None),
-            Fate::Left(reason) => ("left", Some(clean(reason).into_owned()), None),
-            Fate::Waiting { reason, after } => {
-                ("waiting", Some(clean(reason).into_owned()), Some(after.as_secs_f64()))
-            }
-            Fate::Opened => ("opened", None, None),
-        })
-        .collect();
-    let known: i64 =
-        sqlx::query_scalar("SELECT count(*) FROM source_entries WHERE source_id = $1 AND media_id = ANY($2)")
-            .bind(source)
-            .bind(rows.iter().map(|r| r.0).collect::<Vec<_>>())
-            .fetch_one(&mut *conn)
-            .await?;
-    sqlx::query(
-        "INSERT INTO source_entries (media_id, source_id, item_id, verdict, reason, look_at, title, item, published_at, place, size, mtime_ns)
-         SELECT n.media_id, $1, n.item_id, n.verdict, n.reason, now() + make_interval(secs => n.after), n.title, n.item, n.published_at,
-                n.place, n.size, n.mtime_ns
-         FROM unnest($2::uuid[], $3::text[], $4::text[], $5::float8[], $6::text[], $7::jsonb[], $8::timestamptz[], $9::int[],
-                     $10::bigint[], $11::bigint[], $12::uuid[])
-              AS n (media_id, verdict, reason, after, title, item, published_at, place, size, mtime_ns, item_id)
-         ON CONFLICT (media_id, source_id) DO UPDATE SET
-             item_id = excluded.item_id, verdict = excluded.verdict, reason = excluded.reason, look_at = excluded.look_at, title = excluded.title,
-             item = excluded.item, published_at = coalesce(excluded.published_at, source_entries.published_at),
-             size = excluded.size, mtime_ns = excluded.mtime_ns",
-    )
-    .bind(source)
-    .bind(rows.iter().map(|r| r.0).collect::<Vec<_>>())
-    .bind(fates.iter().map(|f| f.0).collect::<Vec<_>>())
-    .bind(fates.iter().map(|f| f.1.clone()).collect::<Vec<_>>())
-    .bind(fates.iter().map(|f| f.2).collect::<Vec<_>>())
-    .bind(rows.iter().map(|(_, (_, s))| clean(&s.item.title).into_owned()).collect::<Vec<_>>())
-    .bind(
-        rows.iter()
-            .map(|(_, (_, s))| matches!(s.fate, Fate::Ready | Fate::Waiting { .. }).then(|| item_to_json(&s.item)))
-            .collect::<Vec<_>>(),
-    )
-    .bind(
-        rows.iter()
-            .map(|(_, (_, s))| s.published_at.and_then(|s| DateTime::<Utc>::from_timestamp(s, 0)))
-            .collect::<Vec<_>>(),
-    )
-    .bind(rows.iter().map(|(_, (n, _))| i32::try_from(*n).unwrap_or(i32::MAX)).collect::<Vec<_>>())
-    .bind(rows.iter().map(|(_, (_, s))| s.file.map(|(_, size, _)| i64::try_from(size).unwrap_or(i64::MAX))).collect::<Vec<_>>())
-    .bind(rows.iter().map(|(_, (_, s))| s.file.map(|(.., mtime_ns)| mtime_ns)).collect::<Vec<_>>())
-    .bind(rows.iter().map(|(_, (_, s))| s.item.media_id.0).collect::<Vec<_>>())
-    .execute(conn)
-    .await?;
-    Ok(rows.len() - usize::try_from(known).unwrap_or(0).min(rows.len()))
-}
-
-/// An entry that is ready.
-struct Ready {
-    entry: Uuid,
-    source_id: Uuid,
-    source: String,
-    language: Option<String>,
-    priority: i16,
-    item: Item,
-    /// Length and modification of a file.
-    file: Option<(u64, i64)>,
-}
-
-/// Ready entries that fulfil `condition`, in the order in which they are taken on.
-async fn ready(
-    conn: &mut PgConnection,
-    condition: &str,
-    most: Option<i64>,
-) -> Result<Vec<Ready>, StoreError> {
-    let sql = format!(
-        "SELECT e.media_id, e.source_id, e.item_id, e.item, e.size, e.mtime_ns, s.source, s.language, s.priority
-         FROM (SELECT *, row_number() OVER (PARTITION BY source_id ORDER BY published_at DESC NULLS LAST, place, media_id)
-                      AS turn
-               FROM source_entries WHERE verdict = 'ready') e
-         JOIN sources s ON s.source_id = e.source_id
-         WHERE NOT s.paused AND {condition}
-         ORDER BY s.priority, e.turn, e.source_id LIMIT $1"
-    );
-    let rows = sqlx::query(sqlx::AssertSqlSafe(sql)).bind(most).fetch_all(conn).await?;
-    rows.iter()
-        .map(|row| {
-            let entry: Uuid = row.try_get("media_id")?;
-            let stored: Value = row.try_get("item")?;
-            let item = item_from_json(MediaId(row.try_get("item_id")?), &stored)?;
-            let (size, mtime): (Option<i64>, Option<i64>) = (row.try_get("size")?, row.try_get("mtime_ns")?);
-            let file = size.zip(mtime).map(|(size, mtime_ns)| (size.unsigned_abs(), mtime_ns));
-            Ok(Ready {
-                entry,
-                source_id: row.try_get("source_id")?,
-                source: row.try_get("source")?,
-                language: row.try_get("language")?,
-                priority: row.try_get("priority")?,
-                item,
-                file,
-            })
-        })
-        .collect()
-}
-
-/// Makes entries items; those that are new in the library.
-async fn take(conn: &mut PgConnection, entries: &[Ready]) -> Result<Vec<Taken>, StoreError> {
-    let mut taken = Vec::new();
-    // A source at a time, because where an item was found is noted for all at once.
-    let mut by_source: HashMap<Uuid, Vec<&Ready>> = HashMap::new();
-    for entry in entries {
-        by_source.entry(entry.source_id).or_default().push(entry);
-    }
-    let mut groups: Vec<_> = by_source.into_iter().collect();
-    groups.sort_unstable_by_key(|(id, _)| *id);
-    for (source_id, group) in groups {
-        let Some(first) = group.first() else { continue };
-        let all: Vec<Item> = group.iter().map(|r| r.item.clone()).collect();
-        let mut new = 0_i32;
-        for batch in all.chunks(BATCH) {
-            let inserted = items::insert_new(conn, batch, &first.source).await?;
-            new += i32::try_from(inserted.len()).unwrap_or(i32::MAX);
-            if let Some(language) = &first.language {
-                sqlx::query("UPDATE media SET language_wanted = $2 WHERE media_id = ANY($1)")
-                    .bind(inserted.iter().map(|id| id.0).collect::<Vec<_>>())
-                    .bind(language)
-                    .execute(&mut *conn)
-                    .await?;
-            }
-            taken.extend(group.iter().filter(|r| inserted.contains(&r.item.media_id)).map(|r| Taken {
-                media_id: r.item.media_id,
-                title: r.item.title.clone(),
-                source_id,
-                priority: r.priority,
-            }));
-        }
-        for Ready { file, item, .. } in &group {
-            if let (Some((size, mtime_ns)), Locator::File(path)) = (file, &item.locator) {
-                items::remember(&mut *conn, path, *size, *mtime_ns, item.media_id).await?;
-            }
-        }
-        sqlx::query(
-            "UPDATE source_entries SET verdict = 'taken', reason = NULL, item = NULL
-             WHERE source_id = $1 AND media_id = ANY($2)",
-        )
-        .bind(source_id)
-        .bind(group.iter().map(|r| r.entry).collect::<Vec<_>>())
-        .execute(&mut *conn)
-        .await?;
-        sqlx::query("UPDATE sources SET allowance = greatest(0, allowance - $2) WHERE source_id = $1")
-            .bind(source_id)
-            .bind(new)
-            .execute(&mut *conn)
-            .await?;
-    }
-    // In the order of the entries again: that is the order of their jobs.
-    let order: HashMap<MediaId, usize> =
-        entries.iter().enumerate().map(|(n, r)| (r.item.media_id, n)).collect();
-    taken.sort_by_key(|t| order.get(&t.media_id).copied());
-    taken.dedup_by_key(|t| t.media_id);
-    Ok(taken)
-}
-
-fn item_to_json(item: &Item) -> Value {
-    json!({
-        "extractor": item.extractor, "id": item.source_id, "locator": locator::to_json(&item.locator),
-        "source": item.source, "title": item.title, "duration_ms": item.duration_ms,
-    })
-}
-
-fn item_from_json(media_id: MediaId, value: &Value) -> Result<Item, sqlx::Error> {
-    let bad = |what: String| sqlx::Error::Decode(what.into());
-    let text = |key: &str| {
-        value[key].as_str().map(str::to_owned).ok_or_else(|| bad(format!("an entry without {key}: {value}")))
-    };
-    Ok(Item {
-        media_id,
-        extractor: text("extractor")?,
-        source_id: text("id")?,
-        locator: locator::from_json(&value["locator"]).map_err(bad)?,
-        source: text("source")?,
-        title: text("title")?,
-        duration_ms: value["duration_ms"].as_i64(),
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -976,20 +567,5 @@ mod tests {
         ] {
             assert_eq!(short_name(source), name, "{source}");
         }
-    }
-
-    #[test]
-    fn items_come_back_from_json() {
-        let item = Item {
-            media_id: MediaId::new("file", "abc"),
-            extractor: "file".into(),
-            source_id: "abc".into(),
-            locator: crate::media::Locator::File("/a/b.mp4".into()),
-            source: "/a/b.mp4".into(),
-            title: "b".into(),
-            duration_ms: Some(5),
-        };
-        assert_eq!(item_from_json(item.media_id, &item_to_json(&item)).unwrap(), item);
-        assert!(item_from_json(item.media_id, &json!({})).is_err());
     }
 }
