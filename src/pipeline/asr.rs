@@ -17,13 +17,14 @@ pub(super) fn asr_worker(
     to: &Sender<Said>,
 ) {
     while let Some(Heard { active, audio }) = meter.recv_blocking(from) {
-        let media_id = active.work.item.media_id;
+        let (media_id, language) = (active.work.item.media_id, active.work.language.clone());
         let (to, inner) = (to.clone(), shared.clone());
         let done = Box::new(move |transcript: Result<Transcript, Failure>| {
             if let Err(lost) = to.send_blocking(Said { active, transcript }) {
                 inner.runtime.clone().spawn(async move { give_back(&inner, lost.0.active).await });
             }
         });
-        shared.steps.transcriber.submit(media_id, &audio, &shared.events, &shared.cancel, done);
+        let (events, cancel) = (&shared.events, &shared.cancel);
+        shared.steps.transcriber.submit_in(language.as_deref(), media_id, &audio, events, cancel, done);
     }
 }

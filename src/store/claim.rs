@@ -32,6 +32,8 @@ pub struct Work {
     pub attempt: u32,
     /// How often a worker went away with the item in its hand, without finishing or releasing it.
     pub crashes: u32,
+    /// The language that was asked for; none: as configured.
+    pub language: Option<String>,
 }
 
 /// The answer to [`Store::claim`].
@@ -121,7 +123,7 @@ impl Store {
                  attempts = attempts + CASE WHEN state = 'active' THEN 0 ELSE 1 END,
                  state = 'active', worker = $2, retry_at = NULL, started_at = now(), updated_at = now()
              WHERE media_id = $1 AND state IN ('queued', 'active')
-             RETURNING extractor, source_id, locator, source, title, duration_ms, fence, attempts, crashes",
+             RETURNING extractor, source_id, locator, source, title, duration_ms, fence, attempts, crashes, language_wanted",
         )
         .bind(media_id.0)
         .bind(&*clean(worker))
@@ -154,6 +156,7 @@ impl Store {
             claimed: Claimed { media_id, fence: row.try_get("fence")? },
             attempt: row.try_get::<i32, _>("attempts")?.max(1) as u32,
             crashes: row.try_get::<i32, _>("crashes")?.max(0) as u32,
+            language: row.try_get("language_wanted")?,
         })))
     }
 
