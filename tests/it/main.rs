@@ -16,5 +16,6 @@ mod show;
 mod silence;
 mod sources;
 mod store;
+mod sync;
 mod transcribe;
 mod words;

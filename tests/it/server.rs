@@ -104,6 +104,7 @@ struct State {
     always: Mutex<HashMap<String, Fault>>,
     weather: Mutex<Option<Weather>>,
     requests: Mutex<HashMap<String, usize>>,
+    unchanged: Mutex<HashMap<String, usize>>,
     sent: Mutex<HashMap<String, u64>>,
     faulted: AtomicUsize,
     total_sent: AtomicU64,
@@ -172,6 +173,11 @@ impl Server {
     /// Requests that `path` got.
     pub fn requests(&self, path: &str) -> usize {
         lock(&self.state.requests).get(path).copied().unwrap_or(0)
+    }
+
+    /// Conditional requests of `path` that were answered 304.
+    pub fn unchanged(&self, path: &str) -> usize {
+        lock(&self.state.unchanged).get(path).copied().unwrap_or(0)
     }
 
     /// Requests of all paths.
@@ -259,6 +265,10 @@ async fn answer(stream: TcpStream, state: Arc<State>) {
         (Some(Fault::Status(code)), _) => short(&mut stream, *code, "").await,
         (Some(Fault::Redirect(to)), _) => short(&mut stream, 302, &format!("Location: {to}\r\n")).await,
         (_, None) => short(&mut stream, 404, "").await,
+        (_, Some(page)) if is_known(&page, header("if-none-match"), header("if-modified-since")) => {
+            *lock(&state.unchanged).entry(path.clone()).or_default() += 1;
+            let _ = stream.write_all(b"HTTP/1.1 304 Not Modified\r\nConnection: close\r\n\r\n").await;
+        }
         (_, Some(page)) => {
             let range = header("range").filter(|_| page.ranges);
             let same = header("if-range")
@@ -267,6 +277,15 @@ async fn answer(stream: TcpStream, state: Arc<State>) {
         }
     }
     let _ = stream.shutdown().await;
+}
+
+/// Whether the client has what the page is now (RFC 9110 §13.1: the tag counts before the time).
+fn is_known(page: &Page, tag: Option<String>, since: Option<String>) -> bool {
+    match (tag, since) {
+        (Some(tag), _) => Some(tag) == page.etag,
+        (None, Some(since)) => Some(since) == page.last_modified,
+        (None, None) => false,
+    }
 }
 
 async fn short(stream: &mut TcpStream, code: u16, more: &str) {
