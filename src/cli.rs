@@ -5,6 +5,7 @@
 
 mod args;
 mod offline;
+mod sources;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -17,6 +18,10 @@ pub use args::{
     RetryArgs, SearchArgs, SearchMode, ShowArgs, StatusArgs,
 };
 pub use offline::{BenchArgs, TranscribeArgs};
+pub use sources::{
+    RunArgs, Since, SourceAddArgs, SourceArgs, SourceCommand, SourceListArgs, SourceNameArgs, SourcePriority,
+    SourceRemoveArgs, SourceShowArgs, SyncArgs,
+};
 
 use crate::config::{LogFormat, Override};
 use crate::telemetry::Color;
@@ -39,6 +44,7 @@ const STYLES: Styles = Styles::styled()
 /// The commands as `spoken --help` lists them.
 const GROUPS: &[(&str, &[&str])] = &[
     ("Bring in", &["ingest", "status", "retry"]),
+    ("Keep up", &["source", "sync", "run"]),
     ("Find and read", &["search", "show", "export"]),
     ("Without a library", &["transcribe", "bench"]),
     ("Set up", &["doctor", "config", "db", "completions"]),
@@ -127,6 +133,15 @@ pub enum Command {
     /// Try failed items again
     #[command(long_about = args::RETRY)]
     Retry(RetryArgs),
+    /// Subscribe to channels, podcasts, feeds and folders
+    #[command(long_about = sources::SOURCE)]
+    Source(Box<SourceArgs>),
+    /// Check what is due and bring in what is new, once: for cron
+    #[command(long_about = sources::SYNC)]
+    Sync(SyncArgs),
+    /// Check and bring in until told to stop: a daemon
+    #[command(long_about = sources::RUN)]
+    Run(RunArgs),
     /// Find what was said
     #[command(long_about = args::SEARCH)]
     Search(SearchArgs),
@@ -207,6 +222,9 @@ impl Cli {
             set("whisper_model", args.model.clone(), "--model");
             set("whisper_profile", args.quality.clone(), "--quality");
             set("beam_size", args.beam_size.clone(), "--beam-size");
+        }
+        if let Command::Sync(args) = &self.command {
+            set("ingestion_limit", args.limit.clone(), "--limit");
         }
         if let Command::Ingest(args) = &self.command {
             set("ingestion_limit", args.limit.clone(), "--limit");

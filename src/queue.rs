@@ -349,6 +349,17 @@ async fn reconcile(pool: &PgPool) -> Result<u64, QueueError> {
     Ok(added.unsigned_abs())
 }
 
+/// Makes the library's tables where they are missing, for who adds jobs ([`enqueue_in`]) and does not work on them.
+///
+/// # Errors
+/// [`QueueError`].
+pub async fn prepare(pool: &PgPool) -> Result<(), QueueError> {
+    let there: bool = sqlx::query_scalar("select to_regclass('graphile_worker._private_jobs') is not null")
+        .fetch_one(pool)
+        .await?;
+    if there { Ok(()) } else { migrate(pool).await }
+}
+
 async fn migrate(pool: &PgPool) -> Result<(), QueueError> {
     let mut connection = pool.acquire().await?.detach();
     sqlx::query("select pg_advisory_lock($1)").bind(MIGRATE_LOCK).execute(&mut connection).await?;

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
+use futures::TryStreamExt;
 use tokio_util::sync::CancellationToken;
 
 use super::signals::Stopping;
@@ -15,10 +16,13 @@ use super::steps::{self, Plan};
 use super::world::World;
 use crate::config::Config;
 use crate::event::{Event, Events};
+use crate::media::{MediaId, State};
 use crate::pipeline::Pipeline;
 use crate::pipeline::spool::Spool;
-use crate::queue::{Queue, QueueOptions};
+use crate::queue::{self, Queue, QueueOptions};
 use crate::stage::StageSummary;
+use crate::store::sources as entries;
+use crate::store::{ItemFilter, Store};
 use crate::transcribe::WindowCounts;
 
 /// How often the database is asked whether anything is left, and the stages are shown.
@@ -44,6 +48,24 @@ pub struct Worked {
     pub stages: Vec<StageSummary>,
     /// Windows of the files that were transcribed.
     pub windows: WindowCounts,
+}
+
+impl Worked {
+    /// Adds a later stretch.
+    pub fn add(&mut self, more: Self) {
+        self.windows.windows += more.windows.windows;
+        self.windows.known += more.windows.known;
+        if self.stages.len() != more.stages.len() {
+            self.stages = more.stages;
+            return;
+        }
+        for (all, more) in self.stages.iter_mut().zip(more.stages) {
+            all.busy_ms += more.busy_ms;
+            all.wait_in_ms += more.wait_in_ms;
+            all.wait_out_ms += more.wait_out_ms;
+            all.items += more.items;
+        }
+    }
 }
 
 /// What there is to see while it works.
@@ -192,6 +214,67 @@ async fn adopt(world: &World, queue: &mut Queue, spool: &Spool) -> anyhow::Resul
         queue.bury_dead();
     }
     Ok(())
+}
+
+/// Tells of the items that wait from before: they count as part of what follows.
+///
+/// # Errors
+/// The database's.
+pub async fn tell_waiting(store: &Store, events: &Events) -> anyhow::Result<()> {
+    for state in [State::Queued, State::Active] {
+        let mut rows = store.items(&ItemFilter { state: Some(state), ..ItemFilter::default() });
+        while let Some(row) = rows.try_next().await? {
+            events.send(Event::ItemQueued { media_id: row.media_id, title: row.title });
+        }
+    }
+    Ok(())
+}
+
+/// Takes on what subscribed sources have ready, within the limit.
+pub struct Taking {
+    store: Store,
+    events: Events,
+    /// New items that may be taken on; 0: all.
+    limit: usize,
+    taken: AtomicUsize,
+}
+
+impl Taking {
+    /// A taking of at most `limit` new items in all; 0: of all.
+    pub fn new(store: Store, events: Events, limit: usize) -> Self {
+        Self { store, events, limit, taken: AtomicUsize::new(0) }
+    }
+
+    /// How many were taken on so far.
+    pub fn taken(&self) -> usize {
+        self.taken.load(Relaxed)
+    }
+
+    /// Takes on what is ready now, and queues it; whether there was something.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn take(&self) -> anyhow::Result<bool> {
+        let most = (self.limit > 0).then(|| self.limit.saturating_sub(self.taken()));
+        let taken = self.store.take_entries(most).await?;
+        if taken.is_empty() {
+            return Ok(false);
+        }
+        self.taken.fetch_add(taken.len(), Relaxed);
+        queue::prepare(self.store.pool()).await?;
+        // Sorted by priority already; a stretch of one priority is added at once.
+        for same in taken.chunk_by(|a, b| a.priority == b.priority) {
+            let Some(first) = same.first() else { continue };
+            let jobs: Vec<(MediaId, i32)> = same.iter().map(|t| (t.media_id, 0)).collect();
+            let mut tx = self.store.pool().begin().await?;
+            queue::enqueue_in(&mut tx, &jobs, first.priority).await?;
+            tx.commit().await?;
+        }
+        for entries::Taken { media_id, title, .. } in taken {
+            self.events.send(Event::ItemQueued { media_id, title });
+        }
+        Ok(true)
+    }
 }
 
 /// Says that a process works for this data directory: `work.lock` in it, locked, with the process's id. A second set of

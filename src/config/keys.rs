@@ -173,6 +173,14 @@ impl Key {
         self.kind == Kind::DatabaseUrl
     }
 
+    /// Whether `text` is a value of this key (no path).
+    ///
+    /// # Errors
+    /// What it must be.
+    pub fn accepts(&self, text: &str) -> Result<(), String> {
+        self.check(text, Base { directory: Path::new("/"), home: None }).map(drop)
+    }
+
     /// The typed value of `text`, or what is wrong with it.
     pub(super) fn check(&self, text: &str, base: Base<'_>) -> Result<Value, String> {
         let text = text.trim();
