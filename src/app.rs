@@ -4,6 +4,7 @@
 //! * [`ingest`], [`listing`] — `spoken ingest`: sources into jobs, jobs through the pipeline.
 //! * [`steps`] — settings into running steps.
 //! * [`offline`] — files to transcripts without a database: [`transcribe`] and [`mod@bench`].
+//! * [`limits`] — `spoken limits`: how sites stand.
 //! * [`library`] — commands that read: status, show, search, export, and retry.
 //! * [`world`] — the open database that commands share.
 //! * [`doctor`] — is everything there?
@@ -29,6 +30,7 @@ pub mod bench;
 pub mod doctor;
 pub mod ingest;
 pub mod library;
+pub mod limits;
 pub mod listing;
 pub mod offline;
 pub mod signals;
@@ -137,6 +139,12 @@ async fn run(cli: &Cli, loaded: Loaded, output: &Output) -> anyhow::Result<u8> {
         Command::Retry(args) => {
             let world = World::open(loaded.config, READER_CONNECTIONS).await?;
             let done = library::retry(&world, args).await;
+            world.close().await;
+            done
+        }
+        Command::Limits(args) => {
+            let world = World::open(loaded.config, READER_CONNECTIONS).await?;
+            let done = limits::limits(&world, args).await;
             world.close().await;
             done
         }

@@ -14,7 +14,7 @@ use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueHint};
 
 pub use args::{
     CompletionsArgs, ConfigArgs, DbArgs, DbCommand, DoctorArgs, ExportArgs, ExportFormat, IngestArgs,
-    RetryArgs, SearchArgs, SearchMode, ShowArgs, StatusArgs,
+    LimitsArgs, RetryArgs, SearchArgs, SearchMode, ShowArgs, StatusArgs,
 };
 pub use offline::{BenchArgs, TranscribeArgs};
 
@@ -38,7 +38,7 @@ const STYLES: Styles = Styles::styled()
 
 /// The commands as `spoken --help` lists them.
 const GROUPS: &[(&str, &[&str])] = &[
-    ("Bring in", &["ingest", "status", "retry"]),
+    ("Bring in", &["ingest", "status", "retry", "limits"]),
     ("Find and read", &["search", "show", "export"]),
     ("Without a library", &["transcribe", "bench"]),
     ("Set up", &["doctor", "config", "db", "completions"]),
@@ -127,6 +127,8 @@ pub enum Command {
     /// Try failed items again
     #[command(long_about = args::RETRY)]
     Retry(RetryArgs),
+    /// Say how hard sites were asked in the last hour, and which are left alone and why
+    Limits(LimitsArgs),
     /// Find what was said
     #[command(long_about = args::SEARCH)]
     Search(SearchArgs),
@@ -224,6 +226,8 @@ impl Cli {
             set("asr_workers", args.asr_workers.clone(), "--asr-workers");
             set("db_workers", args.db_workers.clone(), "--db-workers");
             set("cookies_file", path(&args.cookies), "--cookies");
+            let allowed = args.allow_private_addresses.then(|| "true".to_owned());
+            set("allow_private_addresses", allowed, "--allow-private-addresses");
             // Bars are what `auto` adds on a terminal; JSON lines never had any.
             if args.no_progress && global.log_format.is_none() {
                 set("log_format", Some("text".to_owned()), "--no-progress");

@@ -17,7 +17,8 @@
 //!   [`fetch`] brings their bytes, [`decode`] turns them into 16 kHz mono, [`speech`] finds who
 //!   talks when and cuts windows, [`transcribe`] runs Whisper over the windows of all files at once,
 //!   [`embed`] forms passages and vectors, [`store`] writes and reads the database.
-//! * **Tools of the steps**: [`web`] (addresses, HTTP, what an answer is), [`ytdlp`] (running yt-dlp).
+//! * **Tools of the steps**: [`govern`] (how hard sites are asked), [`web`] (addresses, which of them may be reached, HTTP,
+//!   what an answer is), [`ytdlp`] (running yt-dlp).
 //! * **The wiring**: [`pipeline`] joins the steps with bounded channels (every capacity and worker
 //!   count stands there), [`queue`] makes each item a durable job.
 //! * **Finding it again**: [`search`], [`export`].
@@ -29,6 +30,7 @@ pub mod event;
 pub mod media;
 pub mod stage;
 
+pub mod govern;
 pub mod web;
 pub mod ytdlp;
 

@@ -418,6 +418,10 @@ pub enum FailureClass {
     Refused,
     /// The site asks to slow down or takes us for a bot.
     RateLimited,
+    /// The site shows the page and refuses the media: its address has expired, or yt-dlp is out of date.
+    Forbidden,
+    /// Our own limits for the site are used up, or it is left alone for a while: the item's turn comes later.
+    Paced,
     /// The network or the server failed; may work later.
     Network,
     /// A tool or model that the step needs is missing or broken; fix the set-up, then retry.
@@ -431,7 +435,10 @@ pub enum FailureClass {
 impl FailureClass {
     /// True where the same attempt may succeed later without anybody doing something.
     pub fn is_transient(self) -> bool {
-        matches!(self, Self::RateLimited | Self::Network | Self::Internal)
+        matches!(
+            self,
+            Self::RateLimited | Self::Forbidden | Self::Paced | Self::NotYet | Self::Network | Self::Internal
+        )
     }
 
     /// The name used in the database and in JSON.
@@ -451,12 +458,23 @@ impl FailureClass {
             Self::NotYet => "not_yet",
             Self::Refused => "refused",
             Self::RateLimited => "rate_limited",
+            Self::Forbidden => "forbidden",
+            Self::Paced => "paced",
             Self::Network => "network",
             Self::Setup => "setup",
             Self::Crashed => "crashed",
             Self::Internal => "internal",
         }
     }
+}
+
+/// When another attempt may be worth it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Retry {
+    /// So long from now.
+    In(std::time::Duration),
+    /// At this time, seconds since 1970.
+    At(i64),
 }
 
 /// Why a step could not do its work on an item.
@@ -469,17 +487,27 @@ pub struct Failure {
     pub message: String,
     /// What the reader can do about it, if anything.
     pub remedy: Option<String>,
+    /// When another attempt may be worth it, where that is known.
+    pub retry: Option<Retry>,
+    /// The item had no part in it: the attempt does not count.
+    pub free: bool,
 }
 
 impl Failure {
     /// A failure of `class` described by `message`.
     pub fn new(class: FailureClass, message: impl Into<String>) -> Self {
-        Self { class, message: message.into(), remedy: None }
+        Self { class, message: message.into(), remedy: None, retry: None, free: false }
     }
 
     /// Adds what the reader can do about it.
     pub fn with_remedy(mut self, remedy: impl Into<String>) -> Self {
         self.remedy = Some(remedy.into());
+        self
+    }
+
+    /// Adds when another attempt may be worth it.
+    pub fn with_retry(mut self, retry: Retry) -> Self {
+        self.retry = Some(retry);
         self
     }
 }

@@ -23,7 +23,6 @@ use std::{
 };
 
 use async_channel::Sender;
-use reqwest::Client;
 
 pub use lists::{MAX_LIST_BYTES, parse_list};
 
@@ -235,7 +234,7 @@ pub struct Lister {
 #[derive(Debug)]
 struct Inner {
     options: SourceOptions,
-    client: Client,
+    client: web::Client,
 }
 
 impl Lister {
@@ -244,7 +243,7 @@ impl Lister {
     /// # Errors
     /// [`FailureClass::Setup`] when the system's TLS cannot be initialised.
     pub fn new(options: SourceOptions) -> Result<Self, Failure> {
-        let client = web::client(options.network_timeout)?;
+        let client = web::client(&options.ytdlp.options().net, options.network_timeout)?;
         Ok(Self { inner: Arc::new(Inner { options, client }) })
     }
 

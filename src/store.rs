@@ -13,6 +13,7 @@
 //! us ([`is_transient`]); all clock times are the database's.
 
 mod account;
+mod again;
 mod claim;
 mod copy;
 mod items;

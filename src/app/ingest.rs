@@ -12,6 +12,7 @@ use super::signals::Stopping;
 use super::steps;
 use super::world::World;
 use crate::event::{Event, Events, RunSummary};
+use crate::govern::Governor;
 use crate::pipeline::Pipeline;
 use crate::pipeline::spool::Spool;
 use crate::queue::{Queue, QueueOptions};
@@ -20,6 +21,9 @@ use crate::transcribe::WindowCounts;
 
 /// How often the database is asked whether anything is left, and the stages are shown.
 const TICK: Duration = Duration::from_millis(250);
+
+/// A run stays for what is due within this time: a site that asked to be left alone for an hour is waited for.
+const STAY: Duration = Duration::from_secs(3 * 3600);
 
 /// What to ingest.
 #[derive(Debug, Default)]
@@ -53,6 +57,8 @@ pub async fn ingest(
     let spool =
         Spool::open(&config.data_dir, &worker, config.spool_max_mb << 20, config.min_free_disk_mb << 20)?;
     adopt(world, &mut queue, &spool).await?;
+    let again = world.store.look_again().await?;
+    queue.enqueue(&again, 0).await?;
     let queue = Arc::new(queue);
 
     let (found, mut work) = mpsc::channel(1);
@@ -136,6 +142,9 @@ async fn drain(
                 // A database that is away now is asked again at the next tick.
                 if lister.is_finished() && queue.drained().await.unwrap_or(false) {
                     claiming.cancel();
+                } else if lister.is_finished() && let Some(left) = only_later(queue).await {
+                    events.send(Event::Noticed { warning: true, message: left });
+                    claiming.cancel();
                 }
             }
         }
@@ -146,10 +155,26 @@ async fn drain(
     stages
 }
 
+/// What to tell where nothing is left but items whose time comes much later: a show that has not begun, a site that is left
+/// alone for long. They stay queued, and the next run takes them up.
+async fn only_later(queue: &Queue) -> Option<String> {
+    let pending = queue.pending().await.ok()?;
+    let next = pending.next_in.filter(|next| pending.ready == 0 && pending.locked == 0 && *next > STAY)?;
+    let hours = next.as_secs().div_ceil(3600);
+    Some(format!(
+        "{} left for later, the first in about {hours} h: `spoken ingest` takes them up then, `spoken status` tells why",
+        match pending.scheduled {
+            1 => "1 item is".to_owned(),
+            n => format!("{n} items are"),
+        }
+    ))
+}
+
 /// Takes over the spool directories of processes that died on this machine.
 async fn adopt(world: &World, queue: &mut Queue, spool: &Spool) -> anyhow::Result<()> {
     let dead: Vec<String> = queue.dead().iter().map(ToString::to_string).collect();
     if !dead.is_empty() {
+        Governor::forget(world.store.pool(), &queue.dead()).await?;
         let unfinished = world.store.unfinished().await?;
         let wanted: std::collections::HashSet<_> = unfinished.iter().map(|u| u.media_id).collect();
         spool.adopt(&dead, &|id| wanted.contains(&id));

@@ -54,8 +54,11 @@ impl Listing {
         stop: CancellationToken,
     ) -> anyhow::Result<Self> {
         let config = &world.config;
-        let mut options =
-            SourceOptions::new(Arc::new(|path| decode::recognise(path).map(drop)), steps::ytdlp(config));
+        let net = steps::net(world, &queue.worker_id().to_string())?;
+        let mut options = SourceOptions::new(
+            Arc::new(|path| decode::recognise(path).map(drop)),
+            steps::ytdlp(config, &net),
+        );
         options.exclude.push(config.data_dir.clone());
         options.known = Arc::new(Known { store: world.store.clone(), runtime: Handle::current() });
         Ok(Self {
@@ -207,7 +210,7 @@ impl Listing {
             let message = format!("{}: {failure}; it was stored earlier", item.source);
             self.events.send(Event::Noticed { warning: true, message });
         } else if self.first_time(item.media_id) {
-            let Failure { class, message, remedy } = failure;
+            let Failure { class, message, remedy, .. } = failure;
             let (media_id, title, source) = (item.media_id, item.title.clone(), item.source.clone());
             self.events.send(Event::ItemFailed { media_id, title, source, class, message, remedy });
         }

@@ -1,7 +1,11 @@
 //! From settings to running steps: the only place where a configuration becomes the steps' own options.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
+
+use anyhow::Context;
+use tokio_util::sync::CancellationToken;
 
 use super::signals::Stopping;
 use super::world::World;
@@ -10,6 +14,7 @@ use crate::decode::DecodeOptions;
 use crate::embed::{EmbedOptions, Embedder, PassageOptions};
 use crate::event::{Event, Events};
 use crate::fetch::{FetchOptions, Fetcher};
+use crate::govern::{self, Governor, Rules};
 use crate::pipeline::spool::Spool;
 use crate::pipeline::{Meters, Pipeline, Sizes, Steps};
 use crate::speech::SpeechOptions;
@@ -17,6 +22,7 @@ use crate::transcribe::{
     self, CheckpointOptions, Compute, Device, Download, EncoderChoice, EngineKind, OnOutOfMemory, Resolution,
     SegmentOptions, TranscribeOptions, Transcriber, Wishes,
 };
+use crate::web::{Guard, Net};
 use crate::ytdlp::{YtDlp, YtDlpOptions};
 
 /// Channels and sample rates beyond these are no recordings of speech.
@@ -99,7 +105,7 @@ pub async fn start(
     let embedder = tokio::task::spawn_blocking(move || Embedder::load(&embed));
     let (transcriber, embedder) = tokio::try_join!(transcriber, embedder)?;
     let steps = Steps {
-        fetcher: Fetcher::new(fetch_options(config))?,
+        fetcher: Fetcher::new(fetch_options(config, &net(world, &worker)?, &stopping.stop))?,
         decode: decode_options(config),
         transcriber: transcriber?,
         passages: PassageOptions::default(),
@@ -111,12 +117,49 @@ pub async fn start(
     Ok(Pipeline::start(steps, sizes, meters, worker, events.clone(), stop, cancel)?)
 }
 
-/// yt-dlp as configured.
-pub fn ytdlp(config: &Config) -> YtDlp {
+/// What may be reached, and at what pace. `worker` is this process's id in the queue.
+///
+/// # Errors
+/// Cookies that cannot be read.
+pub fn net(world: &World, worker: &str) -> anyhow::Result<Net> {
+    let config = &world.config;
+    let identity = govern::identity(config.cookies_file.as_deref()).with_context(|| {
+        format!(
+            "failed to read the cookies ({})",
+            config.cookies_file.as_deref().unwrap_or(Path::new("")).display()
+        )
+    })?;
+    let worker = worker.parse().unwrap_or_default();
+    let governor = Governor::new(world.store.pool().clone(), rules(config)?, identity, worker);
+    Ok(Net { guard: Guard { allow_private: config.allow_private_addresses }, governor })
+}
+
+/// How hard sites are asked, as configured.
+///
+/// # Errors
+/// Limits of single sites that cannot be read.
+pub fn rules(config: &Config) -> anyhow::Result<Rules> {
+    let sites = Rules::parse_sites(config.rate_sites.as_deref().unwrap_or_default());
+    Ok(Rules {
+        all: govern::Wishes {
+            videos: config.rate_videos_per_hour.set(),
+            requests: config.rate_requests_per_hour.set(),
+            interval: config.rate_min_interval_seconds.set().map(Duration::from_secs_f64),
+            downloads: config.rate_downloads.set(),
+            rest: Some(Duration::from_secs(60 * u64::from(config.rate_rest_minutes))),
+            window: None,
+        },
+        sites: sites.map_err(|why| anyhow::anyhow!("RATE_SITES: {why}"))?,
+    })
+}
+
+/// yt-dlp as configured, its connections made through `net`.
+pub fn ytdlp(config: &Config, net: &Net) -> YtDlp {
     let mut options = YtDlpOptions::in_tools(&config.tools_dir);
     options.cookies.clone_from(&config.cookies_file);
     options.cache_dir = Some(config.data_dir.join("yt-dlp"));
     options.network_timeout = Duration::from_secs(config.network_timeout);
+    options.net = net.clone();
     YtDlp::new(options)
 }
 
@@ -125,8 +168,11 @@ pub fn embed_options(config: &Config) -> EmbedOptions {
     EmbedOptions::new(model_name(&config.embedding_model), config.data_dir.join("models"), &config.tools_dir)
 }
 
-fn fetch_options(config: &Config) -> FetchOptions {
-    let mut options = FetchOptions::new(ytdlp(config));
+fn fetch_options(config: &Config, net: &Net, stop: &CancellationToken) -> FetchOptions {
+    let mut options = FetchOptions::new(ytdlp(config, net));
+    // Half of the workers may wait for busy sites; the others go on with the rest.
+    options.waiting = config.io_workers / 2;
+    options.stop = stop.clone();
     options.format.clone_from(&config.ytdlp_format);
     options.max_bytes = config.max_download_mb << 20;
     options

@@ -4,18 +4,20 @@ use std::{
     ffi::OsString,
     path::Path,
     sync::atomic::{AtomicBool, Ordering::Relaxed},
+    time::Duration,
 };
 
 use serde::Deserialize;
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 use url::Url;
+use uuid::Uuid;
 
 use super::{Fetcher, NAME, disk, interrupted, too_large};
 use crate::event::Progress;
-use crate::media::{Failure, FailureClass, Fetched, Item, Locator, Metadata};
+use crate::media::{Failure, FailureClass, Fetched, Item, Locator, Metadata, Retry};
 use crate::web::{self, Backoff};
-use crate::ytdlp::{End, Line, classify};
+use crate::ytdlp::{End, Line};
 
 /// Each kind of line that yt-dlp is made to print starts with its own word; what follows is one JSON value.
 const INFO: &str = "SPOKEN-INFO ";
@@ -62,15 +64,29 @@ impl Info {
 
     /// Live or upcoming: there is no recording yet, and a live stream has no end to wait for.
     fn not_yet(&self) -> Option<Failure> {
-        let what = match self.live_status.as_deref()? {
-            "is_live" => "is live now; it can be fetched when the recording is complete",
-            "is_upcoming" => "has not begun",
-            "post_live" => "was live; the site still prepares the recording",
+        /// The recording is there a little after the show.
+        const MARGIN: i64 = 15 * 60;
+        const HOUR: u64 = 3600;
+        let (what, retry) = match self.live_status.as_deref()? {
+            "is_live" => (
+                "is live now; it can be fetched when the recording is complete",
+                Retry::In(Duration::from_secs(6 * HOUR)),
+            ),
+            "is_upcoming" => {
+                let length =
+                    self.duration.as_f64().filter(|s| s.is_finite() && *s > 0.0).unwrap_or(0.0) as i64;
+                let retry = match self.release_timestamp.as_i64().filter(|t| *t > 0) {
+                    Some(release) => Retry::At(release.saturating_add(length).saturating_add(MARGIN)),
+                    None => Retry::In(Duration::from_secs(6 * HOUR)),
+                };
+                ("has not begun", retry)
+            }
+            "post_live" => {
+                ("was live; the site still prepares the recording", Retry::In(Duration::from_secs(2 * HOUR)))
+            }
             _ => return None,
         };
-        Some(
-            Failure::new(FailureClass::NotYet, what).with_remedy("run `spoken retry` when it has been shown"),
-        )
+        Some(not_yet(what, retry))
     }
 
     fn metadata(self, handed_over: bool) -> Metadata {
@@ -119,13 +135,15 @@ impl Fetcher {
         item: &Item,
         url: &Url,
         dir: &Path,
+        permit: Option<Uuid>,
         progress: &mut Progress,
         cancel: &CancellationToken,
     ) -> Result<Fetched, Failure> {
+        let mut extracted_again = false;
         let mut backoff = Backoff::new(self.options.backoff);
         let mut pick = Pick::First;
         loop {
-            let failure = match self.run_ytdlp(item, url, dir, pick, progress, cancel).await {
+            let failure = match self.run_ytdlp(item, url, dir, (pick, permit), progress, cancel).await {
                 Ok(Run::Done(fetched)) => return Ok(fetched),
                 Ok(Run::OneOfMany) => match pick {
                     Pick::First if filterable(&item.source_id) && item.extractor != "url" => {
@@ -142,13 +160,28 @@ impl Fetcher {
                 },
                 Err(failure) => failure,
             };
-            if failure.class != FailureClass::Network || backoff.tries() >= TRIES {
-                return Err(failure);
+            match failure.class {
+                // The media's address may just have expired: extracted again, it is another one. Once.
+                FailureClass::Forbidden if !std::mem::replace(&mut extracted_again, true) => {
+                    remove_downloads(dir).map_err(|e| disk(dir, &e))?;
+                }
+                FailureClass::Network if backoff.tries() < TRIES => {}
+                // A page that had media when it was listed may have become the question whether we are human.
+                FailureClass::NotMedia => return Err(self.challenged(url, permit).await.unwrap_or(failure)),
+                _ => return Err(failure),
             }
             tokio::select! {
                 () = cancel.cancelled() => return Err(interrupted()),
                 () = tokio::time::sleep(backoff.pause()) => {}
             }
+        }
+    }
+
+    /// Looks whether a page in which yt-dlp found nothing asks whether we are human.
+    async fn challenged(&self, url: &Url, permit: Option<Uuid>) -> Option<Failure> {
+        match web::probe_once(&self.client.for_permit(permit), url).await {
+            Err(web::Retry::Never(failure)) if failure.class == FailureClass::RateLimited => Some(failure),
+            _ => None,
         }
     }
 
@@ -191,13 +224,15 @@ impl Fetcher {
             "--print",
             &print_file,
         ];
+        // Other programs would speak these, past the gate.
+        let mut filters: Vec<String> =
+            ["rtmp", "rtsp", "mms", "ws", "ftp"].map(|scheme| format!("protocol!^=?{scheme}")).to_vec();
         match pick {
             Pick::First => arguments.extend(["--playlist-items", "1"]),
-            Pick::Id(id) => {
-                filter = format!("id='{id}'");
-                arguments.extend(["--match-filters", &filter]);
-            }
+            Pick::Id(id) => filters.push(format!("id='{id}'")),
         }
+        filter = filters.join(" & ");
+        arguments.extend(["--match-filters", &filter]);
         arguments.into_iter().map(OsString::from).collect()
     }
 
@@ -206,13 +241,18 @@ impl Fetcher {
         item: &Item,
         url: &Url,
         dir: &Path,
-        pick: Pick<'_>,
+        (pick, permit): (Pick<'_>, Option<Uuid>),
         progress: &mut Progress,
         cancel: &CancellationToken,
     ) -> Result<Run, Failure> {
         let ytdlp = &self.options.ytdlp;
         let max_bytes = self.options.max_bytes;
-        let leash = ytdlp.start(&self.arguments(pick), url.as_str(), dir)?;
+        let leash = ytdlp.start(&self.arguments(pick), url, dir, permit)?;
+        let gate = leash.gate();
+        let explain = |failure: Failure| match &gate {
+            Some(gate) => gate.explain(failure),
+            None => failure,
+        };
         let mut info: Option<Info> = None;
         let mut file: Option<String> = None;
         let mut one_of_many = false;
@@ -261,10 +301,10 @@ impl Fetcher {
             Ok(End::Silent { errors }) => {
                 let last = errors.last().map(|l| format!("; it said last: {l}")).unwrap_or_default();
                 let seconds = ytdlp.silence().as_secs();
-                Err(Failure::new(
+                Err(explain(Failure::new(
                     FailureClass::Network,
                     format!("yt-dlp showed no sign of life for {seconds} s{last}"),
-                ))
+                )))
             }
             Ok(End::Stopped) => match refused {
                 Some(failure) => Err(failure),
@@ -279,15 +319,25 @@ impl Fetcher {
                     Some(file) if status.success() => {
                         finished(dir, &file, info.unwrap_or_default().metadata(handed_over)).map(Run::Done)
                     }
-                    _ if !status.success() => Err(classify(status.code(), &errors)),
-                    _ => Err(Failure::new(
+                    _ if !status.success() => Err(explain(ytdlp.failure(status.code(), &errors))),
+                    _ => Err(explain(Failure::new(
                         FailureClass::NotFound,
-                        format!("yt-dlp found nothing to download at {}", web::shown(url)),
-                    )),
+                        format!(
+                            "yt-dlp found nothing to download at {}, or only over protocols that are not used (rtmp, rtsp, …)",
+                            web::shown(url)
+                        ),
+                    ))),
                 }
             }
         }
     }
+}
+
+/// What is not there yet is looked at again by itself, and that costs it nothing.
+fn not_yet(what: &str, retry: Retry) -> Failure {
+    let mut failure = Failure::new(FailureClass::NotYet, what).with_retry(retry);
+    failure.free = true;
+    failure.with_remedy("it is looked at again by itself when it should be there")
 }
 
 /// Checks the file that yt-dlp says it made: in the item's folder, under our name, not empty.
@@ -361,7 +411,10 @@ mod tests {
         for status in ["is_live", "is_upcoming", "post_live"] {
             let failure = info(&format!(r#"{{"live_status":"{status}"}}"#)).not_yet().unwrap();
             assert_eq!(failure.class, FailureClass::NotYet);
+            assert!(failure.free && failure.retry.is_some());
         }
+        let premiere = r#"{"live_status":"is_upcoming","release_timestamp":1700000000,"duration":600}"#;
+        assert_eq!(info(premiere).not_yet().unwrap().retry, Some(Retry::At(1_700_001_500)));
         assert!(info(r#"{"live_status":"was_live"}"#).not_yet().is_none());
         assert!(info("{}").not_yet().is_none());
     }

@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use super::{Active, Shared};
 use crate::event::Event;
-use crate::media::{Failure, FailureClass};
+use crate::media::{Failure, FailureClass, Retry};
 use crate::queue::Outcome;
-use crate::store::{Attempt, SaveError};
+use crate::store::{Attempt, SaveError, Store};
 
 /// The failure of an item that was in hand when everything had to stop; never stored.
 pub(super) fn stopped() -> Failure {
@@ -20,7 +20,8 @@ pub(super) async fn settle(shared: &Shared, active: Active, failure: Failure) {
         return give_back(shared, active).await;
     }
     let store = &shared.steps.store;
-    let last = !failure.class.is_transient() || active.work.attempt >= shared.sizes.max_attempts;
+    let last =
+        !failure.free && (!failure.class.is_transient() || active.work.attempt >= shared.sizes.max_attempts);
     let title = active.title.clone();
     if last {
         shared.steps.spool.remove(media_id);
@@ -34,27 +35,54 @@ pub(super) async fn settle(shared: &Shared, active: Active, failure: Failure) {
                 return;
             }
         }
-        let Failure { class, message, remedy } = failure;
+        let Failure { class, message, remedy, .. } = failure;
         let source = active.work.item.source.clone();
         shared.events.send(Event::ItemFailed { media_id, title, source, class, message, remedy });
         let _ = active.reply.send(Outcome::Done);
         return;
     }
-    let after = backoff(active.work.attempt, failure.class);
-    match store.delay(&active.work.claimed, &failure, after, Attempt::Counts).await {
+    let after = match failure.retry {
+        Some(Retry::In(after)) => after,
+        Some(Retry::At(time)) => until(store, time).await,
+        None => backoff(active.work.attempt, failure.class),
+    };
+    let attempt = if failure.free { Attempt::Free } else { Attempt::Counts };
+    match store.delay(&active.work.claimed, &failure, after, attempt).await {
         Ok(_) => {}
         Err(SaveError::LeaseLost) => return lease_lost(shared, active),
         Err(error) => tracing::warn!(%media_id, %error, "failed to note a failed attempt"),
     }
-    let retry_in_ms = after.as_millis() as u64;
-    shared.events.send(Event::ItemDelayed { media_id, title, message: failure.message.clone(), retry_in_ms });
+    let (retry_in_ms, message) = (after.as_millis() as u64, failure.message.clone());
+    shared.events.send(match failure.class {
+        // Nothing went wrong, and the site's wait was told of once for all of its items.
+        FailureClass::Paced => Event::ItemHeld { media_id, title, message, retry_in_ms },
+        _ => Event::ItemDelayed { media_id, title, message, retry_in_ms },
+    });
     let _ = active.reply.send(Outcome::Retry { after, message: failure.message });
 }
 
+/// From the database's now until `time` (seconds since 1970); an hour where it does not answer. At least a minute: a time
+/// that has passed already was wrong.
+async fn until(store: &Store, time: i64) -> Duration {
+    const SHORTEST: Duration = Duration::from_secs(60);
+    let wait: Result<f64, _> = sqlx::query_scalar("SELECT $1::float8 - extract(epoch FROM now())::float8")
+        .bind(time as f64)
+        .fetch_one(store.pool())
+        .await;
+    match wait {
+        Ok(seconds) => Duration::try_from_secs_f64(seconds).unwrap_or(SHORTEST).max(SHORTEST),
+        Err(_) => Duration::from_secs(3600),
+    }
+}
+
 /// 2, 8, 32, 128 s …, at most ten minutes: in one run a short trouble is outlived, a long one is left to the next. A
-/// site that asked to slow down is left alone for ten minutes at once.
+/// site that asked to slow down is left alone for ten minutes at once; one that refused media for minutes, then hours,
+/// because an expired address or an outrun yt-dlp is not mended in seconds.
 fn backoff(attempt: u32, class: FailureClass) -> Duration {
     const LONGEST: Duration = Duration::from_secs(600);
+    if class == FailureClass::Forbidden {
+        return Duration::from_secs(60) * 6u32.pow(attempt.clamp(1, 4) - 1);
+    }
     let exponent = 2 * (attempt.max(1) - 1).min(5) + 1;
     if class == FailureClass::RateLimited { LONGEST } else { Duration::from_secs(1 << exponent).min(LONGEST) }
 }

@@ -106,6 +106,8 @@ impl<W: Write + Send> Reporter for Lines<W> {
             }
             Event::ItemQueued { .. }
             | Event::ItemSkipped { .. }
+            // Told of once for all items of the site.
+            | Event::ItemHeld { .. }
             | Event::StepStarted { .. }
             | Event::StepProgressed { .. }
             | Event::StagesSampled { .. }

@@ -179,6 +179,8 @@ pub(super) fn reason(class: FailureClass) -> &'static str {
         FailureClass::NotYet => "not available yet",
         FailureClass::Refused => "address refused",
         FailureClass::RateLimited => "the site asks to slow down",
+        FailureClass::Forbidden => "the site refuses the media",
+        FailureClass::Paced => "waits for its turn",
         FailureClass::Network => "network",
         FailureClass::Setup => "set-up",
         FailureClass::Crashed => "crashed",

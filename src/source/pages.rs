@@ -1,6 +1,6 @@
 //! Addresses: media itself, or a page, feed, playlist or channel that yt-dlp lists.
 
-use std::{collections::HashSet, ffi::OsString, pin::Pin};
+use std::{collections::HashSet, ffi::OsString, pin::Pin, time::Duration};
 
 use async_channel::{Sender, bounded, unbounded};
 use tokio_util::sync::CancellationToken;
@@ -11,9 +11,10 @@ use super::{
     entry::{Entry, Meaning, TEMPLATE},
     failed_url, order, url_item,
 };
+use crate::govern::{Ask, Permit, Turn};
 use crate::media::{Failure, FailureClass, Item, Locator, MediaId};
 use crate::web::{self, Probed};
-use crate::ytdlp::{End, Line, classify};
+use crate::ytdlp::{End, Line};
 
 /// Lists within lists within lists: a channel's tabs' playlists.
 const MAX_DEPTH: usize = 3;
@@ -105,6 +106,15 @@ impl Lister {
                         && !web::media_extension(url.path()) =>
                 {
                     Probed::Page { html: false }
+                }
+                // What is media by its name needs no look now: it is fetched when the site is ready again.
+                Err(failure)
+                    if matches!(failure.class, FailureClass::RateLimited | FailureClass::Paced)
+                        && web::media_extension(url.path()) =>
+                {
+                    let item = url_item(&url, hint.title, hint.duration_ms);
+                    let _ = out.send(Found::Item { item, stamp: None }).await;
+                    return;
                 }
                 Err(failure) => {
                     let _ = out.send(failed_url(&url, failure)).await;
@@ -203,10 +213,15 @@ impl Lister {
         .map(OsString::from)
         .to_vec();
         let ytdlp = &self.options().ytdlp;
-        let leash = match ytdlp.start(&arguments, url.as_str(), &std::env::temp_dir()) {
+        let permit = match self.listing_turn(url).await {
+            Ok(permit) => permit,
+            Err(failure) => return Listed { failure: Some(failure), ..Listed::default() },
+        };
+        let leash = match ytdlp.start(&arguments, url, &std::env::temp_dir(), permit.id()) {
             Ok(leash) => leash,
             Err(failure) => return Listed { failure: Some(failure), ..Listed::default() },
         };
+        let gate = leash.gate();
         // Without a limit: yt-dlp must not be taken for silent because those who take its entries are busy.
         let (entries_in, entries) = unbounded::<Entry>();
         let run = async {
@@ -262,7 +277,7 @@ impl Lister {
         let (ended, ()) = tokio::join!(run, pass_on);
         listed.failure = match ended {
             Ok(End::Exited { status, .. }) if status.success() => None,
-            Ok(End::Exited { status, errors }) => Some(classify(status.code(), &errors)),
+            Ok(End::Exited { status, errors }) => Some(ytdlp.failure(status.code(), &errors)),
             Ok(End::Silent { .. }) => Some(Failure::new(
                 FailureClass::Network,
                 format!(
@@ -274,7 +289,38 @@ impl Lister {
             Ok(End::Stopped | End::Cancelled) => None,
             Err(e) => Some(Failure::new(FailureClass::Internal, format!("failed to follow yt-dlp: {e}"))),
         };
+        listed.failure = listed.failure.map(|failure| match &gate {
+            Some(gate) => gate.explain(failure),
+            None => failure,
+        });
+        let outcome = listed.failure.as_ref().map_or(Ok(()), Err);
+        if let Err(error) = ytdlp.options().net.governor.tell(url, permit.id(), outcome).await {
+            tracing::debug!(%error, "failed to note how a site answered");
+        }
+        permit.end().await;
         listed
+    }
+
+    /// Waits until a page of this site may be listed; not for long.
+    async fn listing_turn(&self, url: &Url) -> Result<Permit, Failure> {
+        /// A listing waits in its place; beyond this it is better begun again later.
+        const PATIENCE: Duration = Duration::from_secs(120);
+        let until = tokio::time::Instant::now() + PATIENCE;
+        loop {
+            match self.options().ytdlp.options().net.governor.ask(url, Ask::Listing).await {
+                Ok(Turn::Go(permit)) => return Ok(permit),
+                Ok(Turn::Wait(wait)) if tokio::time::Instant::now() + wait.after < until => {
+                    tokio::time::sleep(wait.after).await;
+                }
+                Ok(Turn::Wait(wait)) => return Err(wait.failure()),
+                Err(error) => {
+                    return Err(Failure::new(
+                        FailureClass::Internal,
+                        format!("cannot ask the database whose turn it is: {error}"),
+                    ));
+                }
+            }
+        }
     }
 
     /// Sends what `entry` of the list at `page` is. Boxed, because lists hold lists.
