@@ -42,8 +42,8 @@ pub use problem::{ConfigError, Problem};
 pub use recipe::Recipe;
 pub use show::{Shown, ShownSetting};
 pub use value::{
-    Auto, Compute, DatabaseUrl, Device, Encoder, Engine, LogFormat, ModelRef, OnOutOfMemory, REDACTED,
-    Resolution, Task, WhisperProfile,
+    Auto, CaptionUse, Compute, DatabaseUrl, Device, Encoder, Engine, LogFormat, ModelRef, OnOutOfMemory,
+    REDACTED, Resolution, Task, WhisperProfile,
 };
 
 use layers::Layers;
@@ -165,6 +165,8 @@ pub struct Config {
     pub ytdlp_format: String,
     /// Cookies for sites that want a login, Netscape format.
     pub cookies_file: Option<PathBuf>,
+    /// What captions that people made are used for.
+    pub captions: CaptionUse,
     /// Addresses that are not of the public internet may be reached.
     pub allow_private_addresses: bool,
     /// Videos of one site an hour; 0: any number. `auto`: [`crate::govern`] knows.
@@ -249,6 +251,7 @@ impl Config {
             max_attempts: 5,
             ytdlp_format: "bestaudio/best".into(),
             cookies_file: None,
+            captions: CaptionUse::Ignore,
             allow_private_addresses: false,
             rate_videos_per_hour: Auto::Auto,
             rate_requests_per_hour: Auto::Auto,

@@ -5,6 +5,7 @@
 //! trouble is waited out here so that it costs no attempt of the item. What was fetched so far stays in the item's folder,
 //! and a later call goes on from there. File names come from us, never from a server.
 
+pub mod captions;
 mod http;
 mod page;
 mod turn;
@@ -25,6 +26,15 @@ use crate::media::{Failure, FailureClass, Fetched, Item, Locator, Metadata};
 use crate::web;
 use crate::ytdlp::{Preflight, YtDlp};
 
+/// Which captions are wanted, and what for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CaptionWishes {
+    /// In this language; `None`: in the one that the site says is spoken.
+    pub language: Option<String>,
+    /// Good ones stand for the transcript; else they are kept for where nothing better can be had.
+    pub first: bool,
+}
+
 /// How to fetch.
 #[derive(Clone, Debug)]
 pub struct FetchOptions {
@@ -41,6 +51,8 @@ pub struct FetchOptions {
     /// Items that may wait here for their turn at a site at once; the others are put back. Fewer than the workers that
     /// fetch, so that one busy site does not keep all of them from the rest.
     pub waiting: usize,
+    /// Whether captions that people made are fetched as well.
+    pub captions: Option<CaptionWishes>,
     /// Ends waiting for turns: what waits is put back at once.
     pub stop: CancellationToken,
 }
@@ -54,6 +66,7 @@ impl FetchOptions {
             max_bytes: 8 << 30,
             backoff: Duration::from_secs(1),
             waiting: 4,
+            captions: None,
             stop: CancellationToken::new(),
             ytdlp,
         }
@@ -107,7 +120,7 @@ impl Fetcher {
             Locator::File(path) => {
                 let size = readable(path).await?;
                 progress.set(size, Some(size));
-                return Ok(Fetched { path: path.clone(), metadata: Metadata::default() });
+                return Ok(Fetched { path: path.clone(), metadata: Metadata::default(), captions: None });
             }
             Locator::Url(url) | Locator::Page(url) => url,
         };
@@ -131,7 +144,9 @@ impl Fetcher {
     ) -> Result<Fetched, Failure> {
         if matches!(item.locator, Locator::Url(_)) {
             match self.download(url, dir, permit, progress, cancel).await? {
-                http::Got::Media(path) => return Ok(Fetched { path, metadata: Metadata::default() }),
+                http::Got::Media(path) => {
+                    return Ok(Fetched { path, metadata: Metadata::default(), captions: None });
+                }
                 http::Got::Page => {}
             }
         }

@@ -91,6 +91,19 @@ pub struct Fetched {
     pub path: PathBuf,
     /// What was learned on the way.
     pub metadata: Metadata,
+    /// Captions that people made for it, where they were wanted and found.
+    pub captions: Option<Captions>,
+}
+
+/// Captions that people made.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Captions {
+    /// Their language, as the site calls it: `en`, `en-GB`.
+    pub language: String,
+    /// What they say, in order.
+    pub segments: Vec<Segment>,
+    /// They are the transcript if they are good; else they are only where nothing better can be had.
+    pub first: bool,
 }
 
 /// Decoded audio: raw little-endian 16-bit samples, mono, 16 kHz, no header.

@@ -25,7 +25,7 @@ use crate::decode::DecodeOptions;
 use crate::embed::{Embedder, PassageOptions};
 use crate::event::Events;
 use crate::fetch::Fetcher;
-use crate::media::{Audio, Failure, MediaId, Metadata, Transcript};
+use crate::media::{Audio, Captions, Failure, MediaId, Metadata, Transcript};
 use crate::queue::Outcome;
 use crate::stage::{StageMeter, StageSummary};
 use crate::store::{Store, Work};
@@ -102,6 +102,7 @@ struct Job {
 struct Active {
     work: Box<Work>,
     metadata: Metadata,
+    captions: Option<Captions>,
     title: String,
     started: Instant,
     reply: oneshot::Sender<Outcome>,

@@ -237,8 +237,8 @@ impl Retry {
                 failure = doubted(url, failure.retry);
             }
         }
-        let short = retry_after(response).is_some_and(|wait| wait <= Duration::from_secs(5));
-        if is_transient(response.status()) || (failure.class == FailureClass::RateLimited && short) {
+        // Who asks to slow down is not asked again at once, however soon it may be: the site's breaker waits for it.
+        if is_transient(response.status()) && failure.class != FailureClass::RateLimited {
             Self::Soon(failure)
         } else {
             Self::Never(failure)
@@ -322,6 +322,23 @@ async fn linked_media_patiently(client: &Client, url: &Url, backoff: Duration) -
 
 async fn linked_media_once(client: &Client, url: &Url) -> Result<Vec<Url>, Retry> {
     const MAX_PAGE: usize = 8 << 20;
+    let (base, page) = whole(client, url, MAX_PAGE).await?;
+    Ok(content::media_links(&base, &page))
+}
+
+/// The text at `url`, asked for once.
+///
+/// # Errors
+/// As [`probe`]; one of more than `max` bytes is [`FailureClass::TooLarge`].
+pub(crate) async fn text(client: &Client, url: &Url, max: usize) -> Result<String, Failure> {
+    match whole(client, url, max).await {
+        Ok((_, text)) => Ok(text),
+        Err(Retry::Soon(failure) | Retry::Never(failure)) => Err(failure),
+    }
+}
+
+/// Where a text was found in the end, and the text.
+async fn whole(client: &Client, url: &Url, max: usize) -> Result<(Url, String), Retry> {
     let mut response = client.get(url.clone()).send().await?;
     if !response.status().is_success() {
         return Err(Retry::answer(url, &mut response).await);
@@ -330,12 +347,12 @@ async fn linked_media_once(client: &Client, url: &Url) -> Result<Vec<Url>, Retry
     let mut page = Vec::new();
     while let Some(chunk) = response.chunk().await.map_err(|e| Retry::transport(url, &e))? {
         page.extend_from_slice(&chunk);
-        if page.len() > MAX_PAGE {
-            let message = format!("the page at {} is over {} MiB", shown(url), MAX_PAGE >> 20);
+        if page.len() > max {
+            let message = format!("the page at {} is over {} MiB", shown(url), max >> 20);
             return Err(Retry::Never(Failure::new(FailureClass::TooLarge, message)));
         }
     }
-    Ok(content::media_links(&base, &String::from_utf8_lossy(&page)))
+    Ok((base, String::from_utf8_lossy(&page).into_owned()))
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ use crate::config::{self, Config, ModelRef};
 use crate::decode::DecodeOptions;
 use crate::embed::{EmbedOptions, Embedder, PassageOptions};
 use crate::event::{Event, Events};
-use crate::fetch::{FetchOptions, Fetcher};
+use crate::fetch::{CaptionWishes, FetchOptions, Fetcher};
 use crate::govern::{self, Governor, Rules};
 use crate::pipeline::spool::Spool;
 use crate::pipeline::{Meters, Pipeline, Sizes, Steps};
@@ -173,6 +173,16 @@ fn fetch_options(config: &Config, net: &Net, stop: &CancellationToken) -> FetchO
     // Half of the workers may wait for busy sites; the others go on with the rest.
     options.waiting = config.io_workers / 2;
     options.stop = stop.clone();
+    options.captions = match config.captions {
+        config::CaptionUse::Ignore => None,
+        wanted => Some(CaptionWishes {
+            language: match config.whisper_task {
+                config::Task::Translate => Some("en".to_owned()),
+                config::Task::Transcribe => config.language.as_deref().map(str::to_owned),
+            },
+            first: wanted == config::CaptionUse::First,
+        }),
+    };
     options.format.clone_from(&config.ytdlp_format);
     options.max_bytes = config.max_download_mb << 20;
     options

@@ -6,8 +6,8 @@ use figment::value::{Empty, Num, Tag, Value};
 
 use super::problem::nearest;
 use super::value::{
-    Compute, DatabaseUrl, Device, Encoder, Engine, LogFormat, ModelRef, OnOutOfMemory, Resolution, Task,
-    WhisperProfile, expand_home,
+    CaptionUse, Compute, DatabaseUrl, Device, Encoder, Engine, LogFormat, ModelRef, OnOutOfMemory,
+    Resolution, Task, WhisperProfile, expand_home,
 };
 
 /// A heading under which keys are listed.
@@ -354,6 +354,7 @@ pub const KEYS: &[Key] = &[
 
     key!(Downloads, "ytdlp_format", "YTDLP_FORMAT", Kind::Text, "yt-dlp's format selection"),
     key!(Downloads, "cookies_file", "COOKIES_FILE", optional Kind::Path, "cookies for sites that want a login"),
+    key!(Downloads, "captions", "CAPTIONS", Kind::OneOf(CaptionUse::NAMES), "what captions that people made are used for"),
     key!(Downloads, "allow_private_addresses", "ALLOW_PRIVATE_ADDRESSES", Kind::Bool, "reach addresses that are not of the public internet"),
     key!(Downloads, "rate_videos_per_hour", "RATE_VIDEOS_PER_HOUR", Kind::AutoInt(0, 100_000), "videos of one site an hour, by all processes; 0: any number"),
     key!(Downloads, "rate_requests_per_hour", "RATE_REQUESTS_PER_HOUR", Kind::AutoInt(0, 10_000_000), "requests to one site an hour; 0: any number"),

@@ -13,9 +13,9 @@ use tokio_util::sync::CancellationToken;
 use url::Url;
 use uuid::Uuid;
 
-use super::{Fetcher, NAME, disk, interrupted, too_large};
+use super::{Fetcher, NAME, captions, disk, interrupted, too_large};
 use crate::event::Progress;
-use crate::media::{Failure, FailureClass, Fetched, Item, Locator, Metadata, Retry};
+use crate::media::{Captions, Failure, FailureClass, Fetched, Item, Locator, Metadata, Retry};
 use crate::web::{self, Backoff};
 use crate::ytdlp::{End, Line};
 
@@ -43,11 +43,14 @@ struct Info {
     live_status: Option<String>,
     playlist_index: Value,
     playlist_count: Value,
+    language: Value,
+    /// What people made (`captions::Form` by language); `automatic_captions` are not asked for.
+    subtitles: Value,
 }
 
 impl Info {
     const TEMPLATE: &str = "%(.{id,title,extractor_key,webpage_url,channel,uploader,duration,timestamp,\
-         release_timestamp,live_status,playlist_index,playlist_count})j";
+         release_timestamp,live_status,playlist_index,playlist_count,language,subtitles})j";
 
     fn id(&self) -> Option<String> {
         match &self.id {
@@ -160,6 +163,7 @@ impl Fetcher {
                 },
                 Err(failure) => failure,
             };
+            let failure = shown_before(failure);
             match failure.class {
                 // The media's address may just have expired: extracted again, it is another one. Once.
                 FailureClass::Forbidden if !std::mem::replace(&mut extracted_again, true) => {
@@ -175,6 +179,25 @@ impl Fetcher {
                 () = tokio::time::sleep(backoff.pause()) => {}
             }
         }
+    }
+
+    /// The captions that are wanted, where there are any. That they cannot be had is no failure: they are an extra.
+    async fn captions(&self, info: &Info, permit: Option<Uuid>) -> Option<Captions> {
+        let wishes = self.options.captions.as_ref()?;
+        let tracks = serde_json::from_value(info.subtitles.clone()).ok()?;
+        let track = captions::choose(&tracks, wishes.language.as_deref(), info.language.as_str())?;
+        let text = match web::text(&self.client.for_permit(permit), &track.url, captions::MAX_BYTES).await {
+            Ok(text) => text,
+            Err(failure) => {
+                tracing::warn!(
+                    url = web::shown(&track.url),
+                    "failed to fetch captions, going on without: {failure}"
+                );
+                return None;
+            }
+        };
+        let segments = captions::parse(&text, &track.language);
+        (!segments.is_empty()).then_some(Captions { language: track.language, segments, first: wishes.first })
     }
 
     /// Looks whether a page in which yt-dlp found nothing asks whether we are human.
@@ -317,7 +340,10 @@ impl Fetcher {
                 let handed_over = matches!(item.locator, Locator::Url(_));
                 match file {
                     Some(file) if status.success() => {
-                        finished(dir, &file, info.unwrap_or_default().metadata(handed_over)).map(Run::Done)
+                        let info = info.unwrap_or_default();
+                        let captions = self.captions(&info, permit).await;
+                        let done = finished(dir, &file, info.metadata(handed_over))?;
+                        Ok(Run::Done(Fetched { captions, ..done }))
                     }
                     _ if !status.success() => Err(explain(ytdlp.failure(status.code(), &errors))),
                     _ => Err(explain(Failure::new(
@@ -330,6 +356,17 @@ impl Fetcher {
                 }
             }
         }
+    }
+}
+
+/// A page that was shown when it was listed and is refused without a word now: the site is cross, or its door has changed.
+/// It says otherwise where it wants an account.
+fn shown_before(failure: Failure) -> Failure {
+    let bare = failure.message.contains("HTTP Error 403") && failure.message.contains("download webpage");
+    if failure.class == FailureClass::Private && bare {
+        Failure { class: FailureClass::Forbidden, ..failure }
+    } else {
+        failure
     }
 }
 
@@ -354,7 +391,7 @@ fn finished(dir: &Path, file: &str, metadata: Metadata) -> Result<Fetched, Failu
     }
     match path.metadata().map(|m| m.len()) {
         Ok(0) => Err(Failure::new(FailureClass::Empty, "the downloaded file is empty")),
-        Ok(_) => Ok(Fetched { path, metadata }),
+        Ok(_) => Ok(Fetched { path, metadata, captions: None }),
         Err(e) => Err(disk(&path, &e)),
     }
 }

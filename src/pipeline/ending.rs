@@ -76,12 +76,12 @@ async fn until(store: &Store, time: i64) -> Duration {
 }
 
 /// 2, 8, 32, 128 s …, at most ten minutes: in one run a short trouble is outlived, a long one is left to the next. A
-/// site that asked to slow down is left alone for ten minutes at once; one that refused media for minutes, then hours,
+/// site that asked to slow down is left alone for ten minutes at once; one that refused media for minutes, half an hour at most,
 /// because an expired address or an outrun yt-dlp is not mended in seconds.
 fn backoff(attempt: u32, class: FailureClass) -> Duration {
     const LONGEST: Duration = Duration::from_secs(600);
     if class == FailureClass::Forbidden {
-        return Duration::from_secs(60) * 6u32.pow(attempt.clamp(1, 4) - 1);
+        return Duration::from_secs(60 * 5u64.pow(attempt.clamp(1, 4) - 1)).min(3 * LONGEST);
     }
     let exponent = 2 * (attempt.max(1) - 1).min(5) + 1;
     if class == FailureClass::RateLimited { LONGEST } else { Duration::from_secs(1 << exponent).min(LONGEST) }

@@ -38,6 +38,7 @@ pub(super) async fn io_worker(
         let mut active = Active {
             title: work.item.title.clone(),
             metadata: Metadata::default(),
+            captions: None,
             started: Instant::now(),
             work,
             reply,
@@ -89,6 +90,7 @@ async fn bring(shared: &Arc<Shared>, active: &mut Active) -> Result<Audio, Failu
         fetched = shared.steps.fetcher.fetch(item, &dir, &shared.events, &shared.cancel) => fetched?,
     };
     active.metadata = fetched.metadata;
+    active.captions = fetched.captions;
     if let Some(title) = &active.metadata.title {
         active.title.clone_from(title);
     }

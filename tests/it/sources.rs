@@ -305,7 +305,7 @@ async fn refusals_are_told_apart() {
         (404, FailureClass::NotFound),
         (410, FailureClass::NotFound),
         (401, FailureClass::Private),
-        (403, FailureClass::Private),
+        (403, FailureClass::Forbidden),
         (429, FailureClass::RateLimited),
         (451, FailureClass::GeoBlocked),
     ] {
