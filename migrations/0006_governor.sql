@@ -86,7 +86,7 @@ BEGIN
             why := 'breaker';
         ELSIF s.probe IS NOT NULL AND s.probe_until > t THEN
             -- The probe is out; how it ends is usually known much sooner than its time is over.
-            due := least(s.probe_until, t + interval '1 minute');
+            due := least(s.probe_until, t + interval '10 seconds');
             why := 'probe';
         END IF;
         IF why IS NOT NULL THEN

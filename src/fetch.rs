@@ -26,6 +26,9 @@ use crate::media::{Failure, FailureClass, Fetched, Item, Locator, Metadata};
 use crate::web;
 use crate::ytdlp::{Preflight, YtDlp};
 
+/// No item is fetched for longer at a stretch: a server that gives a byte now and then would hold a worker for ever.
+const MAX_TIME: Duration = Duration::from_secs(12 * 3600);
+
 /// Which captions are wanted, and what for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct CaptionWishes {
@@ -127,7 +130,14 @@ impl Fetcher {
         let dir = std::path::absolute(dir).map_err(|e| disk(dir, &e))?;
         tokio::fs::create_dir_all(&dir).await.map_err(|e| disk(&dir, &e))?;
         let permit = self.turn(item, url, events, cancel).await?;
-        let fetched = self.fetch_from(item, url, &dir, permit.id(), &mut progress, cancel).await;
+        let fetching = self.fetch_from(item, url, &dir, permit.id(), &mut progress, cancel);
+        let fetched = match tokio::time::timeout(MAX_TIME, fetching).await {
+            Ok(fetched) => fetched,
+            Err(_) => Err(Failure::new(
+                FailureClass::Network,
+                format!("not there after {} h; the next attempt goes on", MAX_TIME.as_secs() / 3600),
+            )),
+        };
         let fetched = self.tell(item, url, &permit, fetched, events, cancel).await;
         permit.end().await;
         fetched

@@ -85,7 +85,7 @@ pub struct Metadata {
 }
 
 /// A file with an item's media in it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Fetched {
     /// The file; inside the item's spool directory unless the item is a local file.
     pub path: PathBuf,

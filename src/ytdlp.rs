@@ -109,7 +109,8 @@ impl YtDlp {
     }
 
     /// Starts yt-dlp on `address` in the existing folder `folder`, with `arguments` added to the ones every run gets. The
-    /// cookies' private copy, if any, is made in that folder. Its requests are made for the sake of `permit`, if any.
+    /// cookies' private copy, if any, is made in that folder. Its requests are made for the sake of `permit`, if any, and
+    /// bring at most `max_bytes` in all.
     ///
     /// # Errors
     /// [`FailureClass::Refused`] for an address that may not be reached; [`FailureClass::Setup`] when yt-dlp cannot be
@@ -120,9 +121,10 @@ impl YtDlp {
         address: &Url,
         folder: &Path,
         permit: Option<Uuid>,
+        max_bytes: u64,
     ) -> Result<Leash, Failure> {
         self.options.net.guard.check_url(address).map_err(|blocked| blocked.failure())?;
-        let gate = self.gate(permit)?;
+        let gate = self.gate(permit, max_bytes)?;
         let cookies = match &self.options.cookies {
             Some(original) => Some(process::PrivateCopy::of(original, folder)?),
             None => None,
@@ -144,13 +146,13 @@ impl YtDlp {
     }
 
     /// The gate of a run; none where the operator has a proxy, which then decides what may be reached.
-    fn gate(&self, permit: Option<Uuid>) -> Result<Option<Gate>, Failure> {
+    fn gate(&self, permit: Option<Uuid>, max_bytes: u64) -> Result<Option<Gate>, Failure> {
         if !web::guard::proxy_hosts().is_empty() {
             return Ok(None);
         }
         // yt-dlp gives a silent connection up after its timeout; a turn must come before that.
         let patience = (self.options.network_timeout / 2).min(Duration::from_secs(20));
-        Gate::open(&self.options.net, permit, patience).map(Some).map_err(|e| {
+        Gate::open(&self.options.net, permit, patience, max_bytes).map(Some).map_err(|e| {
             Failure::new(
                 FailureClass::Setup,
                 format!("failed to open a port on this machine for yt-dlp: {e}"),

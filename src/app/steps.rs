@@ -1,5 +1,6 @@
 //! From settings to running steps: the only place where a configuration becomes the steps' own options.
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -58,6 +59,15 @@ pub fn plan(config: &Config) -> anyhow::Result<Plan> {
     transcribe::check(&transcribe, model.as_ref())?;
     let embed = embed_options(config);
     embed.check()?;
+    if let Some(path) = &config.cookies_file
+        && let Ok(metadata) = path.metadata()
+        && metadata.permissions().mode() & 0o077 != 0
+    {
+        tracing::warn!(
+            "others on this machine can read the cookies in {0}: chmod 600 {0} (COOKIES_FILE)",
+            path.display()
+        );
+    }
     if let Some(path) = &config.cookies_file
         && !path.is_file()
     {

@@ -236,6 +236,10 @@ impl Fetcher {
             // The default leaves pieces out in silence, and with them what was said there. For the same reason there is no
             // `--max-filesize`: of a stream it drops every piece that is larger. The limit is kept here instead.
             "--abort-on-unavailable-fragments",
+            // It would run ffmpeg over the download with all its demuxers, some of which open files that a fake one names. Our
+            // decoder needs nothing mended.
+            "--fixup",
+            "never",
             "--progress",
             "--newline",
             "--progress-delta",
@@ -270,7 +274,13 @@ impl Fetcher {
     ) -> Result<Run, Failure> {
         let ytdlp = &self.options.ytdlp;
         let max_bytes = self.options.max_bytes;
-        let leash = ytdlp.start(&self.arguments(pick), url, dir, permit)?;
+        let leash = ytdlp.start(
+            &self.arguments(pick),
+            url,
+            dir,
+            permit,
+            max_bytes.saturating_mul(2).saturating_add(64 << 20),
+        )?;
         let gate = leash.gate();
         let explain = |failure: Failure| match &gate {
             Some(gate) => gate.explain(failure),

@@ -19,6 +19,10 @@ use crate::ytdlp::{End, Line};
 /// Lists within lists within lists: a channel's tabs' playlists.
 const MAX_DEPTH: usize = 3;
 
+/// Bytes that yt-dlp may read to list a page: a channel of ten thousand videos takes a tenth of it, and a page without end
+/// would be kept in memory.
+const MAX_LISTING: u64 = 512 << 20;
+
 /// What a list already told about an entry.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Hint {
@@ -217,7 +221,7 @@ impl Lister {
             Ok(permit) => permit,
             Err(failure) => return Listed { failure: Some(failure), ..Listed::default() },
         };
-        let leash = match ytdlp.start(&arguments, url, &std::env::temp_dir(), permit.id()) {
+        let leash = match ytdlp.start(&arguments, url, &std::env::temp_dir(), permit.id(), MAX_LISTING) {
             Ok(leash) => leash,
             Err(failure) => return Listed { failure: Some(failure), ..Listed::default() },
         };

