@@ -162,6 +162,12 @@ impl Inner {
         self.met.lock().unwrap_or_else(|e| e.into_inner())
     }
 
+    /// Counts bytes from outside; false when there have been enough.
+    fn takes(&self, bytes: u64) -> bool {
+        self.brought.fetch_add(bytes, Relaxed);
+        !self.is_full()
+    }
+
     fn is_full(&self) -> bool {
         self.brought.load(Relaxed) > self.max_bytes
     }
@@ -261,6 +267,18 @@ impl Head {
             .filter_map(|line| line.split_once(':'))
             .find(|(n, _)| n.trim().eq_ignore_ascii_case(name))
             .map(|(_, value)| value.trim())
+    }
+
+    /// How long the body of this answer to a request by `method` is, where it is said (RFC 9112 §6.3).
+    fn body_bytes(&self, method: &str) -> Option<u64> {
+        let status = self.first.split(' ').nth(1).unwrap_or_default();
+        if method.eq_ignore_ascii_case("HEAD") || matches!(status, "204" | "304") {
+            return Some(0);
+        }
+        if self.get("transfer-encoding").is_some() {
+            return None;
+        }
+        self.get("content-length")?.parse().ok()
     }
 
     /// The lines that belong to the message and not to this hop.
@@ -366,7 +384,8 @@ async fn forward(
     if client.write_all(text.as_bytes()).await.is_err() || client.write_all(&answer.rest).await.is_err() {
         return Ok(());
     }
-    relay(client, &mut server, inner).await;
+    let left = answer.body_bytes(method).map(|all| all.saturating_sub(answer.rest.len() as u64));
+    deliver(client, &mut server, inner, left).await;
     Ok(())
 }
 
@@ -401,6 +420,26 @@ fn place(url: &Url) -> Option<(String, u16)> {
     Some((host, url.port_or_known_default()?))
 }
 
+/// Carries the rest of an answer, `left` bytes of it where that is known; what the program says meanwhile has no reader.
+async fn deliver(client: &mut TcpStream, server: &mut TcpStream, inner: &Inner, left: Option<u64>) {
+    let (mut from_client, mut to_client) = client.split();
+    let (from_server, _) = server.split();
+    let mut body = from_server.take(left.unwrap_or(u64::MAX));
+    let down = async {
+        carry(&mut body, &mut to_client, |bytes| inner.takes(bytes)).await;
+        let _ = to_client.shutdown().await;
+    };
+    let gone = async {
+        let mut ignored = [0; 1024];
+        while matches!(from_client.read(&mut ignored).await, Ok(1..)) {}
+    };
+    tokio::select! {
+        () = down => {}
+        // Who has hung up is not waited for.
+        () = gone => {}
+    }
+}
+
 /// Carries bytes both ways until both sides have ended, or either has gone.
 async fn relay(client: &mut TcpStream, server: &mut TcpStream, inner: &Inner) {
     let (mut from_client, mut to_client) = client.split();
@@ -411,11 +450,7 @@ async fn relay(client: &mut TcpStream, server: &mut TcpStream, inner: &Inner) {
         carried
     };
     let down = async {
-        let enough = |bytes| {
-            inner.brought.fetch_add(bytes, Relaxed);
-            !inner.is_full()
-        };
-        carry(&mut from_server, &mut to_client, enough).await;
+        carry(&mut from_server, &mut to_client, |bytes| inner.takes(bytes)).await;
         let _ = to_client.shutdown().await;
     };
     tokio::pin!(up, down);
