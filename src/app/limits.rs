@@ -50,7 +50,7 @@ pub async fn limits(world: &World, args: &LimitsArgs) -> anyhow::Result<u8> {
 
 /// Lines about sites that are left alone, for whoever wonders why nothing happens.
 pub fn resting(sites: &[Standing]) -> Vec<String> {
-    sites.iter().filter(|s| s.open_s.is_some() || s.half_open).flat_map(|s| breaker(s)).collect()
+    sites.iter().filter(|s| s.open_s.is_some() || s.half_open).flat_map(breaker).collect()
 }
 
 fn lines(site: &Standing, limits: Option<Limits>) -> Vec<String> {

@@ -214,7 +214,13 @@ impl Fetcher {
         let print_progress =
             format!("download:{PROGRESS}%(progress.{{downloaded_bytes,total_bytes,total_bytes_estimate}})j");
         let output = format!("{NAME}.%(ext)s");
-        let filter;
+        // Other programs would speak these, past the gate.
+        let mut filters: Vec<String> =
+            ["rtmp", "rtsp", "mms", "ws", "ftp"].map(|scheme| format!("protocol!^=?{scheme}")).to_vec();
+        if let Pick::Id(id) = pick {
+            filters.push(format!("id='{id}'"));
+        }
+        let filter = filters.join(" & ");
         let mut arguments = vec![
             "--no-simulate",
             "--format",
@@ -251,14 +257,9 @@ impl Fetcher {
             "--print",
             &print_file,
         ];
-        // Other programs would speak these, past the gate.
-        let mut filters: Vec<String> =
-            ["rtmp", "rtsp", "mms", "ws", "ftp"].map(|scheme| format!("protocol!^=?{scheme}")).to_vec();
-        match pick {
-            Pick::First => arguments.extend(["--playlist-items", "1"]),
-            Pick::Id(id) => filters.push(format!("id='{id}'")),
+        if matches!(pick, Pick::First) {
+            arguments.extend(["--playlist-items", "1"]);
         }
-        filter = filters.join(" & ");
         arguments.extend(["--match-filters", &filter]);
         arguments.into_iter().map(OsString::from).collect()
     }

@@ -283,6 +283,90 @@ async fn site(talks: &[std::path::PathBuf]) -> (Server, Vec<Item>) {
     (server, items)
 }
 
+/// A page with a talk in pieces, and with captions that somebody made for it.
+async fn captioned(talk: &std::path::Path, captions: &str) -> (Server, Item) {
+    let (server, mut items) = site(&[talk.to_owned(), talk.to_owned()]).await;
+    let mut item = items.remove(1);
+    server.put(
+        "/page/1.html",
+        Page::new(
+            "text/html",
+            "<!DOCTYPE html><html><head><title>Talk</title></head><body><video><source src='/stream/1/s.m3u8' \
+             type='application/x-mpegURL'><track kind='captions' srclang='en' src='/c/en.vtt'></video></body></html>",
+        ),
+    );
+    server.put("/c/en.vtt", Page::new("text/vtt", captions));
+    item.title = "captioned".into();
+    (server, item)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn captions_that_people_made_stand_for_a_transcript_where_they_are_wanted_and_good() {
+    let (talk, truth) = tokio::task::spawn_blocking(|| speeches(&TALKS[..1]).remove(0)).await.unwrap();
+    let whole = format!(
+        "WEBVTT\n\n00:00.200 --> 00:04.000\n<v Anna>People wrote this</v>\n\n00:04.000 --> {:02}:{:06.3}\nand this\n",
+        truth.duration as u64 / 60,
+        truth.duration % 60.0 - 0.3
+    );
+    let title = "WEBVTT\n\n00:00.200 --> 00:01.000\nTitle only\n";
+    // What is wanted, what is there, whose transcript it is in the end.
+    for (wanted, captions, written) in [
+        ("first", whole.as_str(), true),
+        ("ignore", &whole, false),
+        ("fallback", &whole, false),
+        ("first", title, false),
+    ] {
+        let url = database().await;
+        let library = Library::on(&url);
+        let (server, item) = captioned(&talk, captions).await;
+        let store = Store::connect(&url, &StoreOptions::default()).await.unwrap();
+        store.migrate().await.unwrap();
+        store.upsert_many(std::slice::from_ref(&item), "test").await.unwrap();
+        let mut command = library.command(&["ingest", "--json"]);
+        command.env("CAPTIONS", wanted);
+        let ran = finish(command);
+        assert_eq!((ran.code, ran.json()["done"].as_u64()), (0, Some(1)), "{wanted}: {ran}");
+        assert_eq!(server.requests("/c/en.vtt"), usize::from(wanted != "ignore"), "{wanted}");
+        let (model, text): (String, String) = sqlx::query_as(
+            "select model, (select string_agg(text, ' ' order by seq) from segments s where s.media_id = m.media_id) \
+             from media m",
+        )
+        .fetch_one(store.pool())
+        .await
+        .unwrap();
+        if written {
+            assert_eq!((model.as_str(), text.as_str()), ("captions:en", "People wrote this and this"));
+            let hits = library.ok(&["search", "--json", "people", "wrote"]).json_lines();
+            assert_eq!(hits[0]["start_ms"], 200, "{hits:?}");
+        } else {
+            assert!(
+                !model.starts_with("captions") && !text.contains("People wrote"),
+                "{wanted}: {model}: {text}"
+            );
+        }
+        library.assert_in_order();
+    }
+
+    // Where nothing is heard, they stand in.
+    let url = database().await;
+    let library = Library::on(&url);
+    let out = tempfile::tempdir().unwrap();
+    let silence = out.path().join("silence.wav");
+    ffmpeg(&[&"-f", &"lavfi", &"-i", &"anullsrc=r=16000:cl=mono", &"-t", &"9", &silence]);
+    let (_server, item) =
+        captioned(&silence, "WEBVTT\n\n00:00.000 --> 00:08.500\nA sign language talk\n").await;
+    let store = Store::connect(&url, &StoreOptions::default()).await.unwrap();
+    store.migrate().await.unwrap();
+    store.upsert_many(&[Item { duration_ms: Some(9000), ..item }], "test").await.unwrap();
+    let mut command = library.command(&["ingest", "--json"]);
+    command.env("CAPTIONS", "fallback");
+    let ran = finish(command);
+    assert_eq!((ran.code, ran.json()["done"].as_u64()), (0, Some(1)), "{ran}");
+    let model: String = sqlx::query_scalar("select model from media").fetch_one(store.pool()).await.unwrap();
+    assert_eq!(model, "captions:en");
+    library.assert_in_order();
+}
+
 /// Most requests that came within `window`.
 fn most_within(times: &[Instant], window: Duration) -> usize {
     let mut most = 0;
