@@ -185,11 +185,7 @@ const RULES: &[Rule] = &[
         remedy: None,
     },
     // A media address that expired, or a yt-dlp that the site has outrun: extracting again may do.
-    Rule {
-        class: FailureClass::Forbidden,
-        phrases: &["video data: http error 403", "fragment 1: http error 403", "fragment: http error 403"],
-        remedy: Some(UPDATE),
-    },
+    Rule { class: FailureClass::Forbidden, phrases: &["video data: http error 403"], remedy: Some(UPDATE) },
     Rule { class: FailureClass::Private, phrases: &["http error 403"], remedy: Some(COOKIE_REMEDY) },
     Rule {
         class: FailureClass::Network,
@@ -278,6 +274,12 @@ pub fn classify(exit_code: Option<i32>, errors: &[String]) -> Failure {
             "run ./scripts/ingest once, it installs one; `spoken doctor` shows whether it is found",
         );
     }
+    // Why a piece could not be had stands in the line before.
+    if lower.contains("unable to continue")
+        && let Some(failure) = refused_piece(errors)
+    {
+        return failure;
+    }
     for rule in RULES {
         if rule.phrases.iter().any(|p| lower.contains(p)) {
             let mut failure = Failure::new(rule.class, quote);
@@ -292,6 +294,21 @@ pub fn classify(exit_code: Option<i32>, errors: &[String]) -> Failure {
         }
     }
     Failure::new(FailureClass::Internal, quote).with_remedy(UPDATE)
+}
+
+/// The failure of a stream whose pieces the site refuses, if that is what it did.
+fn refused_piece(errors: &[String]) -> Option<Failure> {
+    let why = errors.iter().rev().find(|l| l.to_lowercase().contains("got error: http error"))?;
+    let (_, why) = why.split_once("ot error: ")?;
+    let said = format!("a piece of the stream was refused: {}", quote(why));
+    let lower = why.to_lowercase();
+    if lower.contains("http error 403") {
+        Some(Failure::new(FailureClass::Forbidden, said).with_remedy(UPDATE))
+    } else if lower.contains("http error 429") {
+        Some(Failure::new(FailureClass::RateLimited, said).with_remedy(DOUBTED_REMEDY))
+    } else {
+        None
+    }
 }
 
 /// When to look again at what is not there yet: `premieres in 21 minutes` and a margin, or some hours where nothing is said.
@@ -432,6 +449,22 @@ mod tests {
             ],
         );
         assert_eq!(failure.class, FailureClass::Setup);
+    }
+
+    #[test]
+    fn refused_pieces_are_told_from_lost_ones() {
+        let class = |why: &str| {
+            let lines = [
+                "ERROR:".to_owned(),
+                format!("[download] Got error: {why}. Giving up after 4 fragment retries"),
+                "ERROR: fragment 3 not found, unable to continue".to_owned(),
+            ];
+            classify(Some(1), &lines).class
+        };
+        assert_eq!(class("HTTP Error 403: Forbidden"), FailureClass::Forbidden);
+        assert_eq!(class("HTTP Error 429: Too Many Requests"), FailureClass::RateLimited);
+        assert_eq!(class("HTTP Error 500: Internal Server Error"), FailureClass::Network);
+        assert_eq!(class("1024 bytes read, 3000 more expected"), FailureClass::Network);
     }
 
     #[test]

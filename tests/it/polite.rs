@@ -60,7 +60,7 @@ async fn a_window_holds_so_many_and_no_more_whoever_asks() {
         let governor = Arc::new(governor(store.pool(), sites));
         for _ in 0..8 {
             let governor = governor.clone();
-            asking.spawn(async move { ask(&governor, Ask::Video).await.map(|permit| drop(permit)) });
+            asking.spawn(async move { ask(&governor, Ask::Video).await.map(drop) });
         }
     }
     let answers = asking.join_all().await;

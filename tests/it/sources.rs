@@ -678,6 +678,62 @@ async fn a_missing_piece_is_a_failure_and_not_a_gap() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn media_that_is_refused_is_extracted_again_once() {
+    let (server, pieces) = streaming_site().await;
+    server.always(&pieces[1], Fault::Status(403));
+    let before = server.requests("/s.m3u8");
+    let failure = fetch(&patient(), &page_item(&server.url("/s.m3u8"))).await.unwrap_err();
+    assert_eq!(failure.class, FailureClass::Forbidden, "{failure}");
+    assert!(failure.remedy.as_deref().unwrap().contains("pip install --upgrade"), "{failure:?}");
+    // Looked at twice in each extraction: as a page, and as a list of pieces.
+    let extraction = {
+        let (server, _) = streaming_site().await;
+        fetch(&patient(), &page_item(&server.url("/s.m3u8"))).await.unwrap();
+        server.requests("/s.m3u8")
+    };
+    assert_eq!(server.requests("/s.m3u8") - before, 2 * extraction);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_yt_dlp_that_does_not_run_stops_all_pages() {
+    let dir = TempDir::new().unwrap();
+    let fake = dir.path().join("yt-dlp");
+    let runs = dir.path().join("runs");
+    let script = format!(
+        "#!/bin/sh\necho x >> {}\necho 'yt-dlp: error: no such option: --x' >&2\nexit 2\n",
+        runs.display()
+    );
+    std::fs::write(&fake, script).unwrap();
+    std::fs::set_permissions(&fake, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let mut options = ytdlp(Duration::from_secs(20)).options().clone();
+    options.program = fake;
+    let fetcher = Fetcher::new(FetchOptions::new(YtDlp::new(options))).unwrap();
+    let (events, mut told) = Events::channel();
+    let spool = TempDir::new().unwrap();
+    let fetch = async |address: &str| {
+        fetcher
+            .fetch(&page_item(address), spool.path(), &events, &CancellationToken::new())
+            .await
+            .unwrap_err()
+    };
+    let first = fetch("http://127.0.0.1:9/a").await;
+    assert_eq!(first.class, FailureClass::Setup, "{first}");
+    for other in ["http://127.0.0.1:9/b", "http://127.0.0.2:9/c"] {
+        let later = fetch(other).await;
+        assert!(later.class == FailureClass::Paced && later.free && later.retry.is_some(), "{later:?}");
+    }
+    assert_eq!(std::fs::read_to_string(&runs).unwrap(), "x\n", "it was run again");
+    let mut loud = 0;
+    while let Ok(event) = told.try_recv() {
+        if let Event::Noticed { warning: true, message } = event {
+            assert!(message.contains("no more pages") && message.contains("no such option"), "{message}");
+            loud += 1;
+        }
+    }
+    assert_eq!(loud, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_live_stream_is_not_there_yet() {
     let (server, _) = streaming_site().await;
     let ended = String::from_utf8(hls().swap_remove(0).1).unwrap();
