@@ -147,13 +147,16 @@ async fn drain(
     stages
 }
 
-/// Takes over the spool directories of processes that died on this machine.
+/// Takes over the spool directories of processes that died on this machine, and of those that were stopped before their
+/// downloads were complete.
 async fn adopt(world: &World, queue: &mut Queue, spool: &Spool) -> anyhow::Result<()> {
-    let dead: Vec<String> = queue.dead().iter().map(ToString::to_string).collect();
-    if !dead.is_empty() {
+    let mut left = queue.dead();
+    left.extend(spool.others().into_iter().filter(|worker| !queue.knows(*worker)));
+    if !left.is_empty() {
         let unfinished = world.store.unfinished().await?;
         let wanted: std::collections::HashSet<_> = unfinished.iter().map(|u| u.media_id).collect();
-        spool.adopt(&dead, &|id| wanted.contains(&id));
+        let left: Vec<String> = left.iter().map(ToString::to_string).collect();
+        spool.adopt(&left, &|id| wanted.contains(&id));
         queue.bury_dead();
     }
     Ok(())

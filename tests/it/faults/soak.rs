@@ -18,7 +18,7 @@ use super::*;
 use crate::cli::speeches;
 
 /// Rounds on one library: few enough that no item can be near nine deaths (after which it is given up, rightly).
-const ROUNDS_EACH: u64 = 20;
+const ROUNDS_EACH: u64 = 14;
 /// Items of each kind.
 const FILES: usize = 20;
 const ADDRESSES: usize = 15;
