@@ -44,7 +44,8 @@ impl Spool {
     /// Processes that have a directory here, this one aside.
     pub fn others(&self) -> Vec<Uuid> {
         let entries = self.root.parent().and_then(|spools| std::fs::read_dir(spools).ok());
-        let ids = entries.into_iter().flatten().flatten().filter_map(|e| e.file_name().to_str()?.parse().ok());
+        let ids =
+            entries.into_iter().flatten().flatten().filter_map(|e| e.file_name().to_str()?.parse().ok());
         ids.filter(|id: &Uuid| !self.root.ends_with(id.to_string())).collect()
     }
 
