@@ -287,6 +287,11 @@ impl Queue {
         self.dead.iter().map(|d| d.id).collect()
     }
 
+    /// True where a process with this identity runs, or has died and was not cleared up after.
+    pub fn knows(&self, worker: Uuid) -> bool {
+        identity::exists(&self.options.workers_dir, worker)
+    }
+
     /// Forgets the dead, once what they left in the spool is taken over. Until then they stay this process's
     /// business: no other process sees them, and if this one dies too, the next finds them again.
     pub fn bury_dead(&mut self) {

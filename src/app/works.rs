@@ -235,15 +235,19 @@ impl Drop for Held {
     }
 }
 
-/// Takes over the spool directories of processes that died on this machine.
+/// Takes over the spool directories of processes that died on this machine, and of those that were stopped before their
+/// downloads were complete.
 async fn adopt(world: &World, queue: &mut Queue, spool: &Spool) -> anyhow::Result<()> {
-    let dead: Vec<String> = queue.dead().iter().map(ToString::to_string).collect();
-    if !dead.is_empty() {
-        Governor::forget(world.store.pool(), &queue.dead()).await?;
+    let dead = queue.dead();
+    let mut left = dead.clone();
+    left.extend(spool.others().into_iter().filter(|worker| !queue.knows(*worker)));
+    if !left.is_empty() {
+        Governor::forget(world.store.pool(), &dead).await?;
         let unfinished = world.store.unfinished().await?;
         let wanted: std::collections::HashSet<_> = unfinished.iter().map(|u| u.media_id).collect();
-        spool.adopt(&dead, &|id| wanted.contains(&id));
-        world.store.nodes_ended(&queue.dead()).await?;
+        let left: Vec<String> = left.iter().map(ToString::to_string).collect();
+        spool.adopt(&left, &|id| wanted.contains(&id));
+        world.store.nodes_ended(&dead).await?;
         queue.bury_dead();
     }
     Ok(())

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 
 use crate::event::{Event, Events};
 #[cfg(doc)]
@@ -40,12 +41,24 @@ impl Spool {
         Ok(Self { root, max_bytes, min_free, held: Mutex::default(), freed: Notify::new() })
     }
 
-    /// Takes over what dead workers left: the directories of items in `wanted` (their parts of downloads are worth
+    /// Processes that have a directory here, this one aside.
+    pub fn others(&self) -> Vec<Uuid> {
+        let entries = self.root.parent().and_then(|spools| std::fs::read_dir(spools).ok());
+        let ids =
+            entries.into_iter().flatten().flatten().filter_map(|e| e.file_name().to_str()?.parse().ok());
+        ids.filter(|id: &Uuid| !self.root.ends_with(id.to_string())).collect()
+    }
+
+    /// Takes over what dead or stopped workers left: the directories of items in `wanted` (their parts of downloads are worth
     /// keeping, decoded audio is not, since it may be cut), the rest is deleted.
     pub fn adopt(&self, dead: &[String], wanted: &dyn Fn(MediaId) -> bool) {
         let Some(spools) = self.root.parent() else { return };
         for worker in dead {
-            let left = spools.join(worker);
+            // Moved first: of two that take it over, one gets it all.
+            let left = self.root.join(format!("left-{worker}"));
+            if std::fs::rename(spools.join(worker), &left).is_err() {
+                continue;
+            }
             for entry in std::fs::read_dir(&left).into_iter().flatten().flatten() {
                 let id = entry.file_name().to_str().and_then(|n| n.parse::<MediaId>().ok());
                 if let Some(id) = id.filter(|id| wanted(*id)) {

@@ -117,6 +117,11 @@ impl Dead {
     }
 }
 
+/// Whether there is a file of this process.
+pub(super) fn exists(dir: &Path, id: Uuid) -> bool {
+    dir.join(format!("{id}.lock")).exists()
+}
+
 /// All processes of `dir` that are gone and that no other process looks after.
 pub(super) fn find_dead(dir: &Path) -> Result<Vec<Dead>, QueueError> {
     let mut dead = Vec::new();
