@@ -193,7 +193,8 @@ impl Listing {
         let again = self.patiently(|| self.store.retry(&again)).await?;
         jobs.extend(again.iter().map(|r| Entry::new(r.media_id, r.generation)));
         if lane == Lane::First && !waiting.is_empty() {
-            self.patiently(|| self.queue.control().bump(&waiting)).await?;
+            let control = self.queue.control();
+            self.patiently(|| control.bump(&waiting)).await?;
         }
         if !jobs.is_empty() {
             self.patiently(|| self.queue.enqueue_entries(&jobs, lane)).await?;

@@ -115,12 +115,13 @@ pub(super) async fn charge_panic(
     charge(&mut connection, media_id.0, generation, GUILTY, false).await
 }
 
-/// The items that `workers` were working on: jobs that waited for their turn are not among them.
+/// The items that `workers` were working on: jobs that waited for their turn are not among them. In one order, so that two
+/// that change several items cannot wait for each other.
 async fn items_of(connection: &mut PgConnection, workers: &[String]) -> Result<Vec<(Uuid, i32)>, QueueError> {
     let items = sqlx::query_as(
         "select m.media_id, m.generation from graphile_worker._private_jobs j \
          join media m on j.key = 'media:' || m.media_id || ':' || m.generation \
-         where j.locked_by = any($1) and m.state = 'active'",
+         where j.locked_by = any($1) and m.state = 'active' order by m.media_id",
     )
     .bind(workers)
     .fetch_all(connection)

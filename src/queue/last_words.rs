@@ -61,11 +61,14 @@ extern "C" fn on_fatal(number: libc::c_int, info: *mut libc::siginfo_t, _context
         let at = FATAL.iter().position(|&fatal| fatal == signal)?;
         all.get(at).copied().flatten()
     });
-    let default = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
-    // SAFETY: restores what was installed before us (the standard library's stack overflow message, or the default).
-    let _ = unsafe { sigaction(signal, &before.unwrap_or(default)) };
     // SAFETY: the kernel passes a valid pointer to a handler installed with SA_SIGINFO.
     let from_the_fault_itself = !info.is_null() && unsafe { (*info).si_code } > 0;
+    // What was installed before us is the standard library's message about an overflown stack, or nothing. It takes a
+    // signal that was sent for a fault, and returns in order to meet that again: the process would live on.
+    let before = before.filter(|_| from_the_fault_itself);
+    let default = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
+    // SAFETY: restores what was installed before us, or the default.
+    let _ = unsafe { sigaction(signal, &before.unwrap_or(default)) };
     if !from_the_fault_itself {
         // Sent with kill or raise: would not come again by itself. It waits until this handler returns.
         let _ = nix::sys::signal::raise(signal);

@@ -157,7 +157,7 @@ async fn run_worker(queue: &Queue, shared: &Arc<Shared>, stop: &CancellationToke
     crash::release(&shared.pool, &former).await?;
     for job in kept {
         let slot = Slot { shared: Arc::clone(shared), failed: failed.clone() };
-        tokio::spawn(slot.finish(job, worker.worker_id().clone()));
+        tokio::spawn(slot.finish(job, worker.worker_id().to_owned()));
     }
     let watch = watch_failure(&worker, stop.clone(), failed.clone());
     tokio::pin!(watch);

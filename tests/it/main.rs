@@ -11,6 +11,7 @@ mod ingest;
 mod kill;
 mod postgres;
 mod queue;
+mod queue_commands;
 mod roles;
 mod search;
 mod server;

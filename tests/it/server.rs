@@ -107,6 +107,7 @@ struct State {
     sent: Mutex<HashMap<String, u64>>,
     faulted: AtomicUsize,
     total_sent: AtomicU64,
+    cut: tokio::sync::Notify,
 }
 
 /// The server.
@@ -137,7 +138,14 @@ impl Server {
             // Dropped with the task, and the connections with it.
             let mut connections = JoinSet::new();
             while let Ok((stream, _)) = listener.accept().await {
-                connections.spawn(answer(stream, Arc::clone(&shared)));
+                let state = Arc::clone(&shared);
+                connections.spawn(async move {
+                    let cut = Arc::clone(&state);
+                    tokio::select! {
+                        () = cut.cut.notified() => {}
+                        () = answer(stream, state) => {}
+                    }
+                });
                 while connections.try_join_next().is_some() {}
             }
         });
@@ -184,6 +192,11 @@ impl Server {
         self.good_weather();
         lock(&self.state.faults).clear();
         lock(&self.state.always).clear();
+    }
+
+    /// Cuts every answer that is on its way.
+    pub fn cut_off(&self) {
+        self.state.cut.notify_waiters();
     }
 
     /// Requests that `path` got.

@@ -78,7 +78,7 @@ fn item(n: i64) -> Item {
 
 async fn work(world: &World, limit: u32, concurrency: usize) -> anyhow::Result<()> {
     let mut options = QueueOptions::new(world.config.data_dir.join("workers"), concurrency);
-    options.poll_interval = super::super::ingest::TICK;
+    options.poll_interval = super::super::works::TICK;
     options.record_claims = true;
     let mut queue = Queue::open(world.url(), options).await?;
     queue.bury_dead();
@@ -103,7 +103,7 @@ async fn work(world: &World, limit: u32, concurrency: usize) -> anyhow::Result<(
             if queue.drained().await.unwrap_or(false) {
                 stop.cancel();
             }
-            tokio::time::sleep(super::super::ingest::TICK).await;
+            tokio::time::sleep(super::super::works::TICK).await;
         }
     };
     tokio::join!(queue.run(handler, stop.clone()), drained);

@@ -48,29 +48,36 @@ async fn overlapping_runs_on_two_hosts_do_each_item_once() {
     invariants(&url, &[&hosts[0], &hosts[1]], Rest::Finished).await;
 }
 
-/// Lets a host take a talk and get as far as `step` with it.
-fn at_work(host: &Library, talk: &str, step: &str, lease: Duration) -> Run {
-    let mut command = ingest(host, &[talk]);
+/// A host that downloads a talk, which takes until the server is calm: it has work in hand for as long as a test needs.
+async fn at_work(host: &Library, lease: Duration) -> (Server, Run) {
+    let server = Server::start().await;
+    let body = fs::read(speech("talk.wav", 7201, 9, &[]).0).unwrap();
+    let crawl = Fault::Slow(body.len() / 400, Duration::from_millis(500));
+    server.put("/talk.wav", Page::new("audio/wav", body));
+    server.fail("/talk.wav", [Fault::Slow(1 << 20, Duration::ZERO)]);
+    server.always("/talk.wav", crawl);
+    let mut command = ingest(host, &[&server.url("/talk.wav")]);
     command.env("LEASE_SECONDS", lease.as_secs().to_string());
     let mut run = Run::start(command);
-    run.until_step(step);
-    run
+    run.until_step("fetch");
+    until("it downloads", || server.requests("/talk.wav") >= 2);
+    (server, run)
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn stopped_past_its_lease_it_finds_its_work_done_by_another() {
     let url = database().await;
     let hosts = [Library::on(&url), Library::on(&url)];
-    let (talk, _) = speech("long.mp3", 7301, 75, &[]);
-    let talk = talk.to_str().unwrap();
-    let mut zombie = at_work(&hosts[0], talk, "transcribe", LEASE);
+    let (server, mut zombie) = at_work(&hosts[0], LEASE).await;
     zombie.signal(Signal::SIGSTOP);
+    server.calm();
     let began = Instant::now();
     let other = finish(&hosts[1], &[]);
     println!("done by the other {:?} after the stop", began.elapsed());
     assert_eq!(other.outcome(), [1, 0, 0], "{other}");
     let before = hosts[1].transcripts();
     let fence = number(&url, "select fence from media").await;
+    server.cut_off();
     zombie.signal(Signal::SIGCONT);
     // It goes on where it was, and is refused.
     zombie.until("what it wrote is refused", |e| {
@@ -119,13 +126,14 @@ async fn stopped_in_the_middle_of_writing_it_does_not_keep_the_rows() {
 async fn stopped_for_less_than_its_lease_it_keeps_its_work() {
     let url = database().await;
     let hosts = [Library::on(&url), Library::on(&url)];
-    let (talk, _) = speech("long.mp3", 7301, 75, &[]);
-    let run = at_work(&hosts[0], talk.to_str().unwrap(), "transcribe", Duration::from_secs(60));
+    let (server, run) = at_work(&hosts[0], Duration::from_secs(60)).await;
     run.signal(Signal::SIGSTOP);
     let mut command = ingest(&hosts[1], &[]);
     command.env("LEASE_SECONDS", "60");
     let mut other = Run::start(command);
     other.until_event("stages_sampled");
+    server.calm();
+    server.cut_off();
     run.signal(Signal::SIGCONT);
     let (ended, other) = (run.wait(), other.wait());
     assert_eq!((ended.code, ended.outcome()), (0, [1, 0, 0]), "{ended}");
@@ -137,14 +145,14 @@ async fn stopped_for_less_than_its_lease_it_keeps_its_work() {
 async fn taken_over_after(lease: Duration) -> Duration {
     let url = database().await;
     let hosts = [Library::on(&url), Library::on(&url)];
-    let (talk, _) = speech("long.mp3", 7301, 75, &[]);
-    let run = at_work(&hosts[0], talk.to_str().unwrap(), "transcribe", lease);
+    let (server, run) = at_work(&hosts[0], lease).await;
     let mut command = ingest(&hosts[1], &[]);
     command.env("LEASE_SECONDS", lease.as_secs().to_string());
     let mut other = Run::start(command);
     other.until_event("stages_sampled");
     run.kill();
     let died = Instant::now();
+    server.calm();
     // The longest lease is longer than what is waited for anywhere else.
     let taken = loop {
         if other.said().contains("\"item_started\"") {

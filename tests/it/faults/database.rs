@@ -71,41 +71,52 @@ async fn a_short_outage_costs_nothing() {
 /// than the lease.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_outage_longer_than_the_lease_leaves_each_host_its_work() {
-    const EACH: usize = 4;
+    const TALKS: usize = 4;
     let mut db = Database::new().await;
-    let hosts = [Library::on(&db.url), Library::on(&db.url)];
     let server = Server::start().await;
     let talk = fs::read(speech("talk.wav", 7201, 9, &[]).0).unwrap();
+    let crawl = Fault::Slow(talk.len() / 400, Duration::from_millis(500));
+    let hosts = [Library::on(&db.url), Library::on(&db.url)];
     let mut runs = Vec::new();
     for (n, host) in hosts.iter().enumerate() {
-        let addresses: Vec<String> = (0..EACH)
+        let addresses: Vec<String> = (0..TALKS)
             .map(|i| {
                 let path = format!("/{n}{i}.wav");
                 server.put(&path, Page::new("audio/wav", talk.clone()));
-                // Six seconds, twice as long as the outage.
-                let fault = Fault::Slow(talk.len() / 24 + 1, Duration::from_millis(250));
-                after_the_listing(&server, &path, [fault]);
+                server.fail(&path, [Fault::Slow(1 << 20, Duration::ZERO)]);
+                server.always(&path, crawl.clone());
                 server.url(&path)
             })
             .collect();
-        let mut run = Run::start(ingest(host, &addresses.iter().map(String::as_str).collect::<Vec<_>>()));
-        for _ in 0..EACH {
+        let mut command = ingest(host, &addresses.iter().map(String::as_str).collect::<Vec<_>>());
+        command.env("LEASE_SECONDS", "10");
+        let mut run = Run::start(command);
+        // The first host has its own before the other finds more, and would like to have those as well: it is kept from
+        // asking by a stop that is much shorter than its lease.
+        for _ in 0..TALKS {
             run.until_step("fetch");
+        }
+        if n == 0 {
+            run.signal(Signal::SIGSTOP);
         }
         runs.push(run);
     }
+    runs[0].signal(Signal::SIGCONT);
     db.end(Signal::SIGINT);
-    tokio::time::sleep(Duration::from_secs(3)).await;
+    tokio::time::sleep(Duration::from_secs(11)).await;
     db.start().await;
+    // What they have in hand goes on only now.
+    server.calm();
+    server.cut_off();
     let mut done = 0;
     for run in runs {
         let ended = run.wait();
         assert_eq!((ended.code, ended.summary["failed"].as_i64()), (0, Some(0)), "{ended}");
         let started = ended.count("item_started");
-        assert!(started.len() == EACH && started.values().all(|&times| times == 1), "{started:?}: {ended}");
+        assert!(started.len() == TALKS && started.values().all(|&times| times == 1), "{started:?}: {ended}");
         done += ended.summary["done"].as_i64().unwrap();
     }
-    assert_eq!(done, 2 * EACH as i64);
+    assert_eq!(done, 2 * TALKS as i64);
     let again = "select count(*) from media where fence <> 1 or attempts <> 1 or crashes <> 0";
     assert_eq!(number(&db.url, again).await, 0, "claimed again");
     invariants(&db.url, &[&hosts[0], &hosts[1]], Rest::Finished).await;

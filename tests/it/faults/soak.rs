@@ -42,7 +42,7 @@ impl Site {
         let wanted: Vec<(&str, u32, u32, &[&str])> = names
             .iter()
             .zip(0..)
-            .map(|(name, n)| (name.as_str(), 7400 + n, 3 + n % 4, [].as_slice()))
+            .map(|(name, n)| (name.as_str(), 7400 + n, 4 + n % 4, [].as_slice()))
             .collect();
         let files: Vec<PathBuf> = speeches(&wanted).into_iter().map(|(file, _)| file).collect();
         let (server, dir) = (Server::start().await, tempfile::tempdir().unwrap());
