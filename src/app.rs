@@ -5,8 +5,11 @@
 //! * [`works`] — the open queue and the running stages: what all that work have in common.
 //! * [`work`] — `spoken work`: the queue alone, or a part of the work that other machines share.
 //! * [`node`] — this process among those that work on the library, and what it looks after; `spoken nodes`.
+//! * [`source`], [`mod@check`], [`sync`], [`mod@run`] — subscriptions: kept, looked into, once for cron or by a daemon.
+//! * [`notify`] — telling systemd.
 //! * [`steps`] — settings into running steps.
 //! * [`offline`] — files to transcripts without a database: [`transcribe`] and [`mod@bench`].
+//! * [`limits`] — `spoken limits`: how sites stand.
 //! * [`library`] — commands that read: status, show, search, export, and retry.
 //! * [`mod@queue`] — looking at the queue and steering it.
 //! * [`world`] — the open database that commands share.
@@ -15,13 +18,14 @@
 
 use std::io::{IsTerminal, Read, Write};
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
 
 use crate::cli::{
-    Cli, Command, DbCommand, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE, IngestArgs, TranscribeArgs,
-    WorkArgs,
+    Cli, Command, DbCommand, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE, IngestArgs, SourceCommand,
+    SyncArgs, TranscribeArgs, WorkArgs,
 };
 use crate::config::{self, Inputs, Loaded, LogFormat};
 use crate::event::{self, Event, Events};
@@ -31,15 +35,21 @@ use crate::report::{self, Mode, Terminal};
 use crate::telemetry::{self, Output, TelemetryOptions};
 
 pub mod bench;
+pub mod check;
 pub mod doctor;
 pub mod ingest;
 pub mod library;
+pub mod limits;
 pub mod listing;
 pub mod node;
+pub mod notify;
 pub mod offline;
 pub mod queue;
+pub mod run;
 pub mod signals;
+pub mod source;
 pub mod steps;
+pub mod sync;
 pub mod transcribe;
 pub mod work;
 pub mod works;
@@ -92,7 +102,7 @@ fn start(cli: &Cli) -> anyhow::Result<u8> {
     widest_vectors();
     let output = telemetry::init(&TelemetryOptions {
         json: loaded.config.log_format == LogFormat::Json,
-        filter: loaded.config.log_level.clone(),
+        filter: log_level(cli, &loaded),
         color: cli.global.color,
     })?;
     if let Command::Config(args) = &cli.command {
@@ -107,10 +117,22 @@ fn start(cli: &Cli) -> anyhow::Result<u8> {
         };
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    let code = runtime.block_on(run(cli, loaded, &output));
+    let code = runtime.block_on(run_cli(cli, loaded, &output));
     // A blocking read of a terminal or a stuck name look-up must not keep the process.
     runtime.shutdown_timeout(Duration::from_secs(1));
     code
+}
+
+/// What is logged: as set; where that is the default, `sync` keeps to warnings when nobody watches, since cron mails every line.
+fn log_level(cli: &Cli, loaded: &Loaded) -> String {
+    let quiet = matches!(cli.command, Command::Sync(_)) && !std::io::stderr().is_terminal();
+    // The repository's default.toml writes the default down: that is no wish for it.
+    let set = !matches!(loaded.origin("log_level").layer, "default" | "file");
+    let usual = config::Config::defaults(std::path::Path::new("/")).log_level == loaded.config.log_level;
+    match quiet && usual && !set {
+        true => "warn".to_owned(),
+        false => loaded.config.log_level.clone(),
+    }
 }
 
 /// Lets CTranslate2 use AVX-512, which it does on demand only because early processors slowed down for it; those that know the
@@ -134,7 +156,7 @@ fn widest_vectors() {
     }
 }
 
-async fn run(cli: &Cli, loaded: Loaded, output: &Output) -> anyhow::Result<u8> {
+async fn run_cli(cli: &Cli, loaded: Loaded, output: &Output) -> anyhow::Result<u8> {
     match &cli.command {
         Command::Ingest(args) => ingest_command(args, cli.global.library_flags(), loaded, output).await,
         Command::Work(args) => work_command(args, loaded, output).await,
@@ -164,6 +186,12 @@ async fn run(cli: &Cli, loaded: Loaded, output: &Output) -> anyhow::Result<u8> {
             world.close().await;
             done
         }
+        Command::Limits(args) => {
+            let world = World::open(loaded.config, READER_CONNECTIONS).await?;
+            let done = limits::limits(&world, args).await;
+            world.close().await;
+            done
+        }
         Command::Search(args) => {
             let world = World::open(loaded.config, READER_CONNECTIONS).await?;
             let done = library::search(&world, args).await;
@@ -183,6 +211,19 @@ async fn run(cli: &Cli, loaded: Loaded, output: &Output) -> anyhow::Result<u8> {
             done
         }
         Command::Transcribe(args) => transcribe_command(args.clone(), loaded, output).await,
+        Command::Source(args) => {
+            // A mistake in the arguments is told without starting a server for it.
+            let addition = match &args.command {
+                SourceCommand::Add(args) => Some(source::Addition::read(args)?),
+                _ => None,
+            };
+            let world = World::open(loaded.config, READER_CONNECTIONS).await?;
+            let done = source::source(&world, args, addition).await;
+            world.close().await;
+            done
+        }
+        Command::Sync(args) => sync_command(args, loaded, output).await,
+        Command::Run(_) => run_command(cli, loaded, output).await,
         // Answered before the runtime started.
         Command::Config(_) | Command::Completions(_) | Command::Bench(_) => Ok(EXIT_OK),
     }
@@ -199,6 +240,17 @@ struct Watch {
 
 impl Watch {
     fn start(loaded: &Loaded, output: &Output, bars: bool, options: report::Options) -> anyhow::Result<Self> {
+        Self::start_reloading(loaded, output, bars, options, None)
+    }
+
+    /// As [`Self::start`]; SIGHUP notifies `reload`, where there is one.
+    fn start_reloading(
+        loaded: &Loaded,
+        output: &Output,
+        bars: bool,
+        options: report::Options,
+        reload: Option<Arc<tokio::sync::Notify>>,
+    ) -> anyhow::Result<Self> {
         let mode = match loaded.config.log_format {
             LogFormat::Json => Mode::Json,
             LogFormat::Text => Mode::Lines,
@@ -211,7 +263,7 @@ impl Watch {
         let (events, told) = Events::channel();
         let reporter = tokio::spawn(report::run(terminal.clone(), told, options));
         let stopping = Stopping::default();
-        let listener = stopping.listen(events.clone(), move || terminal.close())?;
+        let listener = stopping.listen(events.clone(), reload, move || terminal.close())?;
         let monitor = Monitor::start(events.clone(), Duration::from_secs(1))?;
         Ok(Self { events, stopping, reporter, listener, monitor })
     }
@@ -249,7 +301,7 @@ async fn ingest_command(
     output: &Output,
 ) -> anyhow::Result<u8> {
     let request = read_request(args)?;
-    let watch = Watch::start(&loaded, output, true, report::Options { hints: true, flags })?;
+    let watch = Watch::start(&loaded, output, true, report::Options { hints: true, flags, quiet: false })?;
     let connections = u32::try_from(loaded.config.db_workers).unwrap_or(12) + 4;
     let result = match World::open(loaded.config, connections).await {
         Ok(world) => {
@@ -285,6 +337,59 @@ async fn work_command(args: &WorkArgs, loaded: Loaded, output: &Output) -> anyho
     }
     // Who works until told to stop did what was asked for, whatever became of single items.
     Ok(if args.drain { code } else { EXIT_OK })
+}
+
+/// `spoken sync`: bars for who watches; else one line, and what went wrong.
+async fn sync_command(args: &SyncArgs, loaded: Loaded, output: &Output) -> anyhow::Result<u8> {
+    let request = sync::Request { names: args.sources.clone(), all: args.all, full: args.full };
+    let quiet = !std::io::stderr().is_terminal();
+    let options = report::Options { hints: false, quiet, ..report::Options::default() };
+    let watch = Watch::start(&loaded, output, true, options)?;
+    let connections = work_connections(&loaded);
+    let result = match World::open(loaded.config, connections).await {
+        Ok(world) => {
+            let result = sync::sync(&world, request, &watch.events, &watch.stopping).await;
+            world.close().await;
+            result
+        }
+        Err(error) => Err(error),
+    };
+    let (summary, run) = match result {
+        Ok((summary, run)) => (Some(summary), Ok(run)),
+        Err(error) => (None, Err(error)),
+    };
+    let (_, code) = watch.end(run, output).await?;
+    let Some(summary) = summary else { return Ok(code) };
+    if args.json {
+        println!("{}", serde_json::to_string(&summary)?);
+    } else {
+        println!("{}", summary.line());
+    }
+    Ok(if code == EXIT_OK && summary.sources_failed > 0 { EXIT_FAILED } else { code })
+}
+
+/// `spoken run`: told to stop, it has done what it should.
+async fn run_command(cli: &Cli, loaded: Loaded, output: &Output) -> anyhow::Result<u8> {
+    let reload = Arc::new(tokio::sync::Notify::new());
+    let options = report::Options { hints: false, ..report::Options::default() };
+    let watch = Watch::start_reloading(&loaded, output, true, options, Some(reload.clone()))?;
+    let connections = work_connections(&loaded);
+    let again = || Ok(config::load(&Inputs::from_process(cli.overrides())?)?.config);
+    let result = match World::open(loaded.config, connections).await {
+        Ok(mut world) => {
+            let result = run::run(&mut world, &again, &reload, &watch.events, &watch.stopping).await;
+            world.close().await;
+            result
+        }
+        Err(error) => Err(error),
+    };
+    watch.end(result, output).await?;
+    Ok(EXIT_OK)
+}
+
+/// Connections that the stages, the schedule and the locks of checks need together.
+fn work_connections(loaded: &Loaded) -> u32 {
+    u32::try_from(loaded.config.db_workers + check::AT_ONCE).unwrap_or(18) + 4
 }
 
 /// `spoken transcribe`: as `ingest`, but what was said goes to standard output. Ctrl-C stops what is in work.

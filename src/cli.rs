@@ -6,6 +6,7 @@
 mod args;
 mod offline;
 mod queue;
+mod sources;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -15,11 +16,15 @@ use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueHint};
 
 pub use args::{
     CompletionsArgs, ConfigArgs, DbArgs, DbCommand, DoctorArgs, ExportArgs, ExportFormat, IngestArgs,
-    NodesArgs, RetryArgs, RoleName, SearchArgs, SearchMode, ShowArgs, StatusArgs, WorkArgs,
+    LimitsArgs, NodesArgs, RetryArgs, RoleName, SearchArgs, SearchMode, ShowArgs, StatusArgs, WorkArgs,
 };
 pub use offline::{BenchArgs, TranscribeArgs};
 pub use queue::{
     BumpArgs, CancelArgs, DrillArgs, Moment, PauseArgs, QueueArgs, QueueCommand, parse_duration,
+};
+pub use sources::{
+    RunArgs, Since, SourceAddArgs, SourceArgs, SourceCommand, SourceListArgs, SourceNameArgs, SourcePriority,
+    SourceRemoveArgs, SourceShowArgs, SyncArgs,
 };
 
 use crate::config::{LogFormat, Override};
@@ -42,7 +47,8 @@ const STYLES: Styles = Styles::styled()
 
 /// The commands as `spoken --help` lists them.
 const GROUPS: &[(&str, &[&str])] = &[
-    ("Bring in", &["ingest", "status", "queue", "retry"]),
+    ("Bring in", &["ingest", "status", "queue", "retry", "limits"]),
+    ("Keep up", &["source", "sync", "run"]),
     ("Find and read", &["search", "show", "export"]),
     ("Share the work", &["work", "nodes"]),
     ("Without a library", &["transcribe", "bench"]),
@@ -135,6 +141,17 @@ pub enum Command {
     /// Try failed items again, or do again what is done
     #[command(long_about = args::RETRY)]
     Retry(RetryArgs),
+    /// Subscribe to channels, podcasts, feeds and folders
+    #[command(long_about = sources::SOURCE)]
+    Source(Box<SourceArgs>),
+    /// Check what is due and bring in what is new, once: for cron
+    #[command(long_about = sources::SYNC)]
+    Sync(SyncArgs),
+    /// Check and bring in until told to stop: a daemon
+    #[command(long_about = sources::RUN)]
+    Run(RunArgs),
+    /// Say how hard sites were asked in the last hour, and which are left alone and why
+    Limits(LimitsArgs),
     /// Find what was said
     #[command(long_about = args::SEARCH)]
     Search(SearchArgs),
@@ -227,6 +244,9 @@ impl Cli {
         {
             set("log_format", Some("text".to_owned()), "--no-progress");
         }
+        if let Command::Sync(args) = &self.command {
+            set("ingestion_limit", args.limit.clone(), "--limit");
+        }
         if let Command::Ingest(args) = &self.command {
             set("ingestion_limit", args.limit.clone(), "--limit");
             set("language", args.language.clone(), "--language");
@@ -243,6 +263,8 @@ impl Cli {
             set("asr_workers", args.asr_workers.clone(), "--asr-workers");
             set("db_workers", args.db_workers.clone(), "--db-workers");
             set("cookies_file", path(&args.cookies), "--cookies");
+            let allowed = args.allow_private_addresses.then(|| "true".to_owned());
+            set("allow_private_addresses", allowed, "--allow-private-addresses");
             // Bars are what `auto` adds on a terminal; JSON lines never had any.
             if args.no_progress && global.log_format.is_none() {
                 set("log_format", Some("text".to_owned()), "--no-progress");

@@ -42,7 +42,7 @@ pub use problem::{ConfigError, Problem};
 pub use recipe::Recipe;
 pub use show::{Shown, ShownSetting};
 pub use value::{
-    Auto, Compute, DatabaseUrl, Device, Encoder, Engine, LogFormat, ModelRef, OnOutOfMemory, REDACTED,
+    Auto, CaptionUse, Compute, DatabaseUrl, Device, Encoder, Engine, LogFormat, ModelRef, OnOutOfMemory, REDACTED,
     Resolution, Task, WhisperProfile,
 };
 
@@ -167,6 +167,22 @@ pub struct Config {
     pub ytdlp_format: String,
     /// Cookies for sites that want a login, Netscape format.
     pub cookies_file: Option<PathBuf>,
+    /// What captions that people made are used for.
+    pub captions: CaptionUse,
+    /// Addresses that are not of the public internet may be reached.
+    pub allow_private_addresses: bool,
+    /// Videos of one site an hour; 0: any number. `auto`: [`crate::govern`] knows.
+    pub rate_videos_per_hour: Auto<u32>,
+    /// Requests to one site an hour; 0: any number.
+    pub rate_requests_per_hour: Auto<u32>,
+    /// Least time between two videos of one site, seconds.
+    pub rate_min_interval_seconds: Auto<f64>,
+    /// Downloads from one site at a time; 0: any number.
+    pub rate_downloads: Auto<u32>,
+    /// How long a site that refuses is left alone at first, minutes.
+    pub rate_rest_minutes: u32,
+    /// Limits of single sites, as [`crate::govern::Rules::parse_sites`] reads them.
+    pub rate_sites: Option<String>,
     /// A download without a byte for so long is broken off, seconds.
     pub network_timeout: u64,
     /// Largest download, MiB.
@@ -245,6 +261,14 @@ impl Config {
             lease_seconds: 120,
             ytdlp_format: "bestaudio/best".into(),
             cookies_file: None,
+            captions: CaptionUse::Ignore,
+            allow_private_addresses: false,
+            rate_videos_per_hour: Auto::Auto,
+            rate_requests_per_hour: Auto::Auto,
+            rate_min_interval_seconds: Auto::Auto,
+            rate_downloads: Auto::Auto,
+            rate_rest_minutes: 60,
+            rate_sites: None,
             network_timeout: 30,
             max_download_mb: 8192,
             max_duration_hours: 24,

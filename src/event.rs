@@ -132,6 +132,17 @@ pub enum Event {
         /// When the next attempt is due, from now.
         retry_in_ms: u64,
     },
+    /// The item's turn at its site has not come; it was put back and lost nothing.
+    ItemHeld {
+        /// The item.
+        media_id: MediaId,
+        /// Untrusted text.
+        title: String,
+        /// Why.
+        message: String,
+        /// When its turn comes, from now.
+        retry_in_ms: u64,
+    },
     /// The item is given up, or was before and is still asked for.
     ItemFailed {
         /// The item.

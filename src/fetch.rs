@@ -5,21 +5,38 @@
 //! trouble is waited out here so that it costs no attempt of the item. What was fetched so far stays in the item's folder,
 //! and a later call goes on from there. File names come from us, never from a server.
 
+pub mod captions;
 mod http;
 mod page;
+mod turn;
 
 use std::{
     path::{Path, PathBuf},
     time::Duration,
 };
 
-use reqwest::Client;
-use tokio_util::sync::CancellationToken;
+use std::sync::Arc;
 
-use crate::event::{Events, Step};
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use crate::event::{Events, Progress, Step};
 use crate::media::{Failure, FailureClass, Fetched, Item, Locator, Metadata};
 use crate::web;
 use crate::ytdlp::{Preflight, YtDlp};
+
+/// No item is fetched for longer at a stretch: a server that gives a byte now and then would hold a worker for ever.
+const MAX_TIME: Duration = Duration::from_secs(12 * 3600);
+
+/// Which captions are wanted, and what for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CaptionWishes {
+    /// In this language; `None`: in the one that the site says is spoken.
+    pub language: Option<String>,
+    /// Good ones stand for the transcript; else they are kept for where nothing better can be had.
+    pub first: bool,
+}
 
 /// How to fetch.
 #[derive(Clone, Debug)]
@@ -34,6 +51,13 @@ pub struct FetchOptions {
     pub max_bytes: u64,
     /// First pause before a failed request is tried again; doubles with each try in a row.
     pub backoff: Duration,
+    /// Items that may wait here for their turn at a site at once; the others are put back. Fewer than the workers that
+    /// fetch, so that one busy site does not keep all of them from the rest.
+    pub waiting: usize,
+    /// Whether captions that people made are fetched as well.
+    pub captions: Option<CaptionWishes>,
+    /// Ends waiting for turns: what waits is put back at once.
+    pub stop: CancellationToken,
 }
 
 impl FetchOptions {
@@ -44,6 +68,9 @@ impl FetchOptions {
             network_timeout: ytdlp.options().network_timeout,
             max_bytes: 8 << 30,
             backoff: Duration::from_secs(1),
+            waiting: 4,
+            captions: None,
+            stop: CancellationToken::new(),
             ytdlp,
         }
     }
@@ -53,7 +80,9 @@ impl FetchOptions {
 #[derive(Clone, Debug)]
 pub struct Fetcher {
     options: FetchOptions,
-    client: Client,
+    client: web::Client,
+    waiting: Arc<Semaphore>,
+    broken: turn::Broken,
 }
 
 impl Fetcher {
@@ -62,8 +91,9 @@ impl Fetcher {
     /// # Errors
     /// [`FailureClass::Setup`] when the system's TLS cannot be initialised.
     pub fn new(options: FetchOptions) -> Result<Self, Failure> {
-        let client = web::client(options.network_timeout)?;
-        Ok(Self { options, client })
+        let client = web::client(&options.ytdlp.options().net, options.network_timeout)?;
+        let waiting = Arc::new(Semaphore::new(options.waiting));
+        Ok(Self { options, client, waiting, broken: turn::Broken::default() })
     }
 
     /// Whether yt-dlp and its JavaScript runtime work.
@@ -74,6 +104,10 @@ impl Fetcher {
     /// Brings the bytes of `item` into the folder `dir` (made if missing), or tells where they are already.
     /// Progress is told in bytes. When `cancel` fires, what is running is stopped and an
     /// [`FailureClass::Internal`] failure is returned; what was fetched stays in `dir` for the next call.
+    ///
+    /// What lies on a site waits for its turn there (see [`crate::govern`]): a short time here, else the failure is
+    /// [`FailureClass::Paced`] and tells when to come back. How it went is told to the site's breaker; a failure that is the
+    /// site's doing rather than the item's is marked [`Failure::free`].
     ///
     /// # Errors
     /// Why the item cannot be had; transient classes were tried several times already.
@@ -89,19 +123,44 @@ impl Fetcher {
             Locator::File(path) => {
                 let size = readable(path).await?;
                 progress.set(size, Some(size));
-                return Ok(Fetched { path: path.clone(), metadata: Metadata::default() });
+                return Ok(Fetched { path: path.clone(), metadata: Metadata::default(), captions: None });
             }
             Locator::Url(url) | Locator::Page(url) => url,
         };
         let dir = std::path::absolute(dir).map_err(|e| disk(dir, &e))?;
         tokio::fs::create_dir_all(&dir).await.map_err(|e| disk(&dir, &e))?;
+        let permit = self.turn(item, url, events, cancel).await?;
+        let fetching = self.fetch_from(item, url, &dir, permit.id(), &mut progress, cancel);
+        let fetched = match tokio::time::timeout(MAX_TIME, fetching).await {
+            Ok(fetched) => fetched,
+            Err(_) => Err(Failure::new(
+                FailureClass::Network,
+                format!("not there after {} h; the next attempt goes on", MAX_TIME.as_secs() / 3600),
+            )),
+        };
+        let fetched = self.tell(item, url, &permit, fetched, events, cancel).await;
+        permit.end().await;
+        fetched
+    }
+
+    async fn fetch_from(
+        &self,
+        item: &Item,
+        url: &url::Url,
+        dir: &Path,
+        permit: Option<Uuid>,
+        progress: &mut Progress,
+        cancel: &CancellationToken,
+    ) -> Result<Fetched, Failure> {
         if matches!(item.locator, Locator::Url(_)) {
-            match self.download(url, &dir, &mut progress, cancel).await? {
-                http::Got::Media(path) => return Ok(Fetched { path, metadata: Metadata::default() }),
+            match self.download(url, dir, permit, progress, cancel).await? {
+                http::Got::Media(path) => {
+                    return Ok(Fetched { path, metadata: Metadata::default(), captions: None });
+                }
                 http::Got::Page => {}
             }
         }
-        self.fetch_page(item, url, &dir, &mut progress, cancel).await
+        self.fetch_page(item, url, dir, permit, progress, cancel).await
     }
 }
 

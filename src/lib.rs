@@ -17,8 +17,9 @@
 //!   [`fetch`] brings their bytes, [`decode`] turns them into 16 kHz mono, [`speech`] finds who
 //!   talks when and cuts windows, [`transcribe`] runs Whisper over the windows of all files at once,
 //!   [`embed`] forms passages and vectors, [`store`] writes and reads the database.
-//! * **Tools of the steps**: [`web`] (addresses, HTTP, what an answer is), [`ytdlp`] (running yt-dlp), [`handover`] (audio
-//!   left for another machine, where the I/O stage runs on one and the others elsewhere).
+//! * **Tools of the steps**: [`govern`] (how hard sites are asked), [`web`] (addresses, which of them may be reached, HTTP,
+//!   what an answer is), [`ytdlp`] (running yt-dlp), [`handover`] (audio left for another machine, where the I/O stage runs on
+//!   one and the others elsewhere).
 //! * **The wiring**: [`pipeline`] joins the steps with bounded channels (every capacity and worker
 //!   count stands there), [`queue`] makes each item a durable job.
 //! * **Finding it again**: [`search`], [`export`].
@@ -31,6 +32,7 @@ pub mod media;
 pub mod stage;
 
 pub mod handover;
+pub mod govern;
 pub mod web;
 pub mod ytdlp;
 

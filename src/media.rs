@@ -91,12 +91,25 @@ pub struct Metadata {
 }
 
 /// A file with an item's media in it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Fetched {
     /// The file; inside the item's spool directory unless the item is a local file.
     pub path: PathBuf,
     /// What was learned on the way.
     pub metadata: Metadata,
+    /// Captions that people made for it, where they were wanted and found.
+    pub captions: Option<Captions>,
+}
+
+/// Captions that people made.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Captions {
+    /// Their language, as the site calls it: `en`, `en-GB`.
+    pub language: String,
+    /// What they say, in order.
+    pub segments: Vec<Segment>,
+    /// They are the transcript if they are good; else they are only where nothing better can be had.
+    pub first: bool,
 }
 
 /// Decoded audio: raw little-endian 16-bit samples, mono, 16 kHz, no header.
@@ -424,6 +437,10 @@ pub enum FailureClass {
     Refused,
     /// The site asks to slow down or takes us for a bot.
     RateLimited,
+    /// The site shows the page and refuses the media: its address has expired, or yt-dlp is out of date.
+    Forbidden,
+    /// Our own limits for the site are used up, or it is left alone for a while: the item's turn comes later.
+    Paced,
     /// The network or the server failed; may work later.
     Network,
     /// Our own disk is full.
@@ -464,7 +481,16 @@ impl FailureClass {
 
     /// True where the same attempt may succeed later without anybody doing something.
     pub fn is_transient(self) -> bool {
-        matches!(self, Self::RateLimited | Self::Network | Self::NoSpace | Self::Internal)
+        matches!(
+            self,
+            Self::RateLimited
+                | Self::Forbidden
+                | Self::Paced
+                | Self::NotYet
+                | Self::Network
+                | Self::NoSpace
+                | Self::Internal
+        )
     }
 
     /// The name used in the database and in JSON.
@@ -484,6 +510,8 @@ impl FailureClass {
             Self::NotYet => "not_yet",
             Self::Refused => "refused",
             Self::RateLimited => "rate_limited",
+            Self::Forbidden => "forbidden",
+            Self::Paced => "paced",
             Self::Network => "network",
             Self::NoSpace => "no_space",
             Self::Setup => "setup",
@@ -492,6 +520,15 @@ impl FailureClass {
             Self::Internal => "internal",
         }
     }
+}
+
+/// When another attempt may be worth it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Retry {
+    /// So long from now.
+    In(std::time::Duration),
+    /// At this time, seconds since 1970.
+    At(i64),
 }
 
 /// Why a step could not do its work on an item.
@@ -504,12 +541,16 @@ pub struct Failure {
     pub message: String,
     /// What the reader can do about it, if anything.
     pub remedy: Option<String>,
+    /// When another attempt may be worth it, where that is known.
+    pub retry: Option<Retry>,
+    /// The item had no part in it: the attempt does not count.
+    pub free: bool,
 }
 
 impl Failure {
     /// A failure of `class` described by `message`.
     pub fn new(class: FailureClass, message: impl Into<String>) -> Self {
-        Self { class, message: message.into(), remedy: None }
+        Self { class, message: message.into(), remedy: None, retry: None, free: false }
     }
 
     /// The failure of writing to our own disk: [`FailureClass::NoSpace`] where it is full, else
@@ -528,6 +569,12 @@ impl Failure {
     /// Adds what the reader can do about it.
     pub fn with_remedy(mut self, remedy: impl Into<String>) -> Self {
         self.remedy = Some(remedy.into());
+        self
+    }
+
+    /// Adds when another attempt may be worth it.
+    pub fn with_retry(mut self, retry: Retry) -> Self {
+        self.retry = Some(retry);
         self
     }
 }

@@ -35,7 +35,7 @@ use crate::embed::{Embedder, PassageOptions};
 use crate::event::Events;
 use crate::fetch::Fetcher;
 use crate::handover::{Handover, Key};
-use crate::media::{Audio, Failure, MediaId, Metadata, Transcript};
+use crate::media::{Audio, Captions, Failure, MediaId, Metadata, Transcript};
 use crate::queue::{Kind, Outcome};
 use crate::stage::{StageMeter, StageSummary};
 use crate::store::{Store, Work};
@@ -157,6 +157,7 @@ struct Active {
     /// Ends with the item, whichever way that ends.
     held: Held,
     metadata: Metadata,
+    captions: Option<Captions>,
     title: String,
     started: Instant,
     reply: oneshot::Sender<Outcome>,

@@ -458,11 +458,10 @@ async fn enqueue_all(pool: &PgPool, entries: &[Entry], lane: Lane) -> Result<(),
 /// The database's.
 pub async fn enqueue_in(
     connection: &mut PgConnection,
-    items: &[(MediaId, i32)],
+    entries: &[Entry],
     lane: Lane,
 ) -> Result<(), sqlx::Error> {
-    let entries: Vec<Entry> = items.iter().map(|(id, generation)| Entry::new(*id, *generation)).collect();
-    add_jobs(connection, &entries, lane).await
+    add_jobs(connection, entries, lane).await
 }
 
 /// As the library's own `add_job` in the mode `unsafe_dedupe`, for many at a time.
@@ -528,6 +527,17 @@ async fn reconcile(pool: &PgPool) -> Result<u64, QueueError> {
         tracing::info!(jobs = added, "items without a job were queued again");
     }
     Ok(added.unsigned_abs())
+}
+
+/// Makes the library's tables where they are missing, for who adds jobs ([`enqueue_in`]) and does not work on them.
+///
+/// # Errors
+/// [`QueueError`].
+pub async fn prepare(pool: &PgPool) -> Result<(), QueueError> {
+    let there: bool = sqlx::query_scalar("select to_regclass('graphile_worker._private_jobs') is not null")
+        .fetch_one(pool)
+        .await?;
+    if there { Ok(()) } else { migrate(pool).await }
 }
 
 async fn migrate(pool: &PgPool) -> Result<(), QueueError> {

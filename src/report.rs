@@ -140,11 +140,13 @@ pub struct Options {
     /// What has to follow `spoken` in these commands, so that they mean the same library: `--profile sample`. Empty:
     /// nothing.
     pub flags: String,
+    /// Of plain lines, only those about what went wrong, and no summary: for cron, which mails what is said.
+    pub quiet: bool,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { hints: true, flags: String::new() }
+        Self { hints: true, flags: String::new(), quiet: false }
     }
 }
 

@@ -9,10 +9,13 @@
 //! page that yt-dlp knows is the site's own id for the video.
 
 mod entry;
+mod feed;
 mod files;
 mod lists;
 mod order;
 mod pages;
+pub mod rules;
+mod youtube;
 
 use std::{
     borrow::Cow,
@@ -23,9 +26,13 @@ use std::{
 };
 
 use async_channel::Sender;
-use reqwest::Client;
 
+pub use entry::{About, Live};
+pub use feed::{Answer, Feed, FeedEntry, Place, Validators};
+pub use files::{Looked, Seen};
 pub use lists::{MAX_LIST_BYTES, parse_list};
+pub use pages::{Reading, facts_are_cheap, feed_item};
+pub use youtube::{is_newest_first, is_no_feed};
 
 use crate::media::{Failure, FailureClass, Item, Locator, MediaId};
 use crate::web;
@@ -40,6 +47,8 @@ pub enum Found {
         item: Item,
         /// For a local file, what to remember so that its content is not read again; see [`KnownFiles`].
         stamp: Option<FileStamp>,
+        /// What the list told besides.
+        about: About,
     },
     /// Something that was asked for and cannot be an item, in the form of an item whose identity is its path or address
     /// (extractor `path` or `url`).
@@ -235,7 +244,7 @@ pub struct Lister {
 #[derive(Debug)]
 struct Inner {
     options: SourceOptions,
-    client: Client,
+    client: web::Client,
 }
 
 impl Lister {
@@ -244,7 +253,7 @@ impl Lister {
     /// # Errors
     /// [`FailureClass::Setup`] when the system's TLS cannot be initialised.
     pub fn new(options: SourceOptions) -> Result<Self, Failure> {
-        let client = web::client(options.network_timeout)?;
+        let client = web::client(&options.ytdlp.options().net, options.network_timeout)?;
         Ok(Self { inner: Arc::new(Inner { options, client }) })
     }
 
@@ -288,7 +297,7 @@ impl Lister {
             SourceArg::List(path) => self.list_file(path, out).await,
             SourceArg::Folder(path) => self.list_folder(path, out).await,
             SourceArg::File(path) => self.list_one_file(path.clone(), out).await,
-            SourceArg::Url(url) => self.list_url(url.clone(), pages::Hint::default(), 0, out.clone()).await,
+            SourceArg::Url(url) => self.read_list(url.clone(), Reading::default(), out).await,
         }
     }
 }

@@ -8,6 +8,7 @@
 //! * Workers: [`Store::note_worker`], [`Store::lost`].
 //! * Between machines: [`Store::hand_over`] ends a claim by leaving the audio to a transcriber; [`Store::wanted`] tells
 //!   which objects are of use; [`Store::nodes`] are the processes that work here.
+//! * Subscriptions: [`sources`].
 //! * Reading: [`Store::counts`], [`Store::items`], [`Store::find`], [`Store::segments`],
 //!   [`Store::dropped`].
 //!
@@ -19,6 +20,7 @@
 //! results replace it; if the new attempt fails, it is done as before.
 
 mod account;
+mod again;
 mod claim;
 mod copy;
 mod handover;
@@ -27,6 +29,7 @@ mod locator;
 mod migrate;
 mod nodes;
 mod read;
+pub mod sources;
 mod vectors;
 mod workers;
 

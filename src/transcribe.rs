@@ -197,6 +197,8 @@ pub struct Transcriber {
     speech: SpeechOptions,
     speech_meter: Arc<StageMeter>,
     plan: Plan,
+    /// Languages that the model knows.
+    known: Vec<String>,
     files: AtomicU64,
     checkpoints: Option<Checkpoints>,
     threads: Mutex<Vec<JoinHandle<()>>>,
@@ -294,7 +296,7 @@ impl Transcriber {
         };
         let rules = Rules {
             language: options.language.clone(),
-            languages: if decode.languages.is_empty() { known } else { decode.languages.clone() },
+            languages: if decode.languages.is_empty() { known.clone() } else { decode.languages.clone() },
             decode: decode.clone(),
             guards: GuardOptions::default(),
             segments: options.segments,
@@ -322,6 +324,7 @@ impl Transcriber {
             checkpoints,
             threads: Mutex::new(Vec::new()),
             plan,
+            known,
         };
         for i in 0..transcriber.plan.feeders {
             let feeder = Feeder::new(Arc::clone(&transcriber.shared), &transcriber.plan);
@@ -367,17 +370,44 @@ impl Transcriber {
         cancel: &CancellationToken,
         on_done: OnDone,
     ) {
+        self.submit_in(None, media_id, audio, events, cancel, on_done);
+    }
+
+    /// As [`Self::submit`], for a file of which the language is known: a code of Whisper's, `None` for what the options say. One
+    /// that the model does not know fails the file.
+    pub fn submit_in(
+        &self,
+        language: Option<&str>,
+        media_id: MediaId,
+        audio: &Audio,
+        events: &Events,
+        cancel: &CancellationToken,
+        on_done: OnDone,
+    ) {
         let file = self.files.fetch_add(1, Relaxed);
         let progress = events.progress(media_id, Step::Transcribe);
-        let job = Arc::new(Job::new(
-            file,
-            audio.clone(),
-            self.model().to_owned(),
-            self.checkpoints.as_ref().map(|c| c.recording(&audio.hash)),
-            cancel.clone(),
-            progress,
-            on_done,
-        ));
+        let job = Arc::new(
+            Job::new(
+                file,
+                audio.clone(),
+                self.model().to_owned(),
+                self.checkpoints.as_ref().map(|c| c.recording(&audio.hash)),
+                cancel.clone(),
+                progress,
+                on_done,
+            )
+            .in_language(language.map(str::to_owned)),
+        );
+        if let Some(language) = language.filter(|l| !self.known.iter().any(|k| k == l)) {
+            let message =
+                format!("model {} does not know the language {language} that was asked for", self.model());
+            job.fail(
+                Failure::new(FailureClass::Setup, message).with_remedy(
+                    "change --language of its source, or WHISPER_MODEL, then run `spoken retry`",
+                ),
+            );
+            return;
+        }
         let unfinished = Unfinished { shared: &self.shared, job: &job };
         let expected = self.shared.pool.expect();
         let cut = self.cut(&job);
@@ -405,7 +435,7 @@ impl Transcriber {
             ))
         };
         let shared = &self.shared;
-        let language = shared.rules.language.as_deref();
+        let language = job.language(&shared.rules);
         let over = || {
             let cancelled = job.cancel.is_cancelled();
             if cancelled { Stopped::Failed(feed::stopped()) } else { Stopped::Over }
@@ -441,7 +471,7 @@ impl Transcriber {
                 source: Source::Ready(sound),
                 duration_ms,
                 speech_ms,
-                language: shared.rules.language.clone(),
+                language: language.map(str::to_owned),
                 previous,
                 prompted: shared.has_prompt(),
                 attempt: 0,

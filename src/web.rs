@@ -1,70 +1,38 @@
 //! The web as the steps meet it: addresses, one HTTP client, what an answer is, and what an HTTP error means.
 //!
-//! A tool, not a step: [`crate::source`] asks with it what an address is, [`crate::fetch`] downloads with it.
+//! A tool, not a step: [`crate::source`] asks with it what an address is, [`crate::fetch`] downloads with it. What may be
+//! reached is decided in [`guard`], for our own requests and, in the [`Gate`], for those of yt-dlp.
 
 mod address;
+mod client;
 mod content;
+mod gate;
+pub mod guard;
 
 use std::{
-    error::Error as _,
     hash::{BuildHasher, RandomState},
     time::Duration,
 };
 
-use reqwest::{
-    Client, Response, StatusCode, header,
-    redirect::{Attempt, Policy},
-};
+use reqwest::{Response, StatusCode, header};
 use url::Url;
 
 pub use address::{media_extension, normalise, parse_url, shown, stem};
+pub use client::{Client, Net, Request, client};
+pub(crate) use client::{PATIENCE, doubted, is_challenge};
 pub use content::{Content, classify};
+pub use gate::Gate;
+pub use guard::Guard;
 
-use crate::media::{Failure, FailureClass};
-
-/// Redirects followed before an address is given up.
-const MAX_REDIRECTS: usize = 10;
-/// Sites turn away clients without a name; this one is honest about being a program.
-const USER_AGENT: &str = concat!("Mozilla/5.0 (compatible; spoken/", env!("CARGO_PKG_VERSION"), ")");
+use crate::media::{self, Failure, FailureClass};
 
 /// What a reader can do about an address that wants an account.
 pub(crate) const COOKIE_REMEDY: &str = "export your browser's cookies for this site in Netscape format and set COOKIES_FILE to that file, \
      then run `spoken retry`";
 
-/// A client that follows at most ten redirects, only to http and https, and gives up a connection on which nothing
-/// arrives for `no_progress`. Proxies are taken from the environment.
-///
-/// # Errors
-/// [`FailureClass::Setup`] when the system's TLS cannot be initialised.
-pub fn client(no_progress: Duration) -> Result<Client, Failure> {
-    Client::builder()
-        .user_agent(USER_AGENT)
-        .connect_timeout(no_progress.min(Duration::from_secs(15)))
-        .read_timeout(no_progress)
-        .redirect(Policy::custom(follow))
-        .referer(false)
-        .build()
-        .map_err(|e| Failure::new(FailureClass::Setup, format!("failed to set up HTTP: {}", innermost(&e))))
-}
-
-/// Why a redirect was not followed; found again in the error chain by [`transport_failure`].
-#[derive(Debug, thiserror::Error)]
-enum BadRedirect {
-    #[error("redirected more than {MAX_REDIRECTS} times")]
-    TooMany,
-    #[error("redirected to an address that is not plain http or https")]
-    Scheme,
-}
-
-fn follow(attempt: Attempt<'_>) -> reqwest::redirect::Action {
-    if attempt.previous().len() > MAX_REDIRECTS {
-        return attempt.error(BadRedirect::TooMany);
-    }
-    if !matches!(attempt.url().scheme(), "http" | "https") {
-        return attempt.error(BadRedirect::Scheme);
-    }
-    attempt.follow()
-}
+/// What a reader can do about a site that doubts us.
+pub(crate) const DOUBTED_REMEDY: &str = "the site is left alone for a while and tried again by itself; if it goes on, set COOKIES_FILE to a \
+     browser's cookies for it, lower RATE_VIDEOS_PER_HOUR, or update yt-dlp (`spoken doctor` shows its age)";
 
 fn innermost(error: &dyn std::error::Error) -> String {
     let mut error = error;
@@ -76,12 +44,8 @@ fn innermost(error: &dyn std::error::Error) -> String {
 
 /// An HTTP request failed before or while its answer arrived.
 pub fn transport_failure(url: &Url, error: &reqwest::Error) -> Failure {
-    let mut cause = error.source();
-    while let Some(source) = cause {
-        if let Some(redirect) = source.downcast_ref::<BadRedirect>() {
-            return Failure::new(FailureClass::Refused, format!("{}: {redirect}", shown(url)));
-        }
-        cause = source.source();
+    if let Some(blocked) = guard::blocked(error) {
+        return blocked.failure();
     }
     let host = url.host_str().unwrap_or_default();
     if error.is_dns() {
@@ -115,7 +79,9 @@ pub fn status_failure(url: &Url, status: StatusCode) -> Failure {
             format!("{at} leads to an address that is not followed ({status})"),
         ),
         429 => Failure::new(FailureClass::RateLimited, said)
-            .with_remedy("the site asks to slow down: lower IO_WORKERS, or run again in about an hour"),
+            .with_remedy(
+                "the site is left alone for a while and tried again by itself; if it goes on, lower RATE_REQUESTS_PER_HOUR",
+            ),
         451 => Failure::new(FailureClass::GeoBlocked, said)
             .with_remedy("fetch it from a machine in another country"),
         _ if is_transient(status) => Failure::new(FailureClass::Network, said),
@@ -123,10 +89,32 @@ pub fn status_failure(url: &Url, status: StatusCode) -> Failure {
     }
 }
 
-/// How a server asked to wait, where it said so in seconds.
+/// How a server asked to wait: in seconds, or until a time (which its own `Date` is subtracted from, so that no clock of ours
+/// has to be right).
 pub fn retry_after(response: &Response) -> Option<Duration> {
-    let seconds = response.headers().get(header::RETRY_AFTER)?.to_str().ok()?.trim().parse().ok()?;
-    Some(Duration::from_secs(seconds))
+    let text = |name| response.headers().get(name).and_then(|v| v.to_str().ok()).map(str::trim);
+    parse_retry_after(text(header::RETRY_AFTER)?, text(header::DATE))
+}
+
+pub(crate) fn parse_retry_after(value: &str, date: Option<&str>) -> Option<Duration> {
+    if let Ok(seconds) = value.parse() {
+        return Some(Duration::from_secs(seconds));
+    }
+    let time = |text: &str| chrono::DateTime::parse_from_rfc2822(text).ok();
+    (time(value)? - time(date?)?).to_std().ok()
+}
+
+/// What an answer that is no success means, told by its status and headers.
+pub(crate) fn answer_failure(url: &Url, response: &Response) -> Failure {
+    let retry = retry_after(response).map(media::Retry::In);
+    if is_challenge(response.headers(), b"") {
+        return doubted(url, retry);
+    }
+    let failure = status_failure(url, response.status());
+    match retry {
+        Some(retry) => failure.with_retry(retry),
+        None => failure,
+    }
 }
 
 /// Growing pauses between tries: `base`, twice that, four times, … each up to half as long again by chance, so that
@@ -186,6 +174,23 @@ const PROBE_BYTES: usize = 4096;
 /// The failure the answer stands for: [`FailureClass::NotFound`], [`FailureClass::Private`],
 /// [`FailureClass::NotMedia`] (an image, a document), [`FailureClass::Empty`], [`FailureClass::Network`], ….
 pub async fn probe(client: &Client, url: &Url, backoff: Duration) -> Result<Probed, Failure> {
+    let probed = probe_patiently(client, url, backoff).await;
+    match &probed {
+        // A look without cookies and under our own name: that it is doubted says nothing of how yt-dlp will fare.
+        Err(failure) if failure.remedy.as_deref() == Some(DOUBTED_REMEDY) => {}
+        _ => tell(client, url, probed.as_ref().map(drop)).await,
+    }
+    probed
+}
+
+/// Lets the site's breaker know.
+async fn tell(client: &Client, url: &Url, outcome: Result<(), &Failure>) {
+    if let Err(error) = client.net().governor.tell(url, None, outcome).await {
+        tracing::debug!(%error, "failed to note how a site answered");
+    }
+}
+
+async fn probe_patiently(client: &Client, url: &Url, backoff: Duration) -> Result<Probed, Failure> {
     let mut backoff = Backoff::new(backoff);
     loop {
         let retry = match probe_once(client, url).await {
@@ -216,11 +221,24 @@ impl Retry {
         if failure.class == FailureClass::Network { Self::Soon(failure) } else { Self::Never(failure) }
     }
 
-    /// An answer that is no success.
-    pub(crate) fn status(url: &Url, response: &Response) -> Self {
-        let failure = status_failure(url, response.status());
-        let short = retry_after(response).is_some_and(|wait| wait <= Duration::from_secs(5));
-        if is_transient(response.status()) || (failure.class == FailureClass::RateLimited && short) {
+    /// An answer that is no success; its beginning is read where it may be the question whether we are human.
+    pub(crate) async fn answer(url: &Url, response: &mut Response) -> Self {
+        let mut failure = answer_failure(url, response);
+        if matches!(response.status().as_u16(), 401 | 403 | 503) && failure.class != FailureClass::RateLimited
+        {
+            let mut start = Vec::new();
+            while let Ok(Some(chunk)) = response.chunk().await {
+                start.extend_from_slice(&chunk);
+                if start.len() > PROBE_BYTES {
+                    break;
+                }
+            }
+            if is_challenge(response.headers(), &start) {
+                failure = doubted(url, failure.retry);
+            }
+        }
+        // Who asks to slow down is not asked again at once, however soon it may be: the site's breaker waits for it.
+        if is_transient(response.status()) && failure.class != FailureClass::RateLimited {
             Self::Soon(failure)
         } else {
             Self::Never(failure)
@@ -228,20 +246,19 @@ impl Retry {
     }
 }
 
-async fn probe_once(client: &Client, url: &Url) -> Result<Probed, Retry> {
+pub(crate) async fn probe_once(client: &Client, url: &Url) -> Result<Probed, Retry> {
     let mut response = client
         .get(url.clone())
         .header(header::RANGE, format!("bytes=0-{}", PROBE_BYTES - 1))
         .header(header::ACCEPT_ENCODING, "identity")
         .send()
-        .await
-        .map_err(|e| Retry::transport(url, &e))?;
+        .await?;
     if response.status() == StatusCode::RANGE_NOT_SATISFIABLE {
         // Only an empty file has no first byte.
         return Err(Retry::Never(Failure::new(FailureClass::Empty, format!("{} is empty", shown(url)))));
     }
     if !response.status().is_success() {
-        return Err(Retry::status(url, &response));
+        return Err(Retry::answer(url, &mut response).await);
     }
     let declared = content_type(&response);
     let mut start = Vec::with_capacity(PROBE_BYTES);
@@ -258,6 +275,9 @@ async fn probe_once(client: &Client, url: &Url) -> Result<Probed, Retry> {
         return Err(Retry::Never(Failure::new(FailureClass::Empty, format!("{} is empty", shown(url)))));
     }
     match classify(declared.as_deref(), &start) {
+        Content::Page { html: true } if is_challenge(response.headers(), &start) => {
+            Err(Retry::Never(doubted(url, None)))
+        }
         Content::Media => Ok(Probed::Media),
         Content::Page { html } => Ok(Probed::Page { html }),
         Content::Unknown => Ok(Probed::Unknown),
@@ -280,6 +300,12 @@ pub(crate) fn content_type(response: &Response) -> Option<String> {
 /// # Errors
 /// As [`probe`]; a page over 8 MiB is [`FailureClass::TooLarge`].
 pub async fn linked_media(client: &Client, url: &Url, backoff: Duration) -> Result<Vec<Url>, Failure> {
+    let links = linked_media_patiently(client, url, backoff).await;
+    tell(client, url, links.as_ref().map(drop)).await;
+    links
+}
+
+async fn linked_media_patiently(client: &Client, url: &Url, backoff: Duration) -> Result<Vec<Url>, Failure> {
     let mut backoff = Backoff::new(backoff);
     loop {
         let retry = match linked_media_once(client, url).await {
@@ -296,20 +322,37 @@ pub async fn linked_media(client: &Client, url: &Url, backoff: Duration) -> Resu
 
 async fn linked_media_once(client: &Client, url: &Url) -> Result<Vec<Url>, Retry> {
     const MAX_PAGE: usize = 8 << 20;
-    let mut response = client.get(url.clone()).send().await.map_err(|e| Retry::transport(url, &e))?;
+    let (base, page) = whole(client, url, MAX_PAGE).await?;
+    Ok(content::media_links(&base, &page))
+}
+
+/// The text at `url`, asked for once.
+///
+/// # Errors
+/// As [`probe`]; one of more than `max` bytes is [`FailureClass::TooLarge`].
+pub(crate) async fn text(client: &Client, url: &Url, max: usize) -> Result<String, Failure> {
+    match whole(client, url, max).await {
+        Ok((_, text)) => Ok(text),
+        Err(Retry::Soon(failure) | Retry::Never(failure)) => Err(failure),
+    }
+}
+
+/// Where a text was found in the end, and the text.
+async fn whole(client: &Client, url: &Url, max: usize) -> Result<(Url, String), Retry> {
+    let mut response = client.get(url.clone()).send().await?;
     if !response.status().is_success() {
-        return Err(Retry::status(url, &response));
+        return Err(Retry::answer(url, &mut response).await);
     }
     let base = response.url().clone();
     let mut page = Vec::new();
     while let Some(chunk) = response.chunk().await.map_err(|e| Retry::transport(url, &e))? {
         page.extend_from_slice(&chunk);
-        if page.len() > MAX_PAGE {
-            let message = format!("the page at {} is over {} MiB", shown(url), MAX_PAGE >> 20);
+        if page.len() > max {
+            let message = format!("the page at {} is over {} MiB", shown(url), max >> 20);
             return Err(Retry::Never(Failure::new(FailureClass::TooLarge, message)));
         }
     }
-    Ok(content::media_links(&base, &String::from_utf8_lossy(&page)))
+    Ok((base, String::from_utf8_lossy(&page).into_owned()))
 }
 
 #[cfg(test)]
@@ -327,6 +370,17 @@ mod tests {
         assert_eq!(backoff.tries(), 4);
         backoff.reset();
         assert!(backoff.pause() <= base * 3 / 2);
+    }
+
+    #[test]
+    fn a_time_to_wait_is_read_in_both_forms() {
+        let read = |value, date| parse_retry_after(value, date).map(|d| d.as_secs());
+        assert_eq!(read("120", None), Some(120));
+        let date = Some("Wed, 21 Oct 2015 07:28:00 GMT");
+        assert_eq!(read("Wed, 21 Oct 2015 07:29:30 GMT", date), Some(90));
+        assert_eq!(read("Wed, 21 Oct 2015 07:27:00 GMT", date), None);
+        assert_eq!(read("Wed, 21 Oct 2015 07:29:30 GMT", None), None);
+        assert_eq!(read("soon", date), None);
     }
 
     #[test]

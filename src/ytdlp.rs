@@ -2,7 +2,8 @@
 //!
 //! A tool, not a step: [`crate::source`] lists pages with it, [`crate::fetch`] downloads with it. yt-dlp is an outside
 //! program that talks to hostile servers: it gets no configuration files, plugins, remote components or shell, an
-//! environment without our secrets, and its output is read as JSON lines only.
+//! environment without our secrets, a [`Gate`] that its connections have to go through, and its output is read as JSON
+//! lines only.
 
 mod classify;
 mod process;
@@ -10,13 +11,18 @@ mod process;
 use std::{
     ffi::{OsStr, OsString},
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
+
+use url::Url;
+use uuid::Uuid;
 
 pub use classify::classify;
 pub use process::{End, Leash, Line};
 
 use crate::media::{Failure, FailureClass};
+use crate::web::{self, Gate, Net};
 
 /// The oldest version that is known to work with the options used here.
 const OLDEST: &str = "2025.11.12";
@@ -35,6 +41,8 @@ pub struct YtDlpOptions {
     pub cookies: Option<PathBuf>,
     /// Where yt-dlp keeps what it may use again (YouTube's player code); without it nothing is kept.
     pub cache_dir: Option<PathBuf>,
+    /// What its connections may reach, and at what pace.
+    pub net: Net,
     /// How long one connection may bring nothing. A run of yt-dlp that shows no sign of life for eight times as long
     /// is killed.
     pub network_timeout: Duration,
@@ -51,6 +59,7 @@ impl YtDlpOptions {
             ffmpeg: None,
             cookies: None,
             cache_dir: None,
+            net: Net::default(),
             network_timeout: Duration::from_secs(30),
         }
     }
@@ -100,11 +109,22 @@ impl YtDlp {
     }
 
     /// Starts yt-dlp on `address` in the existing folder `folder`, with `arguments` added to the ones every run gets. The
-    /// cookies' private copy, if any, is made in that folder.
+    /// cookies' private copy, if any, is made in that folder. Its requests are made for the sake of `permit`, if any, and
+    /// bring at most `max_bytes` in all.
     ///
     /// # Errors
-    /// [`FailureClass::Setup`] when it cannot be started or the cookies cannot be read.
-    pub fn start(&self, arguments: &[OsString], address: &str, folder: &Path) -> Result<Leash, Failure> {
+    /// [`FailureClass::Refused`] for an address that may not be reached; [`FailureClass::Setup`] when yt-dlp cannot be
+    /// started or the cookies cannot be read.
+    pub fn start(
+        &self,
+        arguments: &[OsString],
+        address: &Url,
+        folder: &Path,
+        permit: Option<Uuid>,
+        max_bytes: u64,
+    ) -> Result<Leash, Failure> {
+        self.options.net.guard.check_url(address).map_err(|blocked| blocked.failure())?;
+        let gate = self.gate(permit, max_bytes)?;
         let cookies = match &self.options.cookies {
             Some(original) => Some(process::PrivateCopy::of(original, folder)?),
             None => None,
@@ -117,9 +137,27 @@ impl YtDlp {
         all.extend_from_slice(arguments);
         // Nothing after `--` is an option, whatever it starts with.
         all.push("--".into());
-        all.push(address.into());
-        Leash::start(&self.options.program, &all, cookies, &self.kept_environment(), folder)
-            .map_err(|e| self.cannot_start(&e.to_string()))
+        all.push(address.as_str().into());
+        let environment = self.kept_environment(gate.as_ref());
+        let mut leash = Leash::start(&self.options.program, &all, cookies, &environment, folder)
+            .map_err(|e| self.cannot_start(&e.to_string()))?;
+        leash.gate = gate.map(Arc::new);
+        Ok(leash)
+    }
+
+    /// The gate of a run; none where the operator has a proxy, which then decides what may be reached.
+    fn gate(&self, permit: Option<Uuid>, max_bytes: u64) -> Result<Option<Gate>, Failure> {
+        if !web::guard::proxy_hosts().is_empty() {
+            return Ok(None);
+        }
+        // yt-dlp gives a silent connection up after its timeout; a turn must come before that.
+        let patience = (self.options.network_timeout / 2).min(Duration::from_secs(20));
+        Gate::open(&self.options.net, permit, patience, max_bytes).map(Some).map_err(|e| {
+            Failure::new(
+                FailureClass::Setup,
+                format!("failed to open a port on this machine for yt-dlp: {e}"),
+            )
+        })
     }
 
     fn common_arguments(&self) -> Vec<OsString> {
@@ -158,7 +196,7 @@ impl YtDlp {
     }
 
     /// The environment yt-dlp gets: what programs need to run and to reach the network, nothing of ours.
-    fn kept_environment(&self) -> Vec<(OsString, OsString)> {
+    fn kept_environment(&self, gate: Option<&Gate>) -> Vec<(OsString, OsString)> {
         const KEPT: &[&str] = &[
             "PATH",
             "HOME",
@@ -182,10 +220,34 @@ impl YtDlp {
                     .is_some_and(|n| KEPT.contains(&n) || PROXIES.contains(&n.to_ascii_lowercase().as_str()))
             })
             .collect();
+        if let Some(gate) = gate {
+            // In the environment, which only its owner can read, and not among the arguments, which everybody can. `all` is
+            // for the schemes that no proxy carries (ftp, ws, …): they fail instead of passing by. Nothing is exempt.
+            kept.retain(|(name, _)| !name.to_string_lossy().to_ascii_lowercase().ends_with("_proxy"));
+            let address = gate.address();
+            for name in ["http_proxy", "https_proxy", "all_proxy", "ftp_proxy"] {
+                kept.push((name.into(), address.clone().into()));
+            }
+        }
         kept.push(("PYTHONNOUSERSITE".into(), "1".into()));
         kept.push(("PYTHONIOENCODING".into(), "utf-8".into()));
         kept.push(("DENO_NO_UPDATE_CHECK".into(), "1".into()));
         kept
+    }
+
+    /// What yt-dlp's exit code and last lines of standard error mean ([`classify`]), with the command that updates it
+    /// where a newer one may do.
+    pub fn failure(&self, exit_code: Option<i32>, errors: &[String]) -> Failure {
+        let mut failure = classify(exit_code, errors);
+        let python = self.options.program.with_file_name("python");
+        if failure.remedy.as_deref() == Some(classify::UPDATE) && python.is_file() {
+            failure.remedy = Some(format!(
+                "sites change, and yt-dlp with them: update it with {} -m pip install --upgrade 'yt-dlp[default]', then run \
+                 `spoken retry`",
+                python.display()
+            ));
+        }
+        failure
     }
 
     fn cannot_start(&self, why: &str) -> Failure {

@@ -1,6 +1,6 @@
 //! `spoken ingest`: list the sources, work until nothing is left, tell how it went.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -11,6 +11,9 @@ use super::works::{Progress, Seat, Worked, Works};
 use super::world::World;
 use crate::event::{Event, Events, RunSummary};
 use crate::queue::{Pause, Queue};
+
+/// A run stays for what is due within this time: a site that asked to be left alone for an hour is waited for.
+const STAY: Duration = Duration::from_secs(3 * 3600);
 
 /// What to ingest.
 #[derive(Debug, Default)]
@@ -51,8 +54,17 @@ pub async fn ingest(
         let over = async |p: Progress<'_>| {
             // Nobody waits for the end of a pause in front of a run that would end. A database that is away now is asked
             // again at the next tick.
-            let paused = p.queue.is_paused() && p.taken_up == 0;
-            lister.is_finished() && (paused || p.queue.drained().await.unwrap_or(false))
+            if !lister.is_finished() {
+                return false;
+            }
+            if p.queue.is_paused() && p.taken_up == 0 || p.queue.drained().await.unwrap_or(false) {
+                return true;
+            }
+            let later = only_later(p.queue).await;
+            if let Some(message) = later.clone() {
+                events.send(Event::Noticed { warning: true, message });
+            }
+            later.is_some()
         };
         match works.work(world, events, stopping, over).await {
             Ok(worked) => worked,
@@ -112,4 +124,19 @@ fn paused_message(pause: &Pause, waiting: i64) -> String {
     });
     let wait = if waiting == 1 { "1 item waits".to_owned() } else { format!("{waiting} items wait") };
     format!("the queue is paused{until}: {wait}; `spoken queue resume` lets them go on")
+}
+
+/// What to tell where nothing is left but items whose time comes much later: a show that has not begun, a site that is left
+/// alone for long. They stay queued, and the next run takes them up.
+async fn only_later(queue: &Queue) -> Option<String> {
+    let pending = queue.pending().await.ok()?;
+    let next = pending.next_in.filter(|next| pending.ready == 0 && pending.locked == 0 && *next > STAY)?;
+    let hours = next.as_secs().div_ceil(3600);
+    Some(format!(
+        "{} left for later, the first in about {hours} h: `spoken ingest` takes them up then, `spoken status` tells why",
+        match pending.scheduled {
+            1 => "1 item is".to_owned(),
+            n => format!("{n} items are"),
+        }
+    ))
 }

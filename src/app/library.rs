@@ -13,12 +13,13 @@ use serde_json::json;
 
 pub use show::show;
 
-use super::{steps, world::World};
+use super::{limits, steps, world::World};
 use crate::cli::{
     EXIT_FAILED, EXIT_OK, ExportArgs, ExportFormat, RetryArgs, SearchArgs, SearchMode, StatusArgs,
 };
 use crate::embed::Embedder;
 use crate::export::{Exporter, Format, Heading};
+use crate::govern;
 use crate::media::State;
 use crate::queue::place::Lane;
 use crate::queue::{Control, Entry};
@@ -96,6 +97,11 @@ pub async fn status(world: &World, args: &StatusArgs) -> anyhow::Result<u8> {
         counts.done, counts.failed, counts.active, counts.queued
     )?;
     out.flush()?;
+    if counts.queued > 0 {
+        for line in limits::resting(&govern::standing(world.store.pool()).await?) {
+            eprintln!("{line}");
+        }
+    }
     if flagged > 0 {
         eprintln!(
             "{}",

@@ -57,18 +57,13 @@ impl Listing {
         events: Events,
         stop: CancellationToken,
     ) -> anyhow::Result<Self> {
-        let config = &world.config;
-        let mut options =
-            SourceOptions::new(Arc::new(|path| decode::recognise(path).map(drop)), steps::ytdlp(config));
-        options.exclude.push(config.data_dir.clone());
-        options.known = Arc::new(Known { store: world.store.clone(), runtime: Handle::current() });
         Ok(Self {
-            lister: Lister::new(options)?,
+            lister: Lister::new(source_options(world, &queue.worker_id().to_string())?)?,
             store: world.store.clone(),
             queue,
             events,
             stop,
-            limit: config.ingestion_limit,
+            limit: world.config.ingestion_limit,
             taken: AtomicUsize::new(0),
             told: Mutex::default(),
             lines: Mutex::default(),
@@ -145,7 +140,7 @@ impl Listing {
         let (mut items, mut stamps) = (Vec::new(), Vec::new());
         for found in batch {
             match found {
-                Found::Item { item, stamp } => {
+                Found::Item { item, stamp, .. } => {
                     stamps.extend(stamp.map(|s| (s, item.media_id)));
                     items.push(item);
                 }
@@ -241,7 +236,7 @@ impl Listing {
             let message = format!("{}: {failure}; it was stored earlier", item.source);
             self.events.send(Event::Noticed { warning: true, message });
         } else if self.first_time(item.media_id) {
-            let Failure { class, message, remedy } = failure;
+            let Failure { class, message, remedy, .. } = failure;
             let (media_id, title, source) = (item.media_id, item.title.clone(), item.source.clone());
             self.events.send(Event::ItemFailed { media_id, title, source, class, message, remedy });
         }
@@ -324,6 +319,20 @@ impl MayPass for QueueError {
 fn worth_another_try(class: FailureClass) -> bool {
     class.is_transient()
         || matches!(class, FailureClass::Setup | FailureClass::Unreadable | FailureClass::NotYet)
+}
+
+/// How sources are listed, as configured, by a worker of this name.
+///
+/// # Errors
+/// Cookies that cannot be read, limits of sites that cannot be understood.
+pub(super) fn source_options(world: &World, worker: &str) -> anyhow::Result<SourceOptions> {
+    let config = &world.config;
+    let net = steps::net(world, worker)?;
+    let mut options =
+        SourceOptions::new(Arc::new(|path| decode::recognise(path).map(drop)), steps::ytdlp(config, &net));
+    options.exclude.push(config.data_dir.clone());
+    options.known = Arc::new(Known { store: world.store.clone(), runtime: Handle::current() });
+    Ok(options)
 }
 
 /// Waits for one, then takes what is there.

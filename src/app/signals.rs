@@ -1,8 +1,10 @@
 //! What Ctrl-C and SIGTERM mean: first drain, then leave.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -25,12 +27,17 @@ pub struct Stopping {
 
 impl Stopping {
     /// Listens for signals from now on: Ctrl-C stops, a second one leaves at once (after `last`, which cleans the
-    /// screen); SIGTERM and SIGHUP stop, and give back what is not finished after 25 s. Abort the task when the run is over:
-    /// it holds on to `events`.
+    /// screen); SIGTERM and SIGHUP stop, and give back what is not finished after 25 s. With `reload`, SIGHUP only notifies
+    /// that. Abort the task when the run is over: it holds on to `events`.
     ///
     /// # Errors
     /// Where the handlers cannot be installed.
-    pub fn listen(&self, events: Events, last: impl Fn() + Send + 'static) -> std::io::Result<AbortHandle> {
+    pub fn listen(
+        &self,
+        events: Events,
+        reload: Option<Arc<Notify>>,
+        last: impl Fn() + Send + 'static,
+    ) -> std::io::Result<AbortHandle> {
         let (mut interrupt, mut terminate, mut hangup) = (
             signal(SignalKind::interrupt())?,
             signal(SignalKind::terminate())?,
@@ -42,8 +49,14 @@ impl Stopping {
                 let term = tokio::select! {
                     _ = interrupt.recv() => false,
                     _ = terminate.recv() => true,
-                    // The terminal was closed.
-                    _ = hangup.recv() => true,
+                    _ = hangup.recv() => match &reload {
+                        Some(reload) => {
+                            reload.notify_one();
+                            continue;
+                        }
+                        // The terminal was closed.
+                        None => true,
+                    },
                 };
                 if stop.is_cancelled() && !term {
                     // Everything on the way is recoverable, and somebody is waiting at the keyboard.

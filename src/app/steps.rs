@@ -1,8 +1,12 @@
 //! From settings to running steps: the only place where a configuration becomes the steps' own options.
 
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use anyhow::Context;
+use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::signals::Stopping;
@@ -11,7 +15,8 @@ use crate::config::{self, Config, ModelRef};
 use crate::decode::DecodeOptions;
 use crate::embed::{EmbedOptions, Embedder, PassageOptions};
 use crate::event::{Event, Events};
-use crate::fetch::{FetchOptions, Fetcher};
+use crate::fetch::{CaptionWishes, FetchOptions, Fetcher};
+use crate::govern::{self, Governor, Rules};
 use crate::handover::Handover;
 use crate::pipeline::backlog::Backlog;
 use crate::pipeline::spool::Spool;
@@ -22,6 +27,7 @@ use crate::transcribe::{
     self, CheckpointOptions, Compute, Device, Download, EncoderChoice, EngineKind, OnOutOfMemory, Resolution,
     SegmentOptions, TranscribeOptions, Transcriber, Wishes,
 };
+use crate::web::{Guard, Net};
 use crate::ytdlp::{YtDlp, YtDlpOptions};
 
 /// Channels and sample rates beyond these are no recordings of speech.
@@ -111,6 +117,16 @@ pub fn plan_for(config: &Config, role: Role) -> anyhow::Result<Plan> {
             path.display()
         );
     }
+    if role != Role::Transcribe
+        && let Some(path) = &config.cookies_file
+        && let Ok(metadata) = path.metadata()
+        && metadata.permissions().mode() & 0o077 != 0
+    {
+        tracing::warn!(
+            "others on this machine can read the cookies in {0}: chmod 600 {0} (COOKIES_FILE)",
+            path.display()
+        );
+    }
     let sizes = Sizes {
         io_workers: config.io_workers,
         asr_workers: asr_workers(config),
@@ -177,7 +193,7 @@ pub async fn start(
             Backlog::default()
         };
         Some(Bringing {
-            fetcher: Fetcher::new(fetch_options(config))?,
+            fetcher: Fetcher::new(fetch_options(config, &net(world, &worker)?, &stopping.stop))?,
             decode: decode_options(config),
             backlog,
             lease: Duration::from_secs(config.lease_seconds),
@@ -231,12 +247,49 @@ pub async fn store_between(url: &str, library: Uuid) -> anyhow::Result<Handover>
     }
 }
 
-/// yt-dlp as configured.
-pub fn ytdlp(config: &Config) -> YtDlp {
+/// What may be reached, and at what pace. `worker` is this process's id in the queue.
+///
+/// # Errors
+/// Cookies that cannot be read.
+pub fn net(world: &World, worker: &str) -> anyhow::Result<Net> {
+    let config = &world.config;
+    let identity = govern::identity(config.cookies_file.as_deref()).with_context(|| {
+        format!(
+            "failed to read the cookies ({})",
+            config.cookies_file.as_deref().unwrap_or(Path::new("")).display()
+        )
+    })?;
+    let worker = worker.parse().unwrap_or_default();
+    let governor = Governor::new(world.store.pool().clone(), rules(config)?, identity, worker);
+    Ok(Net { guard: Guard { allow_private: config.allow_private_addresses }, governor })
+}
+
+/// How hard sites are asked, as configured.
+///
+/// # Errors
+/// Limits of single sites that cannot be read.
+pub fn rules(config: &Config) -> anyhow::Result<Rules> {
+    let sites = Rules::parse_sites(config.rate_sites.as_deref().unwrap_or_default());
+    Ok(Rules {
+        all: govern::Wishes {
+            videos: config.rate_videos_per_hour.set(),
+            requests: config.rate_requests_per_hour.set(),
+            interval: config.rate_min_interval_seconds.set().map(Duration::from_secs_f64),
+            downloads: config.rate_downloads.set(),
+            rest: Some(Duration::from_secs(60 * u64::from(config.rate_rest_minutes))),
+            window: None,
+        },
+        sites: sites.map_err(|why| anyhow::anyhow!("RATE_SITES: {why}"))?,
+    })
+}
+
+/// yt-dlp as configured, its connections made through `net`.
+pub fn ytdlp(config: &Config, net: &Net) -> YtDlp {
     let mut options = YtDlpOptions::in_tools(&config.tools_dir);
     options.cookies.clone_from(&config.cookies_file);
     options.cache_dir = Some(config.data_dir.join("yt-dlp"));
     options.network_timeout = Duration::from_secs(config.network_timeout);
+    options.net = net.clone();
     YtDlp::new(options)
 }
 
@@ -245,8 +298,21 @@ pub fn embed_options(config: &Config) -> EmbedOptions {
     EmbedOptions::new(model_name(&config.embedding_model), config.data_dir.join("models"), &config.tools_dir)
 }
 
-fn fetch_options(config: &Config) -> FetchOptions {
-    let mut options = FetchOptions::new(ytdlp(config));
+fn fetch_options(config: &Config, net: &Net, stop: &CancellationToken) -> FetchOptions {
+    let mut options = FetchOptions::new(ytdlp(config, net));
+    // Half of the workers may wait for busy sites; the others go on with the rest.
+    options.waiting = config.io_workers / 2;
+    options.stop = stop.clone();
+    options.captions = match config.captions {
+        config::CaptionUse::Ignore => None,
+        wanted => Some(CaptionWishes {
+            language: match config.whisper_task {
+                config::Task::Translate => Some("en".to_owned()),
+                config::Task::Transcribe => config.language.as_deref().map(str::to_owned),
+            },
+            first: wanted == config::CaptionUse::First,
+        }),
+    };
     options.format.clone_from(&config.ytdlp_format);
     options.max_bytes = config.max_download_mb << 20;
     options

@@ -1,6 +1,7 @@
 //! What every command that works has in common: an open queue, the running stages, and the loop that works until somebody
 //! says that it is over. `ingest`, `sync` and `run` differ only in who finds the work and when it is over.
 
+use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Write};
 use std::path::Path;
@@ -8,6 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
+use futures::TryStreamExt;
 use tokio_util::sync::CancellationToken;
 
 use super::node::Node;
@@ -16,10 +18,15 @@ use super::steps::{self, Plan, Role};
 use super::world::World;
 use crate::config::Config;
 use crate::event::{Event, Events};
+use crate::govern::Governor;
+use crate::media::State;
 use crate::pipeline::Pipeline;
 use crate::pipeline::spool::Spool;
-use crate::queue::{JobInfo, Queue};
+use crate::queue::place::{self, Lane, Line};
+use crate::queue::{self, Entry, JobInfo, Queue};
 use crate::stage::StageSummary;
+use crate::store::sources as entries;
+use crate::store::{ItemFilter, Store};
 use crate::transcribe::WindowCounts;
 
 /// How often the database is asked whether anything is left, and the stages are shown.
@@ -45,6 +52,24 @@ pub struct Worked {
     pub stages: Vec<StageSummary>,
     /// Windows of the files that were transcribed.
     pub windows: WindowCounts,
+}
+
+impl Worked {
+    /// Adds a later stretch.
+    pub fn add(&mut self, more: Self) {
+        self.windows.windows += more.windows.windows;
+        self.windows.known += more.windows.known;
+        if self.stages.len() != more.stages.len() {
+            self.stages = more.stages;
+            return;
+        }
+        for (all, more) in self.stages.iter_mut().zip(more.stages) {
+            all.busy_ms += more.busy_ms;
+            all.wait_in_ms += more.wait_in_ms;
+            all.wait_out_ms += more.wait_out_ms;
+            all.items += more.items;
+        }
+    }
 }
 
 /// What there is to see while it works.
@@ -80,6 +105,10 @@ impl Works {
         let spool =
             Spool::open(&config.data_dir, &worker, config.spool_max_mb << 20, config.min_free_disk_mb << 20)?;
         adopt(world, &mut queue, &spool).await?;
+        if role != Role::Transcribe {
+            let again = world.store.look_again().await?;
+            queue.enqueue(&again, Lane::Ordinary).await?;
+        }
         Ok(Self { queue: Arc::new(queue), ready: Some(Ready { spool, plan, worker }) })
     }
 
@@ -205,6 +234,7 @@ impl Drop for Held {
 async fn adopt(world: &World, queue: &mut Queue, spool: &Spool) -> anyhow::Result<()> {
     let dead: Vec<String> = queue.dead().iter().map(ToString::to_string).collect();
     if !dead.is_empty() {
+        Governor::forget(world.store.pool(), &queue.dead()).await?;
         let unfinished = world.store.unfinished().await?;
         let wanted: std::collections::HashSet<_> = unfinished.iter().map(|u| u.media_id).collect();
         spool.adopt(&dead, &|id| wanted.contains(&id));
@@ -212,6 +242,79 @@ async fn adopt(world: &World, queue: &mut Queue, spool: &Spool) -> anyhow::Resul
         queue.bury_dead();
     }
     Ok(())
+}
+
+/// Tells of the items that wait from before: they count as part of what follows.
+///
+/// # Errors
+/// The database's.
+pub async fn tell_waiting(store: &Store, events: &Events) -> anyhow::Result<()> {
+    for state in [State::Queued, State::Active] {
+        let mut rows = store.items(&ItemFilter { state: Some(state), ..ItemFilter::default() });
+        while let Some(row) = rows.try_next().await? {
+            events.send(Event::ItemQueued { media_id: row.media_id, title: row.title });
+        }
+    }
+    Ok(())
+}
+
+/// How much later than others the items of a source of low priority stand in line.
+const LOW: Duration = Duration::from_secs(7 * 24 * 3600);
+
+/// Takes on what subscribed sources have ready, within the limit.
+pub struct Taking {
+    store: Store,
+    events: Events,
+    /// New items that may be taken on; 0: all.
+    limit: usize,
+    taken: AtomicUsize,
+}
+
+impl Taking {
+    /// A taking of at most `limit` new items in all; 0: of all.
+    pub fn new(store: Store, events: Events, limit: usize) -> Self {
+        Self { store, events, limit, taken: AtomicUsize::new(0) }
+    }
+
+    /// How many were taken on so far.
+    pub fn taken(&self) -> usize {
+        self.taken.load(Relaxed)
+    }
+
+    /// Takes on what is ready now, and queues it; whether there was something.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn take(&self) -> anyhow::Result<bool> {
+        let most = (self.limit > 0).then(|| self.limit.saturating_sub(self.taken()));
+        let taken = self.store.take_entries(most).await?;
+        if taken.is_empty() {
+            return Ok(false);
+        }
+        self.taken.fetch_add(taken.len(), Relaxed);
+        queue::prepare(self.store.pool()).await?;
+        let mut lines: HashMap<_, Line> = HashMap::new();
+        let jobs: Vec<Entry> = taken
+            .iter()
+            .map(|item| {
+                let expected = place::expected(item.duration_ms, item.bytes);
+                let inline = lines.entry(item.source_id).or_default().place(expected);
+                let handicap = match item.priority {
+                    ..0 => Duration::ZERO,
+                    0 => inline,
+                    1.. => inline.saturating_add(LOW),
+                };
+                Entry { handicap, ..Entry::new(item.media_id, 0) }
+            })
+            .collect();
+        let mut tx = self.store.pool().begin().await?;
+        queue::enqueue_in(&mut tx, &jobs, Lane::Ordinary).await?;
+        tx.commit().await?;
+        for entries::Taken { media_id, title, .. } in taken {
+            self.events.send(Event::ItemQueued { media_id, title });
+        }
+        Ok(true)
+    }
 }
 
 /// Says that a process works for this data directory: `work.lock` in it, locked, with the process's id. A second set of

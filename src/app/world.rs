@@ -71,6 +71,18 @@ impl World {
         }
     }
 
+    /// Starts the private server again where it is ours and does not run; nothing is done where it does.
+    ///
+    /// # Errors
+    /// Where it does not start.
+    pub async fn revive(&self) -> anyhow::Result<()> {
+        if self.server.is_some() {
+            // Registered twice then; the one that is kept is enough.
+            drop(Server::start(&server_options(&self.config)).await?);
+        }
+        Ok(())
+    }
+
     /// Where the database is, password included.
     pub fn url(&self) -> &str {
         &self.url

@@ -139,6 +139,10 @@ pub struct IngestArgs {
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub cookies: Option<PathBuf>,
 
+    /// Reach addresses that are not of the public internet, such as a server at home [env: ALLOW_PRIVATE_ADDRESSES]
+    #[arg(long)]
+    pub allow_private_addresses: bool,
+
     /// Print a summary as one JSON object on standard output at the end
     #[arg(long)]
     pub json: bool,
@@ -203,6 +207,14 @@ pub struct NodesArgs {
 #[derive(Clone, Debug, Default, Args)]
 pub struct StatusArgs {
     /// Print JSON: {"counts": {…}, "items": [{"media_id", "source", "title", "state", …}]}
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Arguments of `spoken limits`.
+#[derive(Clone, Debug, Default, Args)]
+pub struct LimitsArgs {
+    /// Print JSON: {"sites": [{"site", "identity", "videos", "requests", "downloads", "limits", "open_s", "reason", "remedy"}]}
     #[arg(long)]
     pub json: bool,
 }

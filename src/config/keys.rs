@@ -6,7 +6,7 @@ use figment::value::{Empty, Num, Tag, Value};
 
 use super::problem::nearest;
 use super::value::{
-    Compute, DatabaseUrl, Device, Encoder, Engine, LogFormat, ModelRef, OnOutOfMemory, Resolution, Task,
+    CaptionUse, Compute, DatabaseUrl, Device, Encoder, Engine, LogFormat, ModelRef, OnOutOfMemory, Resolution, Task,
     WhisperProfile, expand_home,
 };
 
@@ -77,6 +77,8 @@ pub(super) enum Kind {
     Language,
     /// Whisper language codes; none stands for all.
     Languages,
+    /// Limits of single sites ([`crate::govern::Rules::parse_sites`]).
+    RateSites,
     /// Directives of `tracing`'s `EnvFilter`.
     LogFilter,
     /// A Postgres address; never repeated in a message.
@@ -161,6 +163,9 @@ impl Key {
             Kind::Languages => {
                 "language codes that Whisper knows, as in en,de (empty: all of them)".to_owned()
             }
+            Kind::RateSites => {
+                "limits such as youtube.com videos=30 interval=60; example.org downloads=8".to_owned()
+            }
             Kind::LogFilter => {
                 "a level (error, warn, info, debug, trace) or a list such as warn,spoken=debug".to_owned()
             }
@@ -185,6 +190,14 @@ impl Key {
     /// True where a wrong value may be repeated in the message about it: it holds no secret, not even a misplaced one.
     pub(super) fn may_repeat(&self, text: &str) -> bool {
         !self.is_secret() && (self.kind != Kind::StoreUrl || !text.contains('@'))
+    }
+
+    /// Whether `text` is a value of this key (no path).
+    ///
+    /// # Errors
+    /// What it must be.
+    pub fn accepts(&self, text: &str) -> Result<(), String> {
+        self.check(text, Base { directory: Path::new("/"), home: None }).map(drop)
     }
 
     /// The typed value of `text`, or what is wrong with it.
@@ -233,6 +246,7 @@ impl Key {
                 })
                 .collect::<Result<Vec<_>, _>>()
                 .map(|codes| Value::Array(Tag::Default, codes)),
+            Kind::RateSites => crate::govern::Rules::parse_sites(text).map(|_| Value::from(text)),
             Kind::LogFilter => check_filter(text).map(|()| Value::from(text)),
             Kind::DatabaseUrl => DatabaseUrl::parse(text).map(|url| Value::from(url.expose())),
             Kind::StoreUrl => store_url(text).map(Value::from).map_err(|why| format!("{}{why}", must_be())),
@@ -377,6 +391,14 @@ pub const KEYS: &[Key] = &[
 
     key!(Downloads, "ytdlp_format", "YTDLP_FORMAT", Kind::Text, "yt-dlp's format selection"),
     key!(Downloads, "cookies_file", "COOKIES_FILE", optional Kind::Path, "cookies for sites that want a login"),
+    key!(Downloads, "captions", "CAPTIONS", Kind::OneOf(CaptionUse::NAMES), "what captions that people made are used for"),
+    key!(Downloads, "allow_private_addresses", "ALLOW_PRIVATE_ADDRESSES", Kind::Bool, "reach addresses that are not of the public internet"),
+    key!(Downloads, "rate_videos_per_hour", "RATE_VIDEOS_PER_HOUR", Kind::AutoInt(0, 100_000), "videos of one site an hour, by all processes; 0: any number"),
+    key!(Downloads, "rate_requests_per_hour", "RATE_REQUESTS_PER_HOUR", Kind::AutoInt(0, 10_000_000), "requests to one site an hour; 0: any number"),
+    key!(Downloads, "rate_min_interval_seconds", "RATE_MIN_INTERVAL_SECONDS", Kind::AutoReal(0.0, 86_400.0), "least time between two videos of one site"),
+    key!(Downloads, "rate_downloads", "RATE_DOWNLOADS", Kind::AutoInt(0, 512), "downloads from one site at a time; 0: any number"),
+    key!(Downloads, "rate_rest_minutes", "RATE_REST_MINUTES", Kind::Int(1, 1_440), "how long a site that refuses is left alone at first"),
+    key!(Downloads, "rate_sites", "RATE_SITES", optional Kind::RateSites, "limits of single sites"),
     key!(Downloads, "network_timeout", "NETWORK_TIMEOUT", Kind::Int(1, 3_600), "seconds without a byte until a download is broken off"),
     key!(Downloads, "max_download_mb", "MAX_DOWNLOAD_MB", Kind::Int(1, 1_048_576), "largest download, MiB"),
     key!(Downloads, "max_duration_hours", "MAX_DURATION_HOURS", Kind::Int(1, 1_000), "longest item"),

@@ -127,6 +127,18 @@ named! {
 }
 
 named! {
+    /// What captions that people made are used for.
+    CaptionUse {
+        /// Nothing.
+        Ignore = "ignore",
+        /// Where the model fails or hears nothing.
+        Fallback = "fallback",
+        /// Instead of the model, where they are good.
+        First = "first",
+    }
+}
+
+named! {
     /// Where the Whisper model runs.
     Device {
         /// A GPU if the build and the machine have one, else the CPU.

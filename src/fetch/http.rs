@@ -17,6 +17,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 use url::Url;
+use uuid::Uuid;
 
 use super::{Fetcher, disk, in_folder, interrupted, too_large};
 use crate::event::Progress;
@@ -64,11 +65,13 @@ impl Fetcher {
         &self,
         url: &Url,
         dir: &Path,
+        permit: Option<Uuid>,
         progress: &mut Progress,
         cancel: &CancellationToken,
     ) -> Result<Got, Failure> {
         let mut download = Download {
             fetcher: self,
+            client: self.client.for_permit(permit),
             url,
             part: in_folder(dir, ".part"),
             note_path: in_folder(dir, ".json"),
@@ -126,6 +129,7 @@ impl Fetcher {
 
 struct Download<'a> {
     fetcher: &'a Fetcher,
+    client: web::Client,
     url: &'a Url,
     part: PathBuf,
     note_path: PathBuf,
@@ -189,8 +193,7 @@ impl Download<'_> {
         }
         let overlap = if self.note.validator.is_some() { 0 } else { have.min(OVERLAP) };
         let from = have - overlap;
-        let mut request =
-            self.fetcher.client.get(self.url.clone()).header(header::ACCEPT_ENCODING, "identity");
+        let mut request = self.client.get(self.url.clone()).header(header::ACCEPT_ENCODING, "identity");
         if have > 0 {
             request = request.header(header::RANGE, format!("bytes={from}-"));
             if let Some(validator) = &self.note.validator {
@@ -198,8 +201,9 @@ impl Download<'_> {
             }
         }
         let patience = self.fetcher.options.network_timeout;
-        let response = match timeout(patience * 2, request.send()).await {
-            Ok(response) => response.map_err(|e| Retry::transport(self.url, &e))?,
+        // Beside the site's own time, the one that may pass until it is our turn.
+        let mut response = match timeout(patience * 2 + web::PATIENCE, request.send()).await {
+            Ok(response) => response?,
             Err(_) => return Err(Retry::Soon(self.stalled())),
         };
         match response.status() {
@@ -213,7 +217,18 @@ impl Download<'_> {
                 self.restart("the server has another file there now").await
             }
             status if status.is_success() => self.begin(response, progress).await,
-            _ => Err(Retry::status(self.url, &response)),
+            _ => match Retry::answer(self.url, &mut response).await {
+                // It was shown when it was listed: the address has expired, or the site is cross.
+                Retry::Never(failure)
+                    if response.status() == StatusCode::FORBIDDEN
+                        && failure.class == FailureClass::Private =>
+                {
+                    let mut forbidden = Failure::new(FailureClass::Forbidden, failure.message);
+                    forbidden.remedy = failure.remedy;
+                    Err(Retry::Never(forbidden))
+                }
+                other => Err(other),
+            },
         }
     }
 
@@ -303,6 +318,9 @@ impl Download<'_> {
             return Err(cut.unwrap_or(Retry::Never(empty)));
         }
         match web::classify(declared.as_deref(), &start) {
+            Content::Page { html: true } if web::is_challenge(response.headers(), &start) => {
+                return Err(Retry::Never(web::doubted(self.url, None)));
+            }
             Content::Page { .. } => return Ok(Round::Page),
             Content::Other => {
                 let what = declared.unwrap_or_default();

@@ -4,18 +4,20 @@ use std::{
     ffi::OsString,
     path::Path,
     sync::atomic::{AtomicBool, Ordering::Relaxed},
+    time::Duration,
 };
 
 use serde::Deserialize;
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 use url::Url;
+use uuid::Uuid;
 
-use super::{Fetcher, NAME, disk, interrupted, too_large};
+use super::{Fetcher, NAME, captions, disk, interrupted, too_large};
 use crate::event::Progress;
-use crate::media::{Failure, FailureClass, Fetched, Item, Locator, Metadata};
+use crate::media::{Captions, Failure, FailureClass, Fetched, Item, Locator, Metadata, Retry};
 use crate::web::{self, Backoff};
-use crate::ytdlp::{End, Line, classify};
+use crate::ytdlp::{End, Line};
 
 /// Each kind of line that yt-dlp is made to print starts with its own word; what follows is one JSON value.
 const INFO: &str = "SPOKEN-INFO ";
@@ -41,11 +43,14 @@ struct Info {
     live_status: Option<String>,
     playlist_index: Value,
     playlist_count: Value,
+    language: Value,
+    /// What people made (`captions::Form` by language); `automatic_captions` are not asked for.
+    subtitles: Value,
 }
 
 impl Info {
     const TEMPLATE: &str = "%(.{id,title,extractor_key,webpage_url,channel,uploader,duration,timestamp,\
-         release_timestamp,live_status,playlist_index,playlist_count})j";
+         release_timestamp,live_status,playlist_index,playlist_count,language,subtitles})j";
 
     fn id(&self) -> Option<String> {
         match &self.id {
@@ -62,15 +67,29 @@ impl Info {
 
     /// Live or upcoming: there is no recording yet, and a live stream has no end to wait for.
     fn not_yet(&self) -> Option<Failure> {
-        let what = match self.live_status.as_deref()? {
-            "is_live" => "is live now; it can be fetched when the recording is complete",
-            "is_upcoming" => "has not begun",
-            "post_live" => "was live; the site still prepares the recording",
+        /// The recording is there a little after the show.
+        const MARGIN: i64 = 15 * 60;
+        const HOUR: u64 = 3600;
+        let (what, retry) = match self.live_status.as_deref()? {
+            "is_live" => (
+                "is live now; it can be fetched when the recording is complete",
+                Retry::In(Duration::from_secs(6 * HOUR)),
+            ),
+            "is_upcoming" => {
+                let length =
+                    self.duration.as_f64().filter(|s| s.is_finite() && *s > 0.0).unwrap_or(0.0) as i64;
+                let retry = match self.release_timestamp.as_i64().filter(|t| *t > 0) {
+                    Some(release) => Retry::At(release.saturating_add(length).saturating_add(MARGIN)),
+                    None => Retry::In(Duration::from_secs(6 * HOUR)),
+                };
+                ("has not begun", retry)
+            }
+            "post_live" => {
+                ("was live; the site still prepares the recording", Retry::In(Duration::from_secs(2 * HOUR)))
+            }
             _ => return None,
         };
-        Some(
-            Failure::new(FailureClass::NotYet, what).with_remedy("run `spoken retry` when it has been shown"),
-        )
+        Some(not_yet(what, retry))
     }
 
     fn metadata(self, handed_over: bool) -> Metadata {
@@ -119,13 +138,15 @@ impl Fetcher {
         item: &Item,
         url: &Url,
         dir: &Path,
+        permit: Option<Uuid>,
         progress: &mut Progress,
         cancel: &CancellationToken,
     ) -> Result<Fetched, Failure> {
+        let mut extracted_again = false;
         let mut backoff = Backoff::new(self.options.backoff);
         let mut pick = Pick::First;
         loop {
-            let failure = match self.run_ytdlp(item, url, dir, pick, progress, cancel).await {
+            let failure = match self.run_ytdlp(item, url, dir, (pick, permit), progress, cancel).await {
                 Ok(Run::Done(fetched)) => return Ok(fetched),
                 Ok(Run::OneOfMany) => match pick {
                     Pick::First if filterable(&item.source_id) && item.extractor != "url" => {
@@ -142,13 +163,48 @@ impl Fetcher {
                 },
                 Err(failure) => failure,
             };
-            if failure.class != FailureClass::Network || backoff.tries() >= TRIES {
-                return Err(failure);
+            let failure = shown_before(failure);
+            match failure.class {
+                // The media's address may just have expired: extracted again, it is another one. Once.
+                FailureClass::Forbidden if !std::mem::replace(&mut extracted_again, true) => {
+                    remove_downloads(dir).map_err(|e| disk(dir, &e))?;
+                }
+                FailureClass::Network if backoff.tries() < TRIES => {}
+                // A page that had media when it was listed may have become the question whether we are human.
+                FailureClass::NotMedia => return Err(self.challenged(url, permit).await.unwrap_or(failure)),
+                _ => return Err(failure),
             }
             tokio::select! {
                 () = cancel.cancelled() => return Err(interrupted()),
                 () = tokio::time::sleep(backoff.pause()) => {}
             }
+        }
+    }
+
+    /// The captions that are wanted, where there are any. That they cannot be had is no failure: they are an extra.
+    async fn captions(&self, info: &Info, permit: Option<Uuid>) -> Option<Captions> {
+        let wishes = self.options.captions.as_ref()?;
+        let tracks = serde_json::from_value(info.subtitles.clone()).ok()?;
+        let track = captions::choose(&tracks, wishes.language.as_deref(), info.language.as_str())?;
+        let text = match web::text(&self.client.for_permit(permit), &track.url, captions::MAX_BYTES).await {
+            Ok(text) => text,
+            Err(failure) => {
+                tracing::warn!(
+                    url = web::shown(&track.url),
+                    "failed to fetch captions, going on without: {failure}"
+                );
+                return None;
+            }
+        };
+        let segments = captions::parse(&text, &track.language);
+        (!segments.is_empty()).then_some(Captions { language: track.language, segments, first: wishes.first })
+    }
+
+    /// Looks whether a page in which yt-dlp found nothing asks whether we are human.
+    async fn challenged(&self, url: &Url, permit: Option<Uuid>) -> Option<Failure> {
+        match web::probe_once(&self.client.for_permit(permit), url).await {
+            Err(web::Retry::Never(failure)) if failure.class == FailureClass::RateLimited => Some(failure),
+            _ => None,
         }
     }
 
@@ -158,7 +214,13 @@ impl Fetcher {
         let print_progress =
             format!("download:{PROGRESS}%(progress.{{downloaded_bytes,total_bytes,total_bytes_estimate}})j");
         let output = format!("{NAME}.%(ext)s");
-        let filter;
+        // Other programs would speak these, past the gate.
+        let mut filters: Vec<String> =
+            ["rtmp", "rtsp", "mms", "ws", "ftp"].map(|scheme| format!("protocol!^=?{scheme}")).to_vec();
+        if let Pick::Id(id) = pick {
+            filters.push(format!("id='{id}'"));
+        }
+        let filter = filters.join(" & ");
         let mut arguments = vec![
             "--no-simulate",
             "--format",
@@ -180,6 +242,10 @@ impl Fetcher {
             // The default leaves pieces out in silence, and with them what was said there. For the same reason there is no
             // `--max-filesize`: of a stream it drops every piece that is larger. The limit is kept here instead.
             "--abort-on-unavailable-fragments",
+            // It would run ffmpeg over the download with all its demuxers, some of which open files that a fake one names. Our
+            // decoder needs nothing mended.
+            "--fixup",
+            "never",
             "--progress",
             "--newline",
             "--progress-delta",
@@ -191,13 +257,10 @@ impl Fetcher {
             "--print",
             &print_file,
         ];
-        match pick {
-            Pick::First => arguments.extend(["--playlist-items", "1"]),
-            Pick::Id(id) => {
-                filter = format!("id='{id}'");
-                arguments.extend(["--match-filters", &filter]);
-            }
+        if matches!(pick, Pick::First) {
+            arguments.extend(["--playlist-items", "1"]);
         }
+        arguments.extend(["--match-filters", &filter]);
         arguments.into_iter().map(OsString::from).collect()
     }
 
@@ -206,13 +269,24 @@ impl Fetcher {
         item: &Item,
         url: &Url,
         dir: &Path,
-        pick: Pick<'_>,
+        (pick, permit): (Pick<'_>, Option<Uuid>),
         progress: &mut Progress,
         cancel: &CancellationToken,
     ) -> Result<Run, Failure> {
         let ytdlp = &self.options.ytdlp;
         let max_bytes = self.options.max_bytes;
-        let leash = ytdlp.start(&self.arguments(pick), url.as_str(), dir)?;
+        let leash = ytdlp.start(
+            &self.arguments(pick),
+            url,
+            dir,
+            permit,
+            max_bytes.saturating_mul(2).saturating_add(64 << 20),
+        )?;
+        let gate = leash.gate();
+        let explain = |failure: Failure| match &gate {
+            Some(gate) => gate.explain(failure),
+            None => failure,
+        };
         let mut info: Option<Info> = None;
         let mut file: Option<String> = None;
         let mut one_of_many = false;
@@ -261,10 +335,10 @@ impl Fetcher {
             Ok(End::Silent { errors }) => {
                 let last = errors.last().map(|l| format!("; it said last: {l}")).unwrap_or_default();
                 let seconds = ytdlp.silence().as_secs();
-                Err(Failure::new(
+                Err(explain(Failure::new(
                     FailureClass::Network,
                     format!("yt-dlp showed no sign of life for {seconds} s{last}"),
-                ))
+                )))
             }
             Ok(End::Stopped) => match refused {
                 Some(failure) => Err(failure),
@@ -277,17 +351,41 @@ impl Fetcher {
                 let handed_over = matches!(item.locator, Locator::Url(_));
                 match file {
                     Some(file) if status.success() => {
-                        finished(dir, &file, info.unwrap_or_default().metadata(handed_over)).map(Run::Done)
+                        let info = info.unwrap_or_default();
+                        let captions = self.captions(&info, permit).await;
+                        let done = finished(dir, &file, info.metadata(handed_over))?;
+                        Ok(Run::Done(Fetched { captions, ..done }))
                     }
-                    _ if !status.success() => Err(classify(status.code(), &errors)),
-                    _ => Err(Failure::new(
+                    _ if !status.success() => Err(explain(ytdlp.failure(status.code(), &errors))),
+                    _ => Err(explain(Failure::new(
                         FailureClass::NotFound,
-                        format!("yt-dlp found nothing to download at {}", web::shown(url)),
-                    )),
+                        format!(
+                            "yt-dlp found nothing to download at {}, or only over protocols that are not used (rtmp, rtsp, …)",
+                            web::shown(url)
+                        ),
+                    ))),
                 }
             }
         }
     }
+}
+
+/// A page that was shown when it was listed and is refused without a word now: the site is cross, or its door has changed.
+/// It says otherwise where it wants an account.
+fn shown_before(failure: Failure) -> Failure {
+    let bare = failure.message.contains("HTTP Error 403") && failure.message.contains("download webpage");
+    if failure.class == FailureClass::Private && bare {
+        Failure { class: FailureClass::Forbidden, ..failure }
+    } else {
+        failure
+    }
+}
+
+/// What is not there yet is looked at again by itself, and that costs it nothing.
+fn not_yet(what: &str, retry: Retry) -> Failure {
+    let mut failure = Failure::new(FailureClass::NotYet, what).with_retry(retry);
+    failure.free = true;
+    failure.with_remedy("it is looked at again by itself when it should be there")
 }
 
 /// Checks the file that yt-dlp says it made: in the item's folder, under our name, not empty.
@@ -304,7 +402,7 @@ fn finished(dir: &Path, file: &str, metadata: Metadata) -> Result<Fetched, Failu
     }
     match path.metadata().map(|m| m.len()) {
         Ok(0) => Err(Failure::new(FailureClass::Empty, "the downloaded file is empty")),
-        Ok(_) => Ok(Fetched { path, metadata }),
+        Ok(_) => Ok(Fetched { path, metadata, captions: None }),
         Err(e) => Err(disk(&path, &e)),
     }
 }
@@ -361,7 +459,10 @@ mod tests {
         for status in ["is_live", "is_upcoming", "post_live"] {
             let failure = info(&format!(r#"{{"live_status":"{status}"}}"#)).not_yet().unwrap();
             assert_eq!(failure.class, FailureClass::NotYet);
+            assert!(failure.free && failure.retry.is_some());
         }
+        let premiere = r#"{"live_status":"is_upcoming","release_timestamp":1700000000,"duration":600}"#;
+        assert_eq!(info(premiere).not_yet().unwrap().retry, Some(Retry::At(1_700_001_500)));
         assert!(info(r#"{"live_status":"was_live"}"#).not_yet().is_none());
         assert!(info("{}").not_yet().is_none());
     }

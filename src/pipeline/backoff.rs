@@ -21,6 +21,8 @@ fn waits(class: FailureClass) -> Waits {
     let (shortest, ceiling) = match class {
         // Most sites that answer 429 want some minutes, and some count every request against one.
         FailureClass::RateLimited => (600, 2 * 3600),
+        // An expired address or an outrun yt-dlp is not mended in seconds.
+        FailureClass::Forbidden => (60, 1800),
         // A connection that broke, a server that restarts.
         FailureClass::Network => (1, 900),
         // A fault of ours or of a tool: either it passes at once, or it is not worth many attempts a minute.

@@ -9,6 +9,7 @@ use super::ending::{lease_lost, remove_object, settle, stopped};
 use super::{Active, Hearing, Said, Shared};
 use crate::embed;
 use crate::event::{Event, Step};
+use crate::fetch::captions;
 use crate::media::{Failure, FailureClass, Transcript};
 use crate::queue::Outcome;
 use crate::stage::StageMeter;
@@ -23,7 +24,7 @@ pub(super) async fn db_worker(
 ) {
     while let Some(Said { active, transcript }) = meter.recv(&from).await {
         let busy = meter.busy();
-        let stored = match transcript {
+        let stored = match or_captions(&shared, &active, transcript) {
             Ok(transcript) => write(&shared, &hearing, &active, &transcript).await.map(|w| (w, transcript)),
             Err(failure) => Err(failure),
         };
@@ -50,6 +51,30 @@ pub(super) async fn db_worker(
             Err(failure) => settle(&shared, active, failure).await,
         }
         drop(busy);
+    }
+}
+
+/// The transcript, or the captions where the model failed or found nothing and there are some.
+fn or_captions(
+    shared: &Shared,
+    active: &Active,
+    transcript: Result<Transcript, Failure>,
+) -> Result<Transcript, Failure> {
+    let nothing = transcript.as_ref().map_or(true, |t| t.segments.is_empty());
+    let Some(captions) = active.captions.as_ref().filter(|_| nothing && !shared.cancel.is_cancelled()) else {
+        return transcript;
+    };
+    let heard_ms = transcript.as_ref().ok().map(|t| t.duration_ms);
+    let Some(stated_ms) = heard_ms.or(active.metadata.duration_ms).or(active.work.item.duration_ms) else {
+        return transcript;
+    };
+    match captions::transcript(captions, stated_ms) {
+        Some(written) => {
+            let why = transcript.map_or_else(|failure| failure.message, |_| "nothing was heard".to_owned());
+            tracing::info!(media_id = %active.work.item.media_id, why, "captions stand in for the transcript");
+            Ok(written)
+        }
+        None => transcript,
     }
 }
 

@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use super::{Active, Shared, backoff};
 use crate::event::Event;
-use crate::media::{Failure, FailureClass, Locator, State};
+use crate::media::{Failure, FailureClass, Locator, Retry, State};
 use crate::queue::Outcome;
-use crate::store::{Attempt, SaveError};
+use crate::store::{Attempt, SaveError, Store};
 
 /// How often what arrives truncated is fetched.
 const FETCHES: u32 = 3;
@@ -51,7 +51,7 @@ pub(super) async fn settle(shared: &Shared, active: Active, failure: Failure) {
                 tracing::debug!(%error, "hand-overs of items that are over stay until the next sweep");
             }
         }
-        let Failure { class, mut message, remedy } = failure;
+        let Failure { class, mut message, remedy, .. } = failure;
         if active.work.again {
             message.push_str("; what was stored before is kept");
         }
@@ -60,22 +60,45 @@ pub(super) async fn settle(shared: &Shared, active: Active, failure: Failure) {
         let _ = active.reply.send(Outcome::Done);
         return;
     };
-    let after = match counted {
-        Attempt::Counts => backoff::wait(active.work.attempt, failure.class),
-        Attempt::Free => WHILE_OTHERS_FINISH,
+    let after = match (&failure.retry, counted) {
+        (Some(Retry::In(after)), _) => *after,
+        (Some(Retry::At(time)), _) => until(store, *time).await,
+        (None, Attempt::Counts) => backoff::wait(active.work.attempt, failure.class),
+        (None, Attempt::Free) => WHILE_OTHERS_FINISH,
     };
     match store.delay(&active.work.claimed, &failure, after, counted).await {
         Ok(_) => {}
         Err(SaveError::LeaseLost) => return lease_lost(shared, active).await,
         Err(error) => tracing::warn!(%media_id, %error, "failed to note a failed attempt"),
     }
-    let retry_in_ms = after.as_millis() as u64;
-    shared.events.send(Event::ItemDelayed { media_id, title, message: failure.message.clone(), retry_in_ms });
+    let (retry_in_ms, message) = (after.as_millis() as u64, failure.message.clone());
+    shared.events.send(match failure.class {
+        // Nothing went wrong, and the site's wait was told of once for all of its items.
+        FailureClass::Paced => Event::ItemHeld { media_id, title, message, retry_in_ms },
+        _ => Event::ItemDelayed { media_id, title, message, retry_in_ms },
+    });
     let _ = active.reply.send(Outcome::Retry { after, message: failure.message });
+}
+
+/// From the database's now until `time` (seconds since 1970); an hour where it does not answer. At least a minute: a time
+/// that has passed already was wrong.
+async fn until(store: &Store, time: i64) -> Duration {
+    const SHORTEST: Duration = Duration::from_secs(60);
+    let wait: Result<f64, _> = sqlx::query_scalar("SELECT $1::float8 - extract(epoch FROM now())::float8")
+        .bind(time as f64)
+        .fetch_one(store.pool())
+        .await;
+    match wait {
+        Ok(seconds) => Duration::try_from_secs_f64(seconds).unwrap_or(SHORTEST).max(SHORTEST),
+        Err(_) => Duration::from_secs(3600),
+    }
 }
 
 /// Whether there is another attempt, and whether this one counts.
 fn again(shared: &Shared, active: &Active, failure: &Failure) -> Option<Attempt> {
+    if failure.free {
+        return Some(Attempt::Free);
+    }
     let attempts = match failure.class {
         // A connection that ends early looks like a whole answer where the server does not tell the length. The file on
         // our own disk is what it is.

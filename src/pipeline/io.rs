@@ -50,6 +50,7 @@ pub(super) async fn io_worker(
             title: work.item.title.clone(),
             held: shared.hand.take(work.claimed, &shared.cancel),
             metadata: Metadata::default(),
+            captions: None,
             started: Instant::now(),
             work,
             reply,
@@ -135,6 +136,7 @@ async fn bring(
         fetched = bringing.fetcher.fetch(item, &dir, &shared.events, &active.held.cancel) => fetched?,
     };
     active.metadata = fetched.metadata;
+    active.captions = fetched.captions;
     if let Some(title) = &active.metadata.title {
         active.title.clone_from(title);
     }

@@ -62,6 +62,7 @@ pub(super) async fn receive_worker(
             held: shared.hand.take(work.claimed, &shared.cancel),
             metadata: handed.metadata.clone(),
             started: Instant::now(),
+            captions: None,
             object: Some(handover.key(media_id, handed.fence)),
             title,
             work,

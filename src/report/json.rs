@@ -49,6 +49,7 @@ impl<W: Write + Send> Json<W> {
             Event::ItemFinished { media_id, .. }
             | Event::ItemHandedOver { media_id, .. }
             | Event::ItemDelayed { media_id, .. }
+            | Event::ItemHeld { media_id, .. }
             | Event::ItemFailed { media_id, .. } => {
                 self.progress.remove(media_id);
             }

@@ -58,7 +58,14 @@ impl<W: Write + Send> Lines<W> {
 
 impl<W: Write + Send> Reporter for Lines<W> {
     fn event(&mut self, event: &Event, model: &Model, _: Instant) {
-        if !matches!(event, Event::ItemSkipped { .. } | Event::ItemQueued { .. }) {
+        let trouble = matches!(
+            event,
+            Event::ItemFailed { .. } | Event::ItemFlagged { .. } | Event::Noticed { warning: true, .. }
+        );
+        if self.options.quiet && !trouble {
+            return;
+        }
+        if !self.options.quiet && !matches!(event, Event::ItemSkipped { .. } | Event::ItemQueued { .. }) {
             self.tell_skips(model);
         }
         match event {
@@ -115,6 +122,8 @@ impl<W: Write + Send> Reporter for Lines<W> {
             }
             Event::ItemQueued { .. }
             | Event::ItemSkipped { .. }
+            // Told of once for all items of the site.
+            | Event::ItemHeld { .. }
             | Event::StepStarted { .. }
             | Event::StepProgressed { .. }
             | Event::StagesSampled { .. }
@@ -124,6 +133,11 @@ impl<W: Write + Send> Reporter for Lines<W> {
     }
 
     fn tick(&mut self, model: &Model, now: Instant) {
+        // Nothing to do is no news, however long it lasts.
+        let idle = model.busy() == 0 && model.waiting() == 0 && !model.stopping;
+        if self.options.quiet || idle {
+            return;
+        }
         let every = if model.stopping { WAITING } else { HEARTBEAT };
         // The first heartbeat comes after its time, not at once.
         let spoke = *self.spoke.get_or_insert(now);
@@ -140,6 +154,9 @@ impl<W: Write + Send> Reporter for Lines<W> {
     }
 
     fn finish(&mut self, run: &RunSummary, model: &Model) {
+        if self.options.quiet {
+            return;
+        }
         self.tell_skips(model);
         if model.is_void() {
             return;

@@ -176,7 +176,7 @@ impl Model {
                 title: title.clone(),
                 flags: flags.clone(),
             }),
-            Event::ItemDelayed { media_id, .. } => {
+            Event::ItemDelayed { media_id, .. } | Event::ItemHeld { media_id, .. } => {
                 self.in_flight.remove(media_id);
                 self.delayed.insert(*media_id);
             }

@@ -182,6 +182,8 @@ pub(super) fn reason(class: FailureClass) -> &'static str {
         FailureClass::NotYet => "not available yet",
         FailureClass::Refused => "address refused",
         FailureClass::RateLimited => "the site asks to slow down",
+        FailureClass::Forbidden => "the site refuses the media",
+        FailureClass::Paced => "waits for its turn",
         FailureClass::Network => "network",
         FailureClass::NoSpace => "the disk is full",
         FailureClass::Setup => "set-up",

@@ -10,7 +10,39 @@ use crate::web;
 
 /// The template that makes yt-dlp print an [`Entry`] a line.
 pub(super) const TEMPLATE: &str = "%(.{_type,id,title,url,ie_key,extractor_key,webpage_url,duration,direct,protocol,\
-     playlist_index,manifest_url})j";
+     playlist_index,manifest_url,live_status,availability,timestamp,upload_date,release_timestamp})j";
+
+/// What a list tells of an item besides what it is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct About {
+    /// Seconds since 1970; from a list of a channel only roughly.
+    pub published_at: Option<i64>,
+    /// Where it stands as a live stream, if it is told.
+    pub live: Option<Live>,
+    /// When an announced stream or film begins, seconds since 1970.
+    pub begins_at: Option<i64>,
+    /// For those who pay or have an account only.
+    pub members_only: bool,
+    /// A short vertical video.
+    pub short: bool,
+    /// An address that has not been looked at: what it leads to has to be found out.
+    pub unopened: bool,
+}
+
+/// Where an item stands as a live stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Live {
+    /// It was never one.
+    Never,
+    /// Announced.
+    Upcoming,
+    /// Going on.
+    Now,
+    /// Over, and the site still works on the recording.
+    Ending,
+    /// Over: a recording.
+    Was,
+}
 
 /// What yt-dlp tells about an entry. Entries of `_type` `url` and `url_transparent` were not looked at by yt-dlp yet: their
 /// `extractor_key` is the list's, their `ie_key` (if any) their own.
@@ -30,6 +62,11 @@ pub(super) struct Entry {
     protocol: Option<String>,
     playlist_index: Value,
     manifest_url: Option<String>,
+    live_status: Option<String>,
+    availability: Option<String>,
+    timestamp: Value,
+    upload_date: Option<String>,
+    release_timestamp: Value,
 }
 
 /// What an entry is to us.
@@ -93,7 +130,38 @@ impl Entry {
     fn hint(&self) -> Hint {
         let seconds = self.duration.as_f64().filter(|s| s.is_finite() && *s > 0.0);
         let title = self.title.as_deref().map(str::trim).filter(|t| !t.is_empty());
-        Hint { title: title.map(str::to_owned), duration_ms: seconds.map(|s| (s * 1000.0) as i64) }
+        Hint {
+            title: title.map(str::to_owned),
+            duration_ms: seconds.map(|s| (s * 1000.0) as i64),
+            about: About::default(),
+        }
+    }
+
+    /// What it tells besides.
+    pub(super) fn about(&self) -> About {
+        let seconds = |value: &Value| value.as_f64().filter(|s| s.is_finite()).map(|s| s as i64);
+        let day = || {
+            let day = chrono::NaiveDate::parse_from_str(self.upload_date.as_deref()?, "%Y%m%d").ok()?;
+            Some(day.and_time(chrono::NaiveTime::MIN).and_utc().timestamp())
+        };
+        About {
+            published_at: seconds(&self.timestamp).or_else(day),
+            live: match self.live_status.as_deref() {
+                Some("not_live") => Some(Live::Never),
+                Some("is_upcoming") => Some(Live::Upcoming),
+                Some("is_live") => Some(Live::Now),
+                Some("post_live") => Some(Live::Ending),
+                Some("was_live") => Some(Live::Was),
+                _ => None,
+            },
+            begins_at: seconds(&self.release_timestamp),
+            members_only: matches!(
+                self.availability.as_deref(),
+                Some("private" | "premium_only" | "subscriber_only" | "needs_auth")
+            ),
+            short: self.url().as_ref().is_some_and(super::youtube::is_short),
+            unopened: false,
+        }
     }
 
     /// True for what a page of any site was found to hold, as opposed to a site that yt-dlp knows.
@@ -136,10 +204,12 @@ impl Entry {
         let webpage = self.webpage_url.as_deref().and_then(|u| web::parse_url(u).ok());
         let webpage = webpage.unwrap_or_else(|| page.clone());
         let in_list = !self.playlist_index.is_null();
-        let Hint { title, duration_ms } = self.hint();
+        let Hint { title, duration_ms, .. } = self.hint();
         if !is_generic(key) {
             return match self.id() {
-                Some(id) => Meaning::Item(site_item(key, id, webpage, Hint { title, duration_ms })),
+                Some(id) => {
+                    Meaning::Item(site_item(key, id, webpage, Hint { title, duration_ms, ..Hint::default() }))
+                }
                 None => {
                     Meaning::Failed(Failure::new(FailureClass::Internal, "yt-dlp gave no id for an entry"))
                 }
@@ -181,7 +251,7 @@ impl Entry {
 fn site_item(key: &str, id: String, page: Url, hint: Hint) -> Item {
     let extractor = key.to_lowercase();
     let page = match extractor.as_str() {
-        "youtube" => super::pages::watch_url(&id).unwrap_or(page),
+        "youtube" => super::youtube::watch_url(&id).unwrap_or(page),
         _ => page,
     };
     Item {
@@ -278,6 +348,19 @@ mod tests {
         let number =
             item(r#"{"id":12,"extractor_key":"Vimeo","webpage_url":"https://vimeo.com/12","title":" "}"#);
         assert_eq!((number.source_id.as_str(), number.title.as_str()), ("12", "12"));
+    }
+
+    #[test]
+    fn what_a_list_tells_besides() {
+        let about = |line: &str| serde_json::from_str::<Entry>(line).unwrap().about();
+        let announced = about(
+            r#"{"_type":"url","id":"x","live_status":"is_upcoming","release_timestamp":1769853600,"timestamp":null}"#,
+        );
+        assert_eq!((announced.live, announced.begins_at), (Some(Live::Upcoming), Some(1_769_853_600)));
+        let old = about(r#"{"upload_date":"20260131","availability":"subscriber_only","live_status":null}"#);
+        assert_eq!((old.published_at, old.members_only, old.live), (Some(1_769_817_600), true, None));
+        assert!(about(r#"{"url":"https://www.youtube.com/shorts/aqz-KE-bpKQ"}"#).short);
+        assert_eq!(about(r#"{"upload_date":"long ago","timestamp":"x"}"#), About::default());
     }
 
     #[test]

@@ -7,14 +7,32 @@ use std::{
     io,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
+    time::{Duration, SystemTime},
 };
 
 use async_channel::{Sender, bounded};
+use futures::StreamExt;
 use walkdir::WalkDir;
 
-use super::{FileStamp, Found, Lister, SourceOptions, failed_path, order};
+use super::{About, FileStamp, Found, Lister, SourceOptions, failed_path, order};
 use crate::media::{Failure, FailureClass, Item, Locator, MediaId};
 use crate::web::media_extension;
+
+/// Answers whether a file was looked at already, in this state.
+pub type Seen<'a> = &'a (dyn Fn(&FileStamp) -> bool + Send + Sync);
+
+/// What looking through a folder again brought.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Looked {
+    /// Files that were not seen before, in the order of names. What has no media in it is `None`.
+    pub new: Vec<(FileStamp, Option<Found>)>,
+    /// Files there are.
+    pub files: usize,
+    /// Of these, left for another time because something still writes to them.
+    pub growing: usize,
+    /// Folders that could not be looked into, and the like.
+    pub problems: Vec<Found>,
+}
 
 /// What the walk through a folder meets.
 enum Met {
@@ -53,6 +71,61 @@ impl Lister {
         {
             std::panic::resume_unwind(error.into_panic());
         }
+    }
+
+    /// Looks through `root` for what is new: of a file for which `seen` says yes nothing is read but its size and time. A file
+    /// that was written to less than `settle` ago, or while it was read, counts as growing.
+    ///
+    /// # Errors
+    /// [`FailureClass::Unreadable`] where the folder itself cannot be entered.
+    pub async fn look_through(
+        &self,
+        root: &Path,
+        seen: Seen<'_>,
+        settle: Duration,
+    ) -> Result<Looked, Failure> {
+        let entered = root.to_owned();
+        let (looked, exclude) = (root.to_owned(), self.options().exclude.clone());
+        let walked = tokio::task::spawn_blocking(move || {
+            fs::read_dir(&entered).map_err(|e| unreadable(&entered, &e))?;
+            let (mut stamps, mut problems) = (Vec::new(), Vec::new());
+            walk(&looked, &exclude, |met| {
+                match met {
+                    // Gone since the walk met it.
+                    Met::File(path) => stamps.extend(stamp(&path)),
+                    Met::Other(found) => problems.push(*found),
+                }
+                true
+            });
+            Ok::<_, Failure>((stamps, problems))
+        });
+        let (stamps, problems) = match walked.await {
+            Ok(walked) => walked?,
+            Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+            // The runtime is shutting down.
+            Err(_) => return Ok(Looked::default()),
+        };
+        let mut looked = Looked { files: stamps.len(), problems, ..Looked::default() };
+        let now = SystemTime::now();
+        let fresh: Vec<FileStamp> = stamps.into_iter().filter(|stamp| !seen(stamp)).collect();
+        let (growing, still): (Vec<_>, Vec<_>) =
+            fresh.into_iter().partition(|stamp| written_within(stamp, now, settle));
+        looked.growing = growing.len();
+        let mut inspected = futures::stream::iter(still)
+            .map(|before| async move {
+                let found = self.inspect(before.path.clone(), false).await;
+                let path = before.path.clone();
+                let after = tokio::task::spawn_blocking(move || stamp(&path)).await.ok().flatten();
+                (after.as_ref() == Some(&before)).then_some((before, found))
+            })
+            .buffered(self.options().file_workers);
+        while let Some(one) = inspected.next().await {
+            match one {
+                Some(new) => looked.new.push(new),
+                None => looked.growing += 1,
+            }
+        }
+        Ok(looked)
     }
 
     async fn inspect(&self, path: PathBuf, named: bool) -> Option<Found> {
@@ -100,6 +173,22 @@ fn walk(root: &Path, exclude: &[PathBuf], mut to: impl FnMut(Met) -> bool) {
             return;
         }
     }
+}
+
+/// The stamp of the file at `path`, under its absolute path; none where it is gone.
+fn stamp(path: &Path) -> Option<FileStamp> {
+    let path = absolute(path);
+    fs::metadata(&path).ok().filter(Metadata::is_file).map(|m| FileStamp::of(&path, &m))
+}
+
+/// Whether something was written to the file less than `settle` before `now`. By the clock of this machine, as far as the file
+/// system's agrees with it: a time more than `settle` in the future says nothing about now.
+fn written_within(stamp: &FileStamp, now: SystemTime, settle: Duration) -> bool {
+    let now = now
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .map_or(0, |d| i64::try_from(d.as_nanos()).unwrap_or(i64::MAX));
+    let settle = i64::try_from(settle.as_nanos()).unwrap_or(i64::MAX);
+    now.saturating_sub(stamp.mtime_ns).unsigned_abs() < settle.unsigned_abs()
 }
 
 /// What to say of something the walk could not enter; nothing of a link into nowhere that does not look like media.
@@ -191,6 +280,7 @@ fn item(path: &Path, hash: String, stamp: FileStamp) -> Found {
             duration_ms: None,
         },
         stamp: Some(stamp),
+        about: About::default(),
     }
 }
 
@@ -314,7 +404,7 @@ mod tests {
         let known: std::collections::HashMap<FileStamp, String> = first
             .iter()
             .filter_map(|f| match f {
-                Found::Item { item, stamp: Some(stamp) } => Some((stamp.clone(), item.source_id.clone())),
+                Found::Item { item, stamp: Some(stamp), .. } => Some((stamp.clone(), item.source_id.clone())),
                 _ => None,
             })
             .collect();
@@ -326,6 +416,35 @@ mod tests {
         assert_eq!(first.len(), second.len());
         let changed: Vec<usize> = (0..20).filter(|&i| first[i] != second[i]).collect();
         assert_eq!(changed, [5]);
+    }
+
+    #[tokio::test]
+    async fn a_folder_is_looked_through_for_what_is_new() {
+        let dir = tempfile::tempdir().unwrap();
+        let settle = Duration::from_secs(60);
+        let old = |name: &str, content: &str| {
+            let file = File::create(dir.path().join(name)).unwrap();
+            io::Write::write_all(&mut &file, content.as_bytes()).unwrap();
+            file.set_modified(SystemTime::now() - Duration::from_secs(3600)).unwrap();
+        };
+        old("a.mp4", "MEDIA a");
+        old("b.txt", "prose");
+        fs::write(dir.path().join("c.mp4"), "MEDIA c, so far").unwrap();
+        let opened = Arc::new(AtomicUsize::new(0));
+        let lister = Lister::new(options(&opened)).unwrap();
+        let first = lister.look_through(dir.path(), &|_| false, settle).await.unwrap();
+        assert_eq!((first.files, first.growing, first.problems.len()), (3, 1, 0));
+        let names: Vec<_> = first.new.iter().map(|(_, found)| found.as_ref().map(name)).collect();
+        assert_eq!(names, [Some("item a".to_owned()), None]);
+        assert_eq!(opened.load(SeqCst), 2, "what grows is not opened");
+
+        let seen: HashSet<FileStamp> = first.new.into_iter().map(|(stamp, _)| stamp).collect();
+        old("c.mp4", "MEDIA c, all of it");
+        let second = lister.look_through(dir.path(), &|s| seen.contains(s), settle).await.unwrap();
+        assert_eq!((second.files, second.growing, second.new.len()), (3, 0, 1));
+        assert_eq!(opened.load(SeqCst), 3, "only the new one was opened");
+        let missing = lister.look_through(&dir.path().join("nope"), &|_| false, settle).await;
+        assert_eq!(missing.unwrap_err().class, FailureClass::Unreadable);
     }
 
     #[tokio::test]

@@ -8,7 +8,7 @@ use std::{
 
 use async_channel::Sender;
 
-use super::{Found, Lister, SourceArg, failed_path, looks_like_address, order, pages, refused};
+use super::{Found, Lister, Reading, SourceArg, failed_path, looks_like_address, order, refused};
 use crate::media::{Failure, FailureClass};
 
 /// A list larger than this is no list.
@@ -97,7 +97,7 @@ impl Lister {
             Err(panic) => std::panic::resume_unwind(panic.into_panic()),
         };
         match parsed {
-            Ok(SourceArg::Url(url)) => self.list_url(url, pages::Hint::default(), 0, out).await,
+            Ok(SourceArg::Url(url)) => self.read_list(url, Reading::default(), &out).await,
             Ok(SourceArg::Folder(path)) => self.list_folder(&path, &out).await,
             Ok(SourceArg::File(path)) => self.list_one_file(path, &out).await,
             Ok(SourceArg::List(path)) => {

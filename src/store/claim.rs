@@ -34,6 +34,8 @@ pub struct Work {
     pub crashes: u32,
     /// It was done before and is done again: a failure leaves the stored results as they are.
     pub again: bool,
+    /// The language that was asked for; none: as configured.
+    pub language: Option<String>,
 }
 
 /// The answer to [`Store::claim`].
@@ -124,7 +126,7 @@ impl Store {
                  state = 'active', worker = $2, retry_at = NULL, started_at = now(), updated_at = now()
              WHERE media_id = $1 AND state IN ('queued', 'active')
              RETURNING extractor, source_id, locator, source, title, duration_ms, fence, attempts, crashes,
-                 segments IS NOT NULL AS again",
+                 segments IS NOT NULL AS again, language_wanted",
         )
         .bind(media_id.0)
         .bind(&*clean(worker))
@@ -158,6 +160,7 @@ impl Store {
             attempt: row.try_get::<i32, _>("attempts")?.max(1) as u32,
             crashes: row.try_get::<i32, _>("crashes")?.max(0) as u32,
             again: row.try_get("again")?,
+            language: row.try_get("language_wanted")?,
         })))
     }
 

@@ -1,12 +1,12 @@
 //! Items before and between attempts: found, failed at discovery, queued again.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use chrono::{DateTime, Utc};
 use serde_json::Value;
-use sqlx::{AssertSqlSafe, PgConnection};
+use sqlx::{AssertSqlSafe, PgConnection, PgExecutor};
 use uuid::Uuid;
 
 use super::{Store, StoreError, clean, locator, read, retrying, text_key};
@@ -252,21 +252,44 @@ impl Store {
         mtime_ns: i64,
         media_id: MediaId,
     ) -> Result<(), StoreError> {
-        retrying(|| {
-            sqlx::query(
-                "INSERT INTO known_files (path_key, size, mtime_ns, media_id) VALUES ($1, $2, $3, $4)
-                 ON CONFLICT (path_key) DO UPDATE
-                 SET size = $2, mtime_ns = $3, media_id = $4, seen_at = now()",
-            )
-            .bind(text_key(path.as_os_str().as_bytes()))
-            .bind(size as i64)
-            .bind(mtime_ns)
-            .bind(media_id.0)
-            .execute(&self.pool)
-        })
-        .await?;
+        retrying(|| remember(&self.pool, path, size, mtime_ns, media_id)).await?;
         Ok(())
     }
+}
+
+/// Remembers whose content the file at `path` holds.
+pub(super) async fn remember(
+    at: impl PgExecutor<'_>,
+    path: &Path,
+    size: u64,
+    mtime_ns: i64,
+    media_id: MediaId,
+) -> Result<(), sqlx::Error> {
+    sqlx::query(
+        "INSERT INTO known_files (path_key, size, mtime_ns, media_id) VALUES ($1, $2, $3, $4)
+         ON CONFLICT (path_key) DO UPDATE
+         SET size = $2, mtime_ns = $3, media_id = $4, seen_at = now()",
+    )
+    .bind(text_key(path.as_os_str().as_bytes()))
+    .bind(size as i64)
+    .bind(mtime_ns)
+    .bind(media_id.0)
+    .execute(at)
+    .await?;
+    Ok(())
+}
+
+/// Queues the items that are not known, in the caller's transaction, and notes where all of them were found; the ids of those
+/// that were new.
+pub(super) async fn insert_new(
+    conn: &mut PgConnection,
+    batch: &[Item],
+    listed_in: &str,
+) -> Result<HashSet<MediaId>, StoreError> {
+    let inserted = insert(conn, batch, None).await?;
+    let known = rows(conn, batch).await?;
+    note_places(conn, batch, &known, listed_in).await?;
+    Ok(inserted.into_keys().map(MediaId).collect())
 }
 
 /// A known item, as far as [`Store::upsert_many`] cares.

@@ -38,6 +38,8 @@ pub(super) struct Job {
     pub audio: Audio,
     pub cancel: CancellationToken,
     model: String,
+    /// Spoken in this file, where that was asked for; the rules' otherwise.
+    language: Option<String>,
     /// What was finished before, and where what is finished now is kept.
     recording: Option<Recording>,
     state: Mutex<State>,
@@ -120,7 +122,27 @@ impl Job {
             progress,
             on_done: Some(on_done),
         };
-        Self { file, audio, cancel, model, recording, state: Mutex::new(state), came_back: Condvar::new() }
+        let language = None;
+        Self {
+            file,
+            audio,
+            cancel,
+            model,
+            language,
+            recording,
+            state: Mutex::new(state),
+            came_back: Condvar::new(),
+        }
+    }
+
+    /// The same, in this language whatever the rules say.
+    pub fn in_language(self, language: Option<String>) -> Self {
+        Self { language, ..self }
+    }
+
+    /// The language of the file, where it is given.
+    pub fn language<'a>(&'a self, rules: &'a Rules) -> Option<&'a str> {
+        self.language.as_deref().or(rules.language.as_deref())
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -208,11 +230,11 @@ impl Job {
             let again = match state.round {
                 Round::First => {
                     state.round = Round::Languages;
-                    state.doubtful(rules)
+                    state.doubtful(self.language(rules), rules)
                 }
                 Round::Languages => {
                     state.round = Round::Gaps;
-                    state.gaps(rules)
+                    state.gaps(self.language(rules), rules)
                 }
                 Round::Gaps => return Next::Complete,
             };
@@ -274,8 +296,8 @@ impl State {
     }
 
     /// The windows whose language was a guess that differs from the language of most of the file's speech.
-    fn doubtful(&self, rules: &Rules) -> Vec<Again> {
-        if rules.language.is_some() {
+    fn doubtful(&self, given: Option<&str>, rules: &Rules) -> Vec<Again> {
+        if given.is_some() {
             return Vec::new();
         }
         let Some(language) =
@@ -299,8 +321,8 @@ impl State {
     }
 
     /// Adds the stretches of speech that have no text as windows of their own.
-    fn gaps(&mut self, rules: &Rules) -> Vec<Again> {
-        let language = rules.language.clone().or_else(|| assemble::majority(&self.pieces, rules, false));
+    fn gaps(&mut self, given: Option<&str>, rules: &Rules) -> Vec<Again> {
+        let language = given.map(str::to_owned).or_else(|| assemble::majority(&self.pieces, rules, false));
         let windows = assemble::windows_of_gaps(&self.pieces, rules);
         let mut again = Vec::new();
         for clock in windows {

@@ -56,6 +56,30 @@ pub fn classify(declared: Option<&str>, start: &[u8]) -> Content {
     }
 }
 
+/// True where a page's beginning is the question whether its reader is human. Only sentences that such pages are known by:
+/// many an honest page carries a captcha for its comments.
+pub(super) fn asks_for_a_human(start: &[u8]) -> bool {
+    const SENTENCES: &[&str] = &[
+        "you're not a bot",
+        "you’re not a bot",
+        "you are not a bot",
+        "you're not a robot",
+        "you are not a robot",
+        "are you a robot",
+        "are you a human",
+        "verify you are human",
+        "verify that you are human",
+        "verifying you are human",
+        "unusual traffic from your computer network",
+        "complete the captcha",
+        "<title>just a moment...</title>",
+        "<title>attention required! | cloudflare</title>",
+        "checking your browser before accessing",
+    ];
+    let text = String::from_utf8_lossy(start).to_lowercase();
+    !text.contains("<video") && !text.contains("<audio") && SENTENCES.iter().any(|said| text.contains(said))
+}
+
 /// Pages, feeds and playlists by their first characters.
 fn text_kind(start: &[u8]) -> Option<Content> {
     let start = start.strip_prefix(b"\xef\xbb\xbf").unwrap_or(start).trim_ascii_start();

@@ -4,13 +4,17 @@
 //! source (and the ones that YouTube's own messages, which it passes on, are known by). The order matters: a message
 //! often holds more than one phrase, and the first match in [`RULES`] wins.
 
-use crate::media::{Failure, FailureClass};
-use crate::web::COOKIE_REMEDY;
+use std::time::Duration;
+
+use crate::media::{Failure, FailureClass, Retry};
+use crate::web::{COOKIE_REMEDY, DOUBTED_REMEDY};
 
 /// Longest quotation of yt-dlp's text in a failure.
 const MAX_QUOTE: usize = 300;
 
-const UPDATE: &str = "run ./scripts/ingest again to get a current yt-dlp; sites change often";
+/// Sites change, and yt-dlp with them; [`super::YtDlp::failure`] puts the command in its place.
+pub(super) const UPDATE: &str =
+    "yt-dlp may be out of date: `spoken doctor` tells its age and how to update it";
 
 struct Rule {
     class: FailureClass,
@@ -66,9 +70,7 @@ const RULES: &[Rule] = &[
             "rate limit",
             "your ip is likely being blocked",
         ],
-        remedy: Some(
-            "the site wants fewer requests: wait about an hour, lower IO_WORKERS, or set COOKIES_FILE to a browser's cookies",
-        ),
+        remedy: Some(DOUBTED_REMEDY),
     },
     Rule {
         class: FailureClass::Drm,
@@ -109,7 +111,7 @@ const RULES: &[Rule] = &[
             "is not currently live",
             "live stream recording is not available",
         ],
-        remedy: Some("run `spoken retry` when it has been shown"),
+        remedy: Some("it is looked at again by itself when it should be there"),
     },
     // Removed for good; before `private`, because of "removed … because of a private complaint" and the like.
     Rule {
@@ -187,7 +189,11 @@ const RULES: &[Rule] = &[
         remedy: None,
     },
     // A media address that expired, or a yt-dlp that the site has outrun: extracting again may do.
-    Rule { class: FailureClass::Network, phrases: &["video data: http error 403"], remedy: Some(UPDATE) },
+    Rule {
+        class: FailureClass::Forbidden,
+        phrases: &["video data: http error 403", "fragment 1: http error 403", "fragment: http error 403"],
+        remedy: Some(UPDATE),
+    },
     Rule { class: FailureClass::Private, phrases: &["http error 403"], remedy: Some(COOKIE_REMEDY) },
     Rule {
         class: FailureClass::Network,
@@ -278,7 +284,11 @@ pub fn classify(exit_code: Option<i32>, errors: &[String]) -> Failure {
     }
     for rule in RULES {
         if rule.phrases.iter().any(|p| lower.contains(p)) {
-            let failure = Failure::new(rule.class, quote);
+            let mut failure = Failure::new(rule.class, quote);
+            if rule.class == FailureClass::NotYet {
+                failure.retry = Some(Retry::In(until_shown(&lower)));
+                failure.free = true;
+            }
             return match rule.remedy {
                 Some(remedy) => failure.with_remedy(remedy),
                 None => failure,
@@ -286,6 +296,28 @@ pub fn classify(exit_code: Option<i32>, errors: &[String]) -> Failure {
         }
     }
     Failure::new(FailureClass::Internal, quote).with_remedy(UPDATE)
+}
+
+/// When to look again at what is not there yet: `premieres in 21 minutes` and a margin, or some hours where nothing is said.
+fn until_shown(said: &str) -> Duration {
+    const MARGIN: u64 = 15 * 60;
+    const UNKNOWN: u64 = 6 * 3600;
+    /// Announcements move; once a week is often enough to look.
+    const LONGEST: u64 = 7 * 24 * 3600;
+    let told = said.split_once(" in ").and_then(|(_, when)| {
+        let mut words = when.split_whitespace();
+        let (number, unit) = (words.next()?, words.next()?);
+        let unit = match unit.trim_end_matches(['.', '!', ',']).trim_end_matches('s') {
+            "second" => 1,
+            "minute" => 60,
+            "hour" => 3600,
+            "day" => 24 * 3600,
+            "week" => LONGEST,
+            _ => return None,
+        };
+        number.parse::<u64>().ok()?.checked_mul(unit)
+    });
+    Duration::from_secs(told.map_or(UNKNOWN, |seconds| (seconds + MARGIN).min(LONGEST)))
 }
 
 fn exit(code: Option<i32>) -> String {
@@ -351,7 +383,7 @@ mod tests {
             ("ERROR: [generic] x: Unable to download webpage: HTTPConnection(host='nohost.invalid', port=80): Failed to resolve 'nohost.invalid' ([Errno -2] Name or service not known) (caused by TransportError(\"...\"))".into(), Network),
             ("ERROR: [generic] Unable to download webpage: ('Connection aborted.', RemoteDisconnected('Remote end closed connection without response'))".into(), Network),
             ("ERROR: [generic] Unable to download webpage: 1024 bytes read, 3000 more expected (caused by <IncompleteRead: 1024 bytes read, 3000 more expected>)".into(), Network),
-            ("ERROR: unable to download video data: HTTP Error 403: Forbidden".into(), Network),
+            ("ERROR: unable to download video data: HTTP Error 403: Forbidden".into(), Forbidden),
             ("ERROR: [generic] x: Unable to download webpage: HTTP Error 429: Too Many Requests".into(), RateLimited),
             ("ERROR: [generic] x: Got HTTP Error 403 caused by Cloudflare anti-bot challenge; try again with  --extractor-args \"generic:impersonate\"".into(), RateLimited),
             ("ERROR: Unsupported URL: http://127.0.0.1/none.html".into(), NotMedia),
@@ -366,6 +398,22 @@ mod tests {
         ] {
             assert_eq!(class(&text), expected, "{text}");
         }
+    }
+
+    #[test]
+    fn what_is_not_there_yet_says_when() {
+        for (said, seconds) in [
+            ("this live event will begin in 3 hours.", 3 * 3600 + 900),
+            ("premieres in 21 minutes", 21 * 60 + 900),
+            ("this live event will begin in 40 days", 7 * 24 * 3600),
+            ("this live event will begin in a few moments.", 6 * 3600),
+            ("the channel is not currently live", 6 * 3600),
+        ] {
+            assert_eq!(until_shown(said).as_secs(), seconds, "{said}");
+        }
+        let failure = classify(Some(1), &["ERROR: [youtube] a: Premieres in 21 minutes".into()]);
+        assert!(failure.free);
+        assert_eq!(failure.retry, Some(Retry::In(Duration::from_secs(21 * 60 + 900))));
     }
 
     #[test]

@@ -15,6 +15,7 @@ use std::{
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
     process::{ExitStatus, Stdio},
+    sync::Arc,
     time::Duration,
 };
 
@@ -32,6 +33,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::media::{Failure, FailureClass};
+use crate::web::Gate;
 
 /// `$1` is a file to remove at the end (or empty), the rest the program and its arguments. The watcher keeps none of
 /// the program's pipes, or their end would never be seen; it survives the SIGTERM that asks the group to end.
@@ -119,6 +121,8 @@ pub struct Leash {
     child: Child,
     group: Pid,
     lines: mpsc::Receiver<Line>,
+    /// Where its connections go through; closed with it.
+    pub(super) gate: Option<Arc<Gate>>,
     /// Closing it makes the watcher kill the group.
     _lifeline: Option<ChildStdin>,
     _secret: Option<PrivateCopy>,
@@ -151,12 +155,24 @@ impl Leash {
         if let Some(err) = child.stderr.take() {
             tokio::spawn(read_lines(err, tell, Line::Err));
         }
-        Ok(Self { _lifeline: child.stdin.take(), child, group: Pid::from_raw(id), lines, _secret: secret })
+        Ok(Self {
+            _lifeline: child.stdin.take(),
+            child,
+            group: Pid::from_raw(id),
+            lines,
+            gate: None,
+            _secret: secret,
+        })
     }
 
     /// The process group, which is also the program's process id.
     pub fn group(&self) -> i32 {
         self.group.as_raw()
+    }
+
+    /// The gate that its connections go through, if any: what it met outlives the program.
+    pub fn gate(&self) -> Option<Arc<Gate>> {
+        self.gate.clone()
     }
 
     /// Reads what the program says until it ends. `on_line` gets every line and may stop the program by returning

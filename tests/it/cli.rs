@@ -98,6 +98,8 @@ impl Library {
             .env("EMBEDDING_MODEL", embedding_model())
             // Greedy: what is tested here is not the search.
             .env("BEAM_SIZE", "1")
+            // Servers of tests listen on this machine.
+            .env("ALLOW_PRIVATE_ADDRESSES", "true")
             .stdin(Stdio::null());
         if let Some(database) = &self.database {
             command.env("DATABASE_URL", database);

@@ -9,7 +9,7 @@ use std::{
         Arc, Mutex, MutexGuard,
         atomic::{AtomicU64, AtomicUsize, Ordering::SeqCst},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use tokio::{
@@ -76,6 +76,12 @@ impl Page {
 pub enum Fault {
     /// This status, with a short text.
     Status(u16),
+    /// 429, with so many seconds to wait where they are given.
+    Busy(Option<u64>),
+    /// 403 and a page that asks whether the reader is human, as a gatekeeper before the site sends it.
+    Challenge,
+    /// 200 and a page that asks whether the reader is human, whatever was asked for.
+    Doubt,
     /// A redirect to this address.
     Redirect(String),
     /// The connection closes after this many bytes of the body.
@@ -103,7 +109,10 @@ struct State {
     faults: Mutex<HashMap<String, VecDeque<Fault>>>,
     always: Mutex<HashMap<String, Fault>>,
     weather: Mutex<Option<Weather>>,
+    storm: Mutex<VecDeque<Fault>>,
+    times: Mutex<Vec<Instant>>,
     requests: Mutex<HashMap<String, usize>>,
+    unchanged: Mutex<HashMap<String, usize>>,
     sent: Mutex<HashMap<String, u64>>,
     faulted: AtomicUsize,
     total_sent: AtomicU64,
@@ -199,9 +208,29 @@ impl Server {
         self.state.cut.notify_waiters();
     }
 
+    /// The next answers go wrong like this, one request each, whatever their paths.
+    pub fn storm(&self, faults: impl IntoIterator<Item = Fault>) {
+        lock(&self.state.storm).extend(faults);
+    }
+
+    /// Faults of the storm that are still to come.
+    pub fn storm_left(&self) -> usize {
+        lock(&self.state.storm).len()
+    }
+
+    /// When each request came.
+    pub fn times(&self) -> Vec<Instant> {
+        lock(&self.state.times).clone()
+    }
+
     /// Requests that `path` got.
     pub fn requests(&self, path: &str) -> usize {
         lock(&self.state.requests).get(path).copied().unwrap_or(0)
+    }
+
+    /// Conditional requests of `path` that were answered 304.
+    pub fn unchanged(&self, path: &str) -> usize {
+        lock(&self.state.unchanged).get(path).copied().unwrap_or(0)
     }
 
     /// Requests of all paths.
@@ -231,6 +260,7 @@ impl State {
             .get_mut(path)
             .and_then(VecDeque::pop_front)
             .or_else(|| lock(&self.always).get(path).cloned())
+            .or_else(|| lock(&self.storm).pop_front())
             .or_else(|| self.chance(length));
         if fault.is_some() {
             self.faulted.fetch_add(1, SeqCst);
@@ -281,14 +311,28 @@ async fn answer(stream: TcpStream, state: Arc<State>) {
             .map(|(_, v)| v.trim().to_owned())
     };
     *lock(&state.requests).entry(path.clone()).or_default() += 1;
+    lock(&state.times).push(Instant::now());
     let page = lock(&state.pages).get(&path).cloned();
     let fault = state.fault_for(&path, page.as_ref().map_or(0, |p| p.body.len()));
     let mut stream = stream.into_inner();
     match (&fault, page) {
         (Some(Fault::Hangup), _) => {}
         (Some(Fault::Status(code)), _) => short(&mut stream, *code, "").await,
+        (Some(Fault::Busy(seconds)), _) => {
+            let wait = seconds.map_or(String::new(), |s| format!("Retry-After: {s}\r\n"));
+            short(&mut stream, 429, &wait).await;
+        }
+        (Some(Fault::Challenge), _) => {
+            let more = "cf-mitigated: challenge\r\nServer: cloudflare\r\n";
+            human(&mut stream, "403 Forbidden", more).await;
+        }
+        (Some(Fault::Doubt), _) => human(&mut stream, "200 OK", "").await,
         (Some(Fault::Redirect(to)), _) => short(&mut stream, 302, &format!("Location: {to}\r\n")).await,
         (_, None) => short(&mut stream, 404, "").await,
+        (_, Some(page)) if is_known(&page, header("if-none-match"), header("if-modified-since")) => {
+            *lock(&state.unchanged).entry(path.clone()).or_default() += 1;
+            let _ = stream.write_all(b"HTTP/1.1 304 Not Modified\r\nConnection: close\r\n\r\n").await;
+        }
         (_, Some(page)) => {
             let range = header("range").filter(|_| page.ranges);
             let same = header("if-range")
@@ -297,6 +341,26 @@ async fn answer(stream: TcpStream, state: Arc<State>) {
         }
     }
     let _ = stream.shutdown().await;
+}
+
+/// Whether the client has what the page is now (RFC 9110 §13.1: the tag counts before the time).
+fn is_known(page: &Page, tag: Option<String>, since: Option<String>) -> bool {
+    match (tag, since) {
+        (Some(tag), _) => Some(tag) == page.etag,
+        (None, Some(since)) => Some(since) == page.last_modified,
+        (None, None) => false,
+    }
+}
+
+/// A page that asks whether the reader is human.
+async fn human(stream: &mut TcpStream, status: &str, more: &str) {
+    let page = "<!DOCTYPE html><html><head><title>Just a moment...</title></head>\
+        <body>Sign in to confirm you're not a bot.</body></html>";
+    let text = format!(
+        "HTTP/1.1 {status}\r\n{more}Content-Type: text/html\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{page}",
+        page.len()
+    );
+    let _ = stream.write_all(text.as_bytes()).await;
 }
 
 async fn short(stream: &mut TcpStream, code: u16, more: &str) {

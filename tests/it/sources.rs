@@ -13,6 +13,7 @@ use spoken::{
     fetch::{FetchOptions, Fetcher},
     media::{Failure, FailureClass, Item, Locator, MediaId},
     source::{Found, Lister, SourceOptions},
+    web::Net,
     ytdlp::{YtDlp, YtDlpOptions},
 };
 use tempfile::TempDir;
@@ -29,6 +30,7 @@ fn ytdlp(network_timeout: Duration) -> YtDlp {
     });
     let mut options = YtDlpOptions::in_tools(&tools);
     options.network_timeout = network_timeout;
+    options.net = Net::open();
     YtDlp::new(options)
 }
 
@@ -303,7 +305,7 @@ async fn refusals_are_told_apart() {
         (404, FailureClass::NotFound),
         (410, FailureClass::NotFound),
         (401, FailureClass::Private),
-        (403, FailureClass::Private),
+        (403, FailureClass::Forbidden),
         (429, FailureClass::RateLimited),
         (451, FailureClass::GeoBlocked),
     ] {

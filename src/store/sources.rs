@@ -1,0 +1,575 @@
+//! Subscribed sources: what they are, when they are due, what was seen in them and what is to be taken on.
+//!
+//! One check of a source is [`Store::lock_source`], [`Store::begin_check`], then [`Store::end_check`] or
+//! [`Store::fail_check`]; what it found is taken on by [`Store::take_entries`]. The lock is the session's of one connection:
+//! gone with the process, so that the next may begin at once. The number that the check drew fences what it writes, in case
+//! the lock went with a broken connection while the process lived on.
+
+mod checks;
+mod taking;
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use serde_json::Value;
+use sqlx::postgres::PgConnection;
+use sqlx::{Connection, FromRow, Row};
+use uuid::Uuid;
+
+use super::{Store, StoreError, clean, text_key};
+use crate::media::{Failure, Item, MediaId};
+
+/// What kind of source it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SourceKind {
+    /// RSS, Atom or JSON Feed.
+    Feed,
+    /// A channel, playlist or page that yt-dlp lists.
+    List,
+    /// A folder of files.
+    Folder,
+}
+
+impl SourceKind {
+    /// The name used in the database and in JSON.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Feed => "feed",
+            Self::List => "list",
+            Self::Folder => "folder",
+        }
+    }
+
+    fn read(text: &str) -> Option<Self> {
+        [Self::Feed, Self::List, Self::Folder].into_iter().find(|kind| kind.as_str() == text)
+    }
+}
+
+/// A source to subscribe to.
+#[derive(Clone, Debug)]
+pub struct NewSource {
+    /// What to call it; made from the address where there is none.
+    pub name: Option<String>,
+    /// Address or absolute path.
+    pub source: String,
+    /// Where it is known before the first look.
+    pub kind: Option<SourceKind>,
+    /// How often to look.
+    pub every: Duration,
+    /// What is wanted of it: JSON of `source::rules::Rules`.
+    pub rules: Value,
+    /// New items taken on after one check.
+    pub at_a_time: Option<u32>,
+    /// Language spoken in it.
+    pub language: Option<String>,
+    /// Smaller is sooner.
+    pub priority: i16,
+}
+
+/// A subscribed source.
+#[derive(Clone, Debug)]
+pub struct Source {
+    /// Identity.
+    pub id: Uuid,
+    /// What a person calls it.
+    pub name: String,
+    /// Address or absolute path.
+    pub source: String,
+    /// Unknown until the first look.
+    pub kind: Option<SourceKind>,
+    /// How often it is looked at.
+    pub every: Duration,
+    /// What is wanted of it: JSON of `source::rules::Rules`.
+    pub rules: Value,
+    /// New items taken on after one check.
+    pub at_a_time: Option<u32>,
+    /// Language spoken in it.
+    pub language: Option<String>,
+    /// Smaller is sooner.
+    pub priority: i16,
+    /// Not looked at.
+    pub paused: bool,
+    /// Looked at next, by the database's clock.
+    pub next_due: DateTime<Utc>,
+    /// The same, from now.
+    pub due_in: f64,
+    /// Looked at last.
+    pub checked_at: Option<DateTime<Utc>>,
+    /// Days since all of it was listed; none: never.
+    pub full_days_ago: Option<f64>,
+    /// `ETag` of the feed that is known.
+    pub etag: Option<String>,
+    /// Its `Last-Modified`.
+    pub last_modified: Option<String>,
+    /// How the last check went.
+    pub result: Option<String>,
+    /// Failed checks in a row.
+    pub failures: u32,
+    /// Why the last one failed.
+    pub failure: Option<Failure>,
+    /// Entries by what became of them.
+    pub counts: EntryCounts,
+}
+
+/// Entries of a source by what became of them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct EntryCounts {
+    /// Items taken on.
+    pub taken: u64,
+    /// To be taken on when limits allow.
+    pub ready: u64,
+    /// Not there yet.
+    pub waiting: u64,
+    /// Not wanted.
+    pub left: u64,
+}
+
+/// What became of an entry that a check found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// To be taken on.
+    Ready,
+    /// Not wanted.
+    Left(String),
+    /// To be looked at again.
+    Waiting {
+        /// Why.
+        reason: String,
+        /// From now.
+        after: Duration,
+    },
+    /// A page that led to other entries.
+    Opened,
+}
+
+/// An entry that a check found.
+#[derive(Clone, Debug)]
+pub struct Seen {
+    /// The item; of a file without media in it, one of extractor `path`.
+    pub item: Item,
+    /// What becomes of it.
+    pub fate: Fate,
+    /// Seconds since 1970.
+    pub published_at: Option<i64>,
+    /// For a file: its identity as a path, its length in bytes and its last modification in nanoseconds since 1970.
+    pub file: Option<(MediaId, u64, i64)>,
+}
+
+impl Seen {
+    /// What the entry is known by.
+    fn key(&self) -> Uuid {
+        self.file.map_or(self.item.media_id, |(path, ..)| path).0
+    }
+}
+
+/// An entry as it is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KnownEntry {
+    /// Length in bytes and last modification (nanoseconds since 1970) of a file.
+    pub file: Option<(u64, i64)>,
+}
+
+/// The outcome of a check.
+#[derive(Clone, Debug, Default)]
+pub struct Checked {
+    /// What kind of source it turned out to be.
+    pub kind: Option<SourceKind>,
+    /// `ETag` and `Last-Modified` of the feed; none: as before.
+    pub validators: Option<(Option<String>, Option<String>)>,
+    /// All of it was listed.
+    pub full: bool,
+    /// In the order of the source.
+    pub entries: Vec<Seen>,
+    /// How it went, in words.
+    pub result: String,
+    /// Look again after this time at the latest: a file was still growing.
+    pub again_within: Option<Duration>,
+}
+
+/// An entry that was taken on.
+#[derive(Clone, Debug)]
+pub struct Taken {
+    /// The item.
+    pub media_id: MediaId,
+    /// Untrusted text.
+    pub title: String,
+    /// The source it came from.
+    pub source_id: Uuid,
+    /// Smaller is sooner.
+    pub priority: i16,
+    /// As its source states it.
+    pub duration_ms: Option<i64>,
+    /// Of a file.
+    pub bytes: Option<u64>,
+}
+
+/// The lock of one source, held by a connection of its own.
+#[derive(Debug)]
+pub struct SourceLock {
+    connection: PgConnection,
+    /// Drawn by [`Store::begin_check`].
+    number: i64,
+    id: Uuid,
+}
+
+impl SourceLock {
+    /// Lets others check the source.
+    pub async fn release(self) {
+        // The lock goes with the session, whatever comes of saying goodbye.
+        let _ = self.connection.close().await;
+    }
+}
+
+const COLUMNS: &str =
+    "source_id, name, source, kind, every_s, rules, at_a_time, language, priority, paused, next_due,
+    extract(epoch FROM next_due - now())::float8 AS due_in, checked_at,
+    extract(epoch FROM now() - full_at)::float8 / 86400 AS full_days_ago,
+    etag, last_modified, result, failures, error_class, error, remedy";
+
+impl Store {
+    /// Subscribes to a source; what it is called, and false where it was subscribed to before (its settings are then
+    /// replaced, what was seen in it stays).
+    ///
+    /// # Errors
+    /// [`StoreError::Database`].
+    pub async fn add_source(&self, new: &NewSource) -> Result<(Source, bool), StoreError> {
+        let id = source_id(&new.source);
+        let mut tx = self.pool.begin().await?;
+        // Names are made unique here; two that do so at once would make the same.
+        sqlx::query("LOCK TABLE sources IN SHARE ROW EXCLUSIVE MODE").execute(&mut *tx).await?;
+        let names: Vec<String> = sqlx::query_scalar("SELECT name FROM sources WHERE source_id <> $1")
+            .bind(id)
+            .fetch_all(&mut *tx)
+            .await?;
+        let name = match &new.name {
+            Some(name) => clean(name).into_owned(),
+            None => {
+                let wanted = short_name(&new.source);
+                let numbered = (2..).map(|n| format!("{wanted}-{n}"));
+                std::iter::once(wanted.clone()).chain(numbered).find(|n| !names.contains(n)).unwrap_or(wanted)
+            }
+        };
+        let fresh: bool = sqlx::query_scalar(
+            "INSERT INTO sources (source_id, name, source, kind, every_s, rules, at_a_time, allowance, language, priority)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $7, $8, $9)
+             ON CONFLICT (source_id) DO UPDATE SET
+                 name = CASE WHEN $10 THEN excluded.name ELSE sources.name END,
+                 every_s = excluded.every_s, rules = excluded.rules, at_a_time = excluded.at_a_time,
+                 allowance = excluded.at_a_time, language = excluded.language, priority = excluded.priority,
+                 paused = false, next_due = now()
+             RETURNING xmax = 0",
+        )
+        .bind(id)
+        .bind(&name)
+        .bind(&*clean(&new.source))
+        .bind(new.kind.map(SourceKind::as_str))
+        .bind(i64::try_from(new.every.as_secs().max(1)).unwrap_or(i64::MAX))
+        .bind(&new.rules)
+        .bind(new.at_a_time.and_then(|n| i32::try_from(n).ok()))
+        .bind(&new.language)
+        .bind(new.priority)
+        .bind(new.name.is_some())
+        .fetch_one(&mut *tx)
+        .await?;
+        tx.commit().await?;
+        let source = self.source(id).await?.ok_or(sqlx::Error::RowNotFound)?;
+        Ok((source, fresh))
+    }
+
+    /// All sources by name.
+    ///
+    /// # Errors
+    /// [`StoreError::Database`].
+    pub async fn sources(&self) -> Result<Vec<Source>, StoreError> {
+        let sql = format!("SELECT {COLUMNS} FROM sources ORDER BY name");
+        let rows = sqlx::query(sqlx::AssertSqlSafe(sql)).fetch_all(&self.pool).await?;
+        let mut sources = rows.iter().map(read_source).collect::<Result<Vec<_>, _>>()?;
+        let mut counts = self.entry_counts().await?;
+        for source in &mut sources {
+            source.counts = counts.remove(&source.id).unwrap_or_default();
+        }
+        Ok(sources)
+    }
+
+    /// The sources that are due, longest due first, with as much as a check needs to know (no counts). `all`: those that are
+    /// not due, too, unless they are paused.
+    ///
+    /// # Errors
+    /// [`StoreError::Database`].
+    pub async fn due_sources(&self, all: bool) -> Result<Vec<Source>, StoreError> {
+        let sql = format!(
+            "SELECT {COLUMNS} FROM sources WHERE NOT paused AND ($1 OR next_due <= now()) ORDER BY next_due, source_id"
+        );
+        let rows = sqlx::query(sqlx::AssertSqlSafe(sql)).bind(all).fetch_all(&self.pool).await?;
+        rows.iter().map(|row| read_source(row).map_err(StoreError::from)).collect()
+    }
+
+    /// One source, without its counts.
+    ///
+    /// # Errors
+    /// [`StoreError::Database`].
+    pub async fn source(&self, id: Uuid) -> Result<Option<Source>, StoreError> {
+        let sql = format!("SELECT {COLUMNS} FROM sources WHERE source_id = $1");
+        let row = sqlx::query(sqlx::AssertSqlSafe(sql)).bind(id).fetch_optional(&self.pool).await?;
+        Ok(row.as_ref().map(read_source).transpose()?)
+    }
+
+    /// When the next source is due, from now (zero: one is due); none without sources that are not paused.
+    ///
+    /// # Errors
+    /// [`StoreError::Database`].
+    pub async fn next_source_due(&self) -> Result<Option<Duration>, StoreError> {
+        let seconds: Option<f64> = sqlx::query_scalar(
+            "SELECT greatest(0, extract(epoch FROM min(next_due) - now()))::float8 FROM sources WHERE NOT paused",
+        )
+        .fetch_one(&self.pool)
+        .await?;
+        Ok(seconds.map(|s| Duration::try_from_secs_f64(s).unwrap_or_default()))
+    }
+
+    async fn entry_counts(&self) -> Result<HashMap<Uuid, EntryCounts>, StoreError> {
+        let rows: Vec<(Uuid, i64, i64, i64, i64)> = sqlx::query_as(
+            "SELECT source_id, count(*) FILTER (WHERE verdict = 'taken'), count(*) FILTER (WHERE verdict = 'ready'),
+                    count(*) FILTER (WHERE verdict = 'waiting'), count(*) FILTER (WHERE verdict = 'left')
+             FROM source_entries GROUP BY source_id",
+        )
+        .fetch_all(&self.pool)
+        .await?;
+        let count = |n: i64| n.unsigned_abs();
+        Ok(rows
+            .into_iter()
+            .map(|(id, taken, ready, waiting, left)| {
+                let counts = EntryCounts {
+                    taken: count(taken),
+                    ready: count(ready),
+                    waiting: count(waiting),
+                    left: count(left),
+                };
+                (id, counts)
+            })
+            .collect())
+    }
+
+    /// Entries of one source that were left or wait, with their titles and reasons, the latest first.
+    ///
+    /// # Errors
+    /// [`StoreError::Database`].
+    pub async fn passed_over(&self, id: Uuid, most: u32) -> Result<Vec<PassedOver>, StoreError> {
+        Ok(sqlx::query_as(
+            "SELECT media_id, title, verdict, reason, look_at, published_at FROM source_entries
+             WHERE source_id = $1 AND verdict IN ('left', 'waiting', 'ready')
+             ORDER BY verdict = 'left', coalesce(published_at, seen_at) DESC, place, media_id LIMIT $2",
+        )
+        .bind(id)
+        .bind(i64::from(most))
+        .fetch_all(&self.pool)
+        .await?)
+    }
+
+    /// Pauses a source, or lets it go on (it is then due at once).
+    ///
+    /// # Errors
+    /// [`StoreError::Database`].
+    pub async fn pause_source(&self, id: Uuid, paused: bool) -> Result<(), StoreError> {
+        sqlx::query(
+            "UPDATE sources SET paused = $2, failures = CASE WHEN $2 THEN failures ELSE 0 END,
+                 next_due = CASE WHEN paused AND NOT $2 THEN now() ELSE next_due END
+             WHERE source_id = $1",
+        )
+        .bind(id)
+        .bind(paused)
+        .execute(&self.pool)
+        .await?;
+        Ok(())
+    }
+
+    /// Forgets a source and what was seen in it; its items stay, unless `with_items`: then those that came from nowhere else go
+    /// too, with all that was said in them, unless somebody works on them right now. How many items went.
+    ///
+    /// # Errors
+    /// [`StoreError::Database`].
+    pub async fn remove_source(&self, id: Uuid, with_items: bool) -> Result<u64, StoreError> {
+        let mut tx = self.pool.begin().await?;
+        let mut removed = 0;
+        if with_items {
+            let only: Vec<Uuid> = sqlx::query_scalar(
+                "SELECT m.media_id FROM media m
+                 JOIN source_entries e ON e.item_id = m.media_id AND e.source_id = $1 AND e.verdict = 'taken'
+                 JOIN sources s ON s.source_id = $1
+                 WHERE m.state <> 'active'
+                   AND NOT EXISTS (SELECT FROM source_entries o WHERE o.item_id = m.media_id AND o.source_id <> $1)
+                   AND NOT EXISTS (SELECT FROM media_sources l WHERE l.media_id = m.media_id
+                                   AND l.source NOT IN (s.source, m.source))
+                 FOR UPDATE OF m",
+            )
+            .bind(id)
+            .fetch_all(&mut *tx)
+            .await?;
+            let tables: Vec<String> =
+                sqlx::query_scalar("SELECT table_name FROM embedding_models").fetch_all(&mut *tx).await?;
+            for table in tables {
+                // The names are made by this program.
+                let sql = format!("DELETE FROM {table} WHERE media_id = ANY($1)");
+                sqlx::query(sqlx::AssertSqlSafe(sql)).bind(&only).execute(&mut *tx).await?;
+            }
+            sqlx::query("DELETE FROM known_files WHERE media_id = ANY($1)")
+                .bind(&only)
+                .execute(&mut *tx)
+                .await?;
+            // Segments, passages and places go with it.
+            let gone = sqlx::query("DELETE FROM media WHERE media_id = ANY($1)")
+                .bind(&only)
+                .execute(&mut *tx)
+                .await?;
+            removed = gone.rows_affected();
+        }
+        sqlx::query("DELETE FROM source_entries WHERE source_id = $1").bind(id).execute(&mut *tx).await?;
+        sqlx::query("DELETE FROM sources WHERE source_id = $1").bind(id).execute(&mut *tx).await?;
+        tx.commit().await?;
+        Ok(removed)
+    }
+
+    /// The database's clock.
+    ///
+    /// # Errors
+    /// [`StoreError::Database`].
+    pub async fn now(&self) -> Result<DateTime<Utc>, StoreError> {
+        Ok(sqlx::query_scalar("SELECT now()").fetch_one(&self.pool).await?)
+    }
+
+    /// Items that are queued or being worked on.
+    ///
+    /// # Errors
+    /// [`StoreError::Database`].
+    pub async fn unfinished_count(&self) -> Result<usize, StoreError> {
+        let count: i64 = sqlx::query_scalar(
+            "SELECT count(*) FROM media WHERE state <> 'done' AND state IN ('queued', 'active')",
+        )
+        .fetch_one(&self.pool)
+        .await?;
+        Ok(usize::try_from(count).unwrap_or(0))
+    }
+
+    /// Whether an item is queued that can be worked on now, or within `patience`.
+    ///
+    /// # Errors
+    /// [`StoreError::Database`].
+    pub async fn work_waits(&self, patience: Duration) -> Result<bool, StoreError> {
+        Ok(sqlx::query_scalar(
+            "SELECT EXISTS (SELECT FROM media WHERE state = 'queued' AND state <> 'done'
+                            AND (retry_at IS NULL OR retry_at <= now() + make_interval(secs => $1)))",
+        )
+        .bind(patience.as_secs_f64())
+        .fetch_one(&self.pool)
+        .await?)
+    }
+}
+
+/// An entry that was not taken on, or not yet.
+#[derive(Clone, Debug, FromRow)]
+pub struct PassedOver {
+    /// Identity of the item it would be.
+    pub media_id: Uuid,
+    /// Untrusted text.
+    pub title: String,
+    /// `left`, `waiting` or `ready`.
+    pub verdict: String,
+    /// Why.
+    pub reason: Option<String>,
+    /// When it is looked at again.
+    pub look_at: Option<DateTime<Utc>>,
+    /// When it was published, if known.
+    pub published_at: Option<DateTime<Utc>>,
+}
+
+/// The identity of a source.
+pub fn source_id(source: &str) -> Uuid {
+    text_key(source.as_bytes())
+}
+
+/// What to call a source: the last part of its path, or its host.
+fn short_name(source: &str) -> String {
+    let (host, path) = match url::Url::parse(source) {
+        Ok(url) if url.has_host() => {
+            let list =
+                url.query_pairs().find(|(k, _)| k == "list" || k == "playlist_id" || k == "channel_id");
+            let host = url.host_str().unwrap_or_default().trim_start_matches("www.").to_owned();
+            (host, list.map_or_else(|| url.path().to_owned(), |(_, id)| id.into_owned()))
+        }
+        _ => (String::new(), source.to_owned()),
+    };
+    let common = [
+        "feed",
+        "rss",
+        "atom",
+        "index",
+        "videos",
+        "podcast",
+        "feeds",
+        "rss.xml",
+        "feed.xml",
+        "atom.xml",
+        "feed.json",
+    ];
+    let parts = path.split('/').filter(|p| !p.is_empty());
+    let last = parts.filter(|p| !common.contains(&p.to_ascii_lowercase().as_str())).next_back();
+    let name = last.map_or(host.as_str(), |p| p.trim_start_matches('@'));
+    let name: String = name.chars().filter(|c| c.is_alphanumeric() || "-_.".contains(*c)).take(40).collect();
+    if name.is_empty() { "source".to_owned() } else { name }
+}
+
+fn read_source(row: &sqlx::postgres::PgRow) -> Result<Source, sqlx::Error> {
+    let kind: Option<String> = row.try_get("kind")?;
+    let class: Option<String> = row.try_get("error_class")?;
+    let failure = match class {
+        Some(class) => Some(Failure {
+            class: super::read::class(&class),
+            message: row.try_get::<Option<String>, _>("error")?.unwrap_or_default(),
+            remedy: row.try_get("remedy")?,
+        }),
+        None => None,
+    };
+    Ok(Source {
+        id: row.try_get("source_id")?,
+        name: row.try_get("name")?,
+        source: row.try_get("source")?,
+        kind: kind.as_deref().and_then(SourceKind::read),
+        every: Duration::from_secs(row.try_get::<i64, _>("every_s")?.unsigned_abs()),
+        rules: row.try_get("rules")?,
+        at_a_time: row.try_get::<Option<i32>, _>("at_a_time")?.map(i32::unsigned_abs),
+        language: row.try_get("language")?,
+        priority: row.try_get("priority")?,
+        paused: row.try_get("paused")?,
+        next_due: row.try_get("next_due")?,
+        due_in: row.try_get("due_in")?,
+        checked_at: row.try_get("checked_at")?,
+        full_days_ago: row.try_get("full_days_ago")?,
+        etag: row.try_get("etag")?,
+        last_modified: row.try_get("last_modified")?,
+        result: row.try_get("result")?,
+        failures: row.try_get::<i32, _>("failures")?.unsigned_abs(),
+        failure,
+        counts: EntryCounts::default(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sources_have_short_names() {
+        for (source, name) in [
+            ("https://www.youtube.com/@somebody/videos", "somebody"),
+            ("https://www.youtube.com/playlist?list=PLx_1-2", "PLx_1-2"),
+            ("https://www.youtube.com/feeds/videos.xml?channel_id=UCx", "UCx"),
+            ("https://example.org/feed.xml", "example.org"),
+            ("https://example.org/shows/history/rss", "history"),
+            ("/srv/media/Talks", "Talks"),
+            ("/", "source"),
+        ] {
+            assert_eq!(short_name(source), name, "{source}");
+        }
+    }
+}
