@@ -1,8 +1,9 @@
 //! Decoded audio made smaller without loss: what travels is FLAC.
 //!
-//! Speech at 16 kHz comes to about half of its samples' size; silence to nearly nothing. The encoder is libavcodec's own;
-//! its frames are written here, behind the header that every FLAC file begins with, so that no path is given to the
-//! library. Reading it back is the decoder's business: any FLAC reader gives the same samples, bit for bit.
+//! Speech at 16 kHz comes to 40 % of its samples' size where it is clean, to 75 % in much noise; silence to nearly nothing.
+//! The encoder is libavcodec's own; its frames are written here, behind the header that every FLAC file begins with, so
+//! that no path is given to the library. Reading it back is the decoder's business: any FLAC reader gives the same samples,
+//! bit for bit.
 
 use std::fs::File;
 use std::io::{self, BufReader, BufWriter, Read, Seek, SeekFrom, Write};

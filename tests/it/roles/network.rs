@@ -5,6 +5,7 @@ use std::io::Write;
 use std::net::TcpStream;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -43,21 +44,26 @@ pub struct Machine {
 impl Network {
     /// A bridge with `machines` on it; none where this user or this kernel cannot make one, which is said.
     pub fn make(machines: &[&str]) -> Option<Self> {
-        let id = std::process::id();
-        let name = format!("spk{id:x}");
-        // One of 62,500 networks of 10/8, so that tests of several checkouts do not meet.
-        let net = format!("10.{}.{}", id / 250 % 250 + 1, id % 250);
-        let mut network = Self { name: name.clone(), net: net.clone(), machines: Vec::new() };
-        let made = nix::unistd::geteuid().is_root()
-            && ip(&["link", "add", &name, "type", "bridge"])
-            && ip(&["addr", "add", &format!("{net}.1/24"), "dev", &name])
-            && ip(&["link", "set", &name, "up"])
-            && machines.iter().enumerate().all(|(n, machine)| network.plug_in(n, machine));
-        if !made {
+        // What was taken down may take the kernel a while: no name comes twice.
+        static MADE: AtomicU32 = AtomicU32::new(0);
+        let (id, n) = (std::process::id(), MADE.fetch_add(1, Ordering::Relaxed));
+        let name = format!("sp{id:x}n{n}");
+        let allowed = nix::unistd::geteuid().is_root() && ip(&["netns", "add", &name]);
+        if !allowed {
             println!(
-                "skipped: network namespaces need root, the programs of iproute2, and a kernel that lets this user make them"
+                "skipped: network namespaces need root, the program ip (iproute2), and a kernel that lets this user make them"
             );
             return None;
+        }
+        assert!(ip(&["netns", "del", &name]));
+        // One of 62,500 networks of 10/8, so that tests of several checkouts do not meet.
+        let net = format!("10.{}.{}", id / 250 % 250 + 1, (id + 101 * n) % 250);
+        let mut network = Self { name: name.clone(), net: net.clone(), machines: Vec::new() };
+        assert!(ip(&["link", "add", &name, "type", "bridge"]), "no bridge");
+        assert!(ip(&["addr", "add", &format!("{net}.1/24"), "dev", &name]), "no address");
+        assert!(ip(&["link", "set", &name, "up"]), "the bridge stays down");
+        for (n, machine) in machines.iter().enumerate() {
+            assert!(network.plug_in(n, machine), "{machine} has no network");
         }
         Some(network)
     }
