@@ -31,6 +31,7 @@ pub mod ingest;
 pub mod library;
 pub mod listing;
 pub mod offline;
+mod patience;
 pub mod signals;
 pub mod steps;
 pub mod transcribe;

@@ -8,6 +8,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::listing::Listing;
+use super::patience::patiently;
 use super::signals::Stopping;
 use super::steps;
 use super::world::World;
@@ -61,13 +62,13 @@ pub async fn ingest(
     let lister = tokio::spawn(async move { listing.run(request, found).await });
 
     // Models are loaded only when there is something to do: a cron run that finds nothing new ends at once.
-    if queue.drained().await? {
+    if patiently(&stopping.stop, || queue.drained()).await? {
         // The sender is dropped when the listing ends, so this never waits for nothing.
         tokio::select! { _ = work.recv() => {}, () = stopping.stop.cancelled() => {} }
     }
     let mut stages = Vec::new();
     let mut windows = WindowCounts::default();
-    if stopping.stop.is_cancelled() || queue.drained().await? {
+    if stopping.stop.is_cancelled() || patiently(&stopping.stop, || queue.drained()).await? {
         spool.close();
     } else {
         let pipeline = match steps::start(world, plan, spool, worker, events, stopping).await {
@@ -83,7 +84,7 @@ pub async fn ingest(
     }
     lister.await??;
 
-    let left = world.store.counts().await?;
+    let left = patiently(&stopping.cancel, || world.store.counts()).await?;
     let summary = RunSummary {
         wall_ms: started.elapsed().as_millis() as u64,
         stages,
@@ -92,8 +93,10 @@ pub async fn ingest(
         interrupted: stopping.stop.is_cancelled() && left.queued + left.active > 0,
         ..events.tally()
     };
-    if let Some(queue) = Arc::into_inner(queue) {
-        queue.close().await?;
+    if let Some(queue) = Arc::into_inner(queue)
+        && let Err(error) = queue.close().await
+    {
+        tracing::warn!(%error, "failed to take leave of the queue; the next start clears up");
     }
     Ok(summary)
 }
