@@ -44,6 +44,7 @@ pub mod listing;
 pub mod node;
 pub mod notify;
 pub mod offline;
+mod patience;
 pub mod queue;
 pub mod run;
 pub mod signals;

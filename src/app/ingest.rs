@@ -6,6 +6,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::listing::Listing;
+use super::patience::patiently;
 use super::signals::Stopping;
 use super::works::{Progress, Seat, Worked, Works};
 use super::world::World;
@@ -76,8 +77,8 @@ pub async fn ingest(
     };
     lister.await??;
 
-    let left = world.store.counts().await?;
-    if let Some(pause) = works.queue().paused().await?
+    let left = patiently(&stopping.cancel, || world.store.counts()).await?;
+    if let Some(pause) = works.queue().paused().await.ok().flatten()
         && left.queued > 0
     {
         events.send(Event::Noticed { warning: true, message: paused_message(&pause, left.queued) });
@@ -106,7 +107,7 @@ async fn something_to_do(
         if stop.is_cancelled() {
             return Ok(false);
         }
-        if queue.paused().await?.is_none() && !queue.drained().await? {
+        if patiently(stop, || queue.paused()).await?.is_none() && !patiently(stop, || queue.drained()).await? {
             return Ok(true);
         }
         if !listing {

@@ -5,7 +5,6 @@ use std::sync::{
     Arc, Mutex,
     atomic::{AtomicUsize, Ordering::Relaxed},
 };
-use std::time::Duration;
 
 use async_channel::Receiver;
 use futures::{StreamExt, TryStreamExt};
@@ -14,15 +13,16 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::ingest::Request;
+use super::patience::{MayPass, patiently};
 use super::steps;
 use super::world::World;
 use crate::decode;
 use crate::event::{Event, Events};
 use crate::media::{Failure, FailureClass, Item, MediaId, State};
 use crate::queue::place::{self, Lane, Line};
-use crate::queue::{Entry, Queue, QueueError};
+use crate::queue::{Entry, Queue};
 use crate::source::{FileStamp, Found, KnownFiles, Lister, SourceOptions, without_credentials};
-use crate::store::{self, ItemFilter, Selection, Store, StoreError, Upserted};
+use crate::store::{ItemFilter, Selection, Store, Upserted};
 
 /// Items noted in one statement.
 const BATCH: usize = 200;
@@ -260,24 +260,12 @@ impl Listing {
         Ok(())
     }
 
-    /// Asks the database until it answers, or until told to stop: a list that took minutes to get is not thrown away
-    /// for a restart.
+    /// As [`patiently`], until this listing is to stop.
     async fn patiently<T, E: MayPass, F: Future<Output = Result<T, E>>>(
         &self,
-        mut ask: impl FnMut() -> F,
+        ask: impl FnMut() -> F,
     ) -> Result<T, E> {
-        let mut pause = Duration::from_secs(1);
-        loop {
-            let error = match ask().await {
-                Err(error) if error.may_pass() && !self.stop.is_cancelled() => error,
-                answer => return answer,
-            };
-            tracing::warn!(%error, retry_in_s = pause.as_secs(), "failed to note what was found");
-            tokio::select! {
-                () = self.stop.cancelled() => return Err(error),
-                () = tokio::time::sleep(pause) => pause = (pause * 2).min(Duration::from_secs(30)),
-            }
-        }
+        patiently(&self.stop, ask).await
     }
 
     fn tell_queued(&self, media_id: MediaId, title: String) {
@@ -295,23 +283,6 @@ impl Listing {
 
     fn first_time(&self, media_id: MediaId) -> bool {
         self.told.lock().unwrap_or_else(|e| e.into_inner()).insert(media_id)
-    }
-}
-
-/// An error of the database that says whether it may pass by itself.
-trait MayPass: std::fmt::Display {
-    fn may_pass(&self) -> bool;
-}
-
-impl MayPass for StoreError {
-    fn may_pass(&self) -> bool {
-        self.is_transient()
-    }
-}
-
-impl MayPass for QueueError {
-    fn may_pass(&self) -> bool {
-        matches!(self, Self::Database(error) if store::is_transient(error))
     }
 }
 

@@ -149,7 +149,9 @@ impl Works {
             ready.spool.close();
         }
         if let Some(queue) = Arc::into_inner(self.queue) {
-            queue.close().await?;
+            if let Err(error) = queue.close().await {
+                tracing::warn!(%error, "failed to take leave of the queue; the next start clears up");
+            }
         }
         Ok(())
     }

@@ -35,7 +35,7 @@ pub(super) async fn take_along(
     if keys.is_empty() {
         return Ok(Vec::new());
     }
-    let names: Vec<String> = keys.iter().map(|(id, generation)| format!("media:{id}:{generation}")).collect();
+    let names = names(&keys);
     let taken: Vec<(i64, String, i32)> = sqlx::query_as(
         "update graphile_worker._private_jobs set locked_by = $1, locked_at = now() \
          where key = any($2) and (locked_by is null or locked_by = any($3)) returning id, key, attempts::int",
@@ -52,6 +52,25 @@ pub(super) async fn take_along(
             Some(Kept { key: of_name(&name)?, job, attempt: attempt.unsigned_abs() })
         })
         .collect())
+}
+
+/// Deletes the jobs of items that are done whose worker failed and had no successor: those of `workers`, and what the library
+/// has put back into the queue since.
+pub(super) async fn end(pool: &PgPool, done: &[Key], workers: &[String]) -> Result<(), QueueError> {
+    if !done.is_empty() {
+        sqlx::query(
+            "delete from graphile_worker._private_jobs where key = any($1) and (locked_by is null or locked_by = any($2))",
+        )
+        .bind(names(done))
+        .bind(workers)
+        .execute(pool)
+        .await?;
+    }
+    Ok(())
+}
+
+fn names(keys: &[Key]) -> Vec<String> {
+    keys.iter().map(|(id, generation)| format!("media:{id}:{generation}")).collect()
 }
 
 impl Slot {

@@ -187,6 +187,16 @@ impl Run {
         }
     }
 
+    /// Waits for something that it does elsewhere.
+    fn until_true(&mut self, what: &str, mut condition: impl FnMut() -> bool) {
+        let until = Instant::now() + PATIENCE;
+        while !condition() {
+            assert!(!self.is_over(), "ended before {what}:\n{}", self.said());
+            assert!(Instant::now() < until, "waited too long for {what}:\n{}", self.said());
+            std::thread::park_timeout(Duration::from_millis(10));
+        }
+    }
+
     fn said(&self) -> String {
         let heard = self.heard.0.lock().unwrap();
         heard.lines.iter().map(|(_, l)| l.as_str()).collect::<Vec<_>>().join("\n")
