@@ -119,7 +119,7 @@ async fn something_to_do(
 }
 
 /// What a run says that found the queue paused.
-fn paused_message(pause: &Pause, waiting: i64) -> String {
+pub(super) fn paused_message(pause: &Pause, waiting: i64) -> String {
     let until = pause.until.map_or_else(String::new, |until| {
         format!(" until {}", until.with_timezone(&chrono::Local).format("%Y-%m-%d %H:%M"))
     });

@@ -11,11 +11,13 @@ use serde::Serialize;
 use tokio::sync::mpsc;
 
 use super::check::{Check, Checker, Outcome};
+use super::ingest::paused_message;
 use super::signals::Stopping;
 use super::source::the_ones;
 use super::works::{self, Progress, Seat, Taken, Worked, Works};
 use super::world::World;
 use crate::event::{Event, Events, FailedItem, RunSummary};
+use crate::queue::Control;
 use crate::report::figures;
 use crate::telemetry::sanitize;
 
@@ -110,6 +112,8 @@ pub struct Summary {
     pub left_to: Option<u32>,
     /// The work was left to another process.
     pub handed_over: bool,
+    /// The queue is paused, and something waits for its end.
+    pub paused: bool,
     /// What failed and why.
     pub failures: Vec<FailedItem>,
     /// From the start to the end.
@@ -138,6 +142,9 @@ impl Summary {
             (true, Some(pid)) => line += &format!(", the work left to process {pid}"),
             (true, None) => line += ", the work left to another process",
             _ => {}
+        }
+        if self.paused {
+            line += ", the queue is paused";
         }
         if self.interrupted {
             line += ", interrupted";
@@ -234,6 +241,14 @@ pub async fn sync(
     }
     let (results, new) = checks.await??;
 
+    let paused = match store.unfinished_count().await? {
+        0 => None,
+        waiting => Control::open(store.pool()).await?.paused().await?.map(|pause| (pause, waiting)),
+    };
+    if let Some((pause, waiting)) = &paused {
+        let message = paused_message(pause, i64::try_from(*waiting).unwrap_or(i64::MAX));
+        events.send(Event::Noticed { warning: false, message });
+    }
     let tally = events.tally();
     let run = RunSummary {
         wall_ms: started.elapsed().as_millis() as u64,
@@ -252,6 +267,7 @@ pub async fn sync(
         failed: run.failed,
         left_over: store.entries_left_over().await?,
         handed_over: left_to.is_some(),
+        paused: paused.is_some(),
         left_to: left_to.flatten(),
         failures: run.failures.clone(),
         wall_ms: run.wall_ms,
@@ -276,6 +292,10 @@ struct Idle {
 impl Idle {
     /// Nothing in hand, and nothing queued that is due soon and can be had.
     async fn over(&mut self, world: &World, p: &Progress<'_>) -> bool {
+        // What waits for its turn goes back into the queue.
+        if p.queue.is_paused() && p.taken_up == 0 {
+            return true;
+        }
         if p.in_hand > 0 {
             self.since = None;
             return false;

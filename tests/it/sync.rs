@@ -65,7 +65,7 @@ impl Podcast {
 }
 
 /// Members of what `sync --json` prints.
-const SUMMARY: [&str; 12] = [
+const SUMMARY: [&str; 13] = [
     "checked",
     "done",
     "failed",
@@ -75,6 +75,7 @@ const SUMMARY: [&str; 12] = [
     "left_over",
     "left_to",
     "new",
+    "paused",
     "sources",
     "sources_failed",
     "wall_ms",
@@ -288,6 +289,29 @@ async fn a_failing_source_is_told_and_put_off_and_the_others_go_on() {
         assert_eq!(outcome(&back), [1, 0, 0, 0], "{back}");
         let failures = library.query("select failures::bigint from sources where name = 'good'");
         assert_eq!(failures, 0);
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_paused_queue_is_filled_and_left_alone() {
+    let podcast = Podcast::new().await;
+    podcast.grow_to(2);
+    let url = podcast.url();
+    let database = database().await;
+    blocking(move || {
+        let library = Library::on(&database);
+        library.ok(&["source", "add", &url]);
+        library.ok(&["queue", "pause"]);
+        let paused = library.ok(&["sync", "--json"]);
+        assert_eq!(outcome(&paused), [1, 2, 0, 0], "{paused}");
+        assert_eq!(paused.json()["paused"], true);
+        assert_eq!(library.counts(), [2, 0, 0, 0]);
+        let line = library.ok(&["sync"]);
+        assert!(line.stdout.contains(", the queue is paused, "), "{line}");
+        library.ok(&["queue", "resume"]);
+        assert_eq!(outcome(&library.ok(&["sync", "--json"])), [0, 0, 2, 0]);
+        library.assert_in_order();
     })
     .await;
 }
