@@ -94,7 +94,7 @@ impl Encoder {
     /// Whether this processor has the instructions and the model has heads of 64 values and a width of whole panels, as all
     /// of OpenAI's have.
     pub fn suits(shape: &Shape) -> bool {
-        is_supported() && shape.d_model % PANEL == 0 && shape.heads * HEAD == shape.d_model
+        is_supported() && shape.d_model.is_multiple_of(PANEL) && shape.heads * HEAD == shape.d_model
     }
 
     /// Reads the encoder's weights. `Ok(None)` where this processor lacks the instructions or the model is of another shape
@@ -114,7 +114,7 @@ impl Encoder {
         };
         let heads = variables.integer("encoder/num_heads")?;
         let (&[width, bands, 3], &[POSITIONS, encoded]) = (conv, positions) else { return Ok(None) };
-        if width % PANEL != 0 || encoded != width || heads * HEAD != width || bands % 16 != 0 {
+        if !width.is_multiple_of(PANEL) || encoded != width || heads * HEAD != width || !bands.is_multiple_of(16) {
             return Ok(None);
         }
         let layers = (0..)

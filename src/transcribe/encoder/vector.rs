@@ -53,7 +53,7 @@ pub(super) fn gelu(x: __m512) -> __m512 {
 #[target_feature(enable = "avx512f")]
 pub(super) fn layer_norm(x: &[f32], gamma: &[f32], beta: &[f32], out: &mut [f32]) {
     let n = x.len();
-    assert!(n % LANES == 0 && gamma.len() == n && beta.len() == n && out.len() == n, "rows of equal length");
+    assert!(n.is_multiple_of(LANES) && gamma.len() == n && beta.len() == n && out.len() == n, "rows of equal length");
     let mut sum = _mm512_setzero_ps();
     for at in (0..n).step_by(LANES) {
         sum = _mm512_add_ps(sum, load(x, at));
@@ -75,7 +75,7 @@ pub(super) fn layer_norm(x: &[f32], gamma: &[f32], beta: &[f32], out: &mut [f32]
 /// multiplies unsigned by signed bytes. Returns what a step is worth.
 #[target_feature(enable = "avx512f,avx512bw")]
 pub(super) fn quantise(x: &[f32], out: &mut [u8]) -> f32 {
-    assert!(x.len() % LANES == 0 && out.len() == x.len(), "rows of equal length");
+    assert!(x.len().is_multiple_of(LANES) && out.len() == x.len(), "rows of equal length");
     let mut largest = _mm512_setzero_ps();
     for at in (0..x.len()).step_by(LANES) {
         largest = _mm512_max_ps(largest, _mm512_abs_ps(load(x, at)));
@@ -96,7 +96,7 @@ pub(super) fn quantise(x: &[f32], out: &mut [u8]) -> f32 {
 /// The elements times `by`, in bfloat16.
 #[target_feature(enable = "avx512f,avx512bf16")]
 pub(super) fn to_bf16(x: &[f32], by: f32, out: &mut [u16]) {
-    assert!(x.len() % LANES == 0 && out.len() == x.len(), "rows of equal length");
+    assert!(x.len().is_multiple_of(LANES) && out.len() == x.len(), "rows of equal length");
     let by = _mm512_set1_ps(by);
     for (at, halves) in (0..x.len()).step_by(LANES).zip(out.as_chunks_mut::<LANES>().0) {
         let narrow = bf16(_mm512_mul_ps(load(x, at), by));
