@@ -107,7 +107,8 @@ async fn something_to_do(
         if stop.is_cancelled() {
             return Ok(false);
         }
-        if patiently(stop, || queue.paused()).await?.is_none() && !patiently(stop, || queue.drained()).await? {
+        if patiently(stop, || queue.paused()).await?.is_none() && !patiently(stop, || queue.drained()).await?
+        {
             return Ok(true);
         }
         if !listing {

@@ -5,6 +5,7 @@ use std::sync::{
     Arc, Mutex,
     atomic::{AtomicUsize, Ordering::Relaxed},
 };
+use std::time::Duration;
 
 use async_channel::Receiver;
 use futures::{StreamExt, TryStreamExt};

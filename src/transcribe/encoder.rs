@@ -114,7 +114,11 @@ impl Encoder {
         };
         let heads = variables.integer("encoder/num_heads")?;
         let (&[width, bands, 3], &[POSITIONS, encoded]) = (conv, positions) else { return Ok(None) };
-        if !width.is_multiple_of(PANEL) || encoded != width || heads * HEAD != width || !bands.is_multiple_of(16) {
+        if !width.is_multiple_of(PANEL)
+            || encoded != width
+            || heads * HEAD != width
+            || !bands.is_multiple_of(16)
+        {
             return Ok(None);
         }
         let layers = (0..)

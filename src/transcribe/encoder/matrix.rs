@@ -62,7 +62,10 @@ impl Linear {
     pub(super) fn of_bytes(weights: &[i8], steps: Vec<f32>, bias: Vec<f32>) -> Self {
         let outputs = bias.len();
         let inputs = weights.len() / outputs;
-        assert!(outputs.is_multiple_of(PANEL) && inputs.is_multiple_of(LANES), "a layer of {inputs} × {outputs}");
+        assert!(
+            outputs.is_multiple_of(PANEL) && inputs.is_multiple_of(LANES),
+            "a layer of {inputs} × {outputs}"
+        );
         let mut panels = Vec::with_capacity(weights.len());
         for panel in weights.chunks_exact(inputs * PANEL) {
             for at in (0..inputs).step_by(4) {
@@ -118,7 +121,10 @@ impl Linear {
 #[inline]
 #[target_feature(enable = "avx512f,avx512vnni")]
 fn tile_bytes(rows: &[u8], panel: &[i8], inputs: usize) -> [[__m512i; VECTORS]; TILE] {
-    assert!(rows.len() >= TILE * inputs && panel.len() >= PANEL * inputs && inputs.is_multiple_of(4), "whole tiles");
+    assert!(
+        rows.len() >= TILE * inputs && panel.len() >= PANEL * inputs && inputs.is_multiple_of(4),
+        "whole tiles"
+    );
     let mut sums = [[_mm512_setzero_si512(); VECTORS]; TILE];
     let (row, mut column) = (rows.as_ptr(), panel.as_ptr());
     for at in (0..inputs).step_by(4) {
@@ -195,7 +201,10 @@ impl Single {
     pub(super) fn apply(&self, rows: &[f32], stride: usize, out: &mut [f32]) {
         let (inputs, outputs) = (self.inputs, self.bias.len());
         let count = out.len() / outputs;
-        assert!(count.is_multiple_of(TILE) && rows.len() >= (count - 1) * stride + inputs, "whole tiles of rows");
+        assert!(
+            count.is_multiple_of(TILE) && rows.len() >= (count - 1) * stride + inputs,
+            "whole tiles of rows"
+        );
         for (n, panel) in self.panels.chunks_exact(inputs * PANEL).enumerate() {
             for first in (0..count).step_by(TILE) {
                 let sums = tile_singles(&rows[first * stride..], stride, panel, inputs);

@@ -53,7 +53,10 @@ pub(super) fn gelu(x: __m512) -> __m512 {
 #[target_feature(enable = "avx512f")]
 pub(super) fn layer_norm(x: &[f32], gamma: &[f32], beta: &[f32], out: &mut [f32]) {
     let n = x.len();
-    assert!(n.is_multiple_of(LANES) && gamma.len() == n && beta.len() == n && out.len() == n, "rows of equal length");
+    assert!(
+        n.is_multiple_of(LANES) && gamma.len() == n && beta.len() == n && out.len() == n,
+        "rows of equal length"
+    );
     let mut sum = _mm512_setzero_ps();
     for at in (0..n).step_by(LANES) {
         sum = _mm512_add_ps(sum, load(x, at));
