@@ -61,7 +61,10 @@ impl Stopping {
                 if stop.is_cancelled() && !term {
                     // Everything on the way is recoverable, and somebody is waiting at the keyboard.
                     last();
-                    std::process::exit(INTERRUPTED.into());
+                    // Not `exit`: the destructors of the C++ libraries would run under the feet of their threads, which
+                    // ends in a crash now and then.
+                    // SAFETY: it ends the process at once and runs nothing of it.
+                    unsafe { nix::libc::_exit(INTERRUPTED.into()) }
                 }
                 if !stop.is_cancelled() {
                     stop.cancel();

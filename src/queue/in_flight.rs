@@ -51,12 +51,6 @@ impl InFlight {
         self.lock().keys().copied().collect()
     }
 
-    /// What is done and has not been acted upon.
-    pub(super) fn done(&self) -> Vec<Key> {
-        let is_done = |e: &Entry| matches!(&*e.ended.borrow(), Some(Ended::With(Outcome::Done)));
-        self.lock().iter().filter(|(_, e)| is_done(e)).map(|(key, _)| *key).collect()
-    }
-
     /// Forgets an item whose end has been acted upon.
     pub(super) fn forget(&self, key: Key) {
         self.lock().remove(&key);

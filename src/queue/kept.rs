@@ -54,18 +54,17 @@ pub(super) async fn take_along(
         .collect())
 }
 
-/// Deletes the jobs of items that are done whose worker failed and had no successor: those of `workers`, and what the library
-/// has put back into the queue since.
-pub(super) async fn end(pool: &PgPool, done: &[Key], workers: &[String]) -> Result<(), QueueError> {
-    if !done.is_empty() {
-        sqlx::query(
-            "delete from graphile_worker._private_jobs where key = any($1) and (locked_by is null or locked_by = any($2))",
-        )
-        .bind(names(done))
-        .bind(workers)
-        .execute(pool)
-        .await?;
-    }
+/// Deletes the jobs of items that need nothing any more: those of `workers`, and those that nobody holds, because the
+/// library has put back into the queue what it could not end for want of a database.
+pub(super) async fn clear(pool: &PgPool, workers: &[String]) -> Result<(), QueueError> {
+    sqlx::query(
+        "delete from graphile_worker._private_jobs j using media m \
+         where (j.locked_by is null or j.locked_by = any($1)) \
+           and j.key = 'media:' || m.media_id || ':' || m.generation and m.state in ('done', 'failed')",
+    )
+    .bind(workers)
+    .execute(pool)
+    .await?;
     Ok(())
 }
 

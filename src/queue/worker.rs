@@ -91,9 +91,8 @@ where
         }
         // Handlers whose worker failed are attached to nothing; they are waited for all the same.
         shared.in_flight.all_ended().await;
-        let done = shared.in_flight.done();
-        if let Err(error) = kept::end(&shared.pool, &done, &queue.identity.workers()).await {
-            tracing::warn!(%error, jobs = done.len(), "cannot delete the jobs of items that are done; others will");
+        if let Err(error) = kept::clear(&shared.pool, &queue.identity.workers()).await {
+            tracing::warn!(%error, "cannot delete the jobs of items that are done; the next run will");
         }
     };
     let leaving = async {
