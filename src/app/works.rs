@@ -148,10 +148,10 @@ impl Works {
         if let Some(ready) = self.ready {
             ready.spool.close();
         }
-        if let Some(queue) = Arc::into_inner(self.queue) {
-            if let Err(error) = queue.close().await {
-                tracing::warn!(%error, "failed to take leave of the queue; the next start clears up");
-            }
+        if let Some(queue) = Arc::into_inner(self.queue)
+            && let Err(error) = queue.close().await
+        {
+            tracing::warn!(%error, "failed to take leave of the queue; the next start clears up");
         }
         Ok(())
     }

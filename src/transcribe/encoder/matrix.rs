@@ -4,10 +4,11 @@
 //! rows and one panel keeps its 24 sums in registers; each step loads the panel's four vectors and six broadcast activations.
 
 use std::arch::x86_64::{
-    __m512, __m512i, _mm512_add_ps, _mm512_cvtepi32_ps, _mm512_dpbf16_ps, _mm512_dpbusd_epi32,
+    __m512, __m512bh, __m512i, _mm512_add_ps, _mm512_cvtepi32_ps, _mm512_dpbf16_ps, _mm512_dpbusd_epi32,
     _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_loadu_si512, _mm512_mul_ps, _mm512_set1_epi32, _mm512_set1_ps,
     _mm512_setzero_ps, _mm512_setzero_si512, _mm512_sub_epi32,
 };
+use std::mem::transmute;
 
 use super::vector::{LANES, gelu, load, store};
 
@@ -166,7 +167,11 @@ pub(super) fn tile_pairs(
             for (r, sums) in sums.iter_mut().enumerate() {
                 let pair = _mm512_set1_epi32(row.add(r * stride + at).cast::<i32>().read());
                 for (sum, column) in sums.iter_mut().zip(columns) {
-                    *sum = _mm512_dpbf16_ps(*sum, std::mem::transmute(pair), std::mem::transmute(column));
+                    *sum = _mm512_dpbf16_ps(
+                        *sum,
+                        transmute::<__m512i, __m512bh>(pair),
+                        transmute::<__m512i, __m512bh>(column),
+                    );
                 }
             }
             column = column.add(PANEL);
