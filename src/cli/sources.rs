@@ -169,7 +169,7 @@ pub struct SourceNameArgs {
     #[arg(value_name = "SOURCE", required = true)]
     pub sources: Vec<String>,
 
-    /// Print JSON: {"sources": [names]}
+    /// Print JSON: {"sources": ["name", …]}
     #[arg(long)]
     pub json: bool,
 }
@@ -185,7 +185,7 @@ pub struct SourceRemoveArgs {
     #[arg(long)]
     pub with_items: bool,
 
-    /// Print JSON: {"sources": [names], "items_removed": n}
+    /// Print JSON: {"sources": ["name", …], "items_removed": n}
     #[arg(long)]
     pub json: bool,
 }
