@@ -192,6 +192,14 @@ impl Lister {
         // Feeds are read here: with one request, whatever their kind, and at once.
         if probed == (Probed::Page { html: false }) && !is_no_feed(&url) && !is_stream(&url) {
             match self.read_feed(&url, &Validators::default()).await {
+                Ok(Answer::Feed(feed)) if feed.entries.is_empty() && feed.empty > 0 => {
+                    let message = format!(
+                        "no entry of the feed at {} leads anywhere: only http and https are fetched",
+                        web::shown(&url)
+                    );
+                    let _ = out.send(failed_url(&url, Failure::new(FailureClass::Refused, message))).await;
+                    return;
+                }
                 Ok(Answer::Feed(feed)) => return self.list_feed(feed, &way, &out).await,
                 // yt-dlp has the last word about what is no feed or does not answer us.
                 Ok(Answer::Other(_) | Answer::Unchanged) => {}

@@ -106,17 +106,16 @@ async fn a_kill_takes_ytdlp_along() {
     let server = Server::start().await;
     let (talk, _) = speeches(&TALKS[..1]).remove(0);
     server.put("/talk.wav", Page::new("audio/wav", fs::read(talk).unwrap()));
-    let feed = format!(
-        "<?xml version=\"1.0\"?><rss version=\"2.0\"><channel><title>T</title><item><title>Talk</title>\
-         <enclosure url=\"{}\" type=\"audio/wav\"/></item></channel></rss>",
+    let page = format!(
+        "<!DOCTYPE html><html><head><title>Talk</title></head><body><video src=\"{}\"></video></body></html>",
         server.url("/talk.wav")
     );
-    server.put("/feed.xml", Page::new("application/rss+xml", feed));
+    server.put("/talk.html", Page::new("text/html", page));
     // The first look is answered; then yt-dlp hangs.
-    server.fail("/feed.xml", [Fault::Slow(1000, Duration::from_millis(1)), Fault::Stall(20)]);
-    let address = server.url("/feed.xml");
+    server.fail("/talk.html", [Fault::Slow(1000, Duration::from_millis(1)), Fault::Stall(20)]);
+    let address = server.url("/talk.html");
     let working = Working::start(ingest(&library, &address));
-    until("yt-dlp asks", || server.requests("/feed.xml") >= 2);
+    until("yt-dlp asks", || server.requests("/talk.html") >= 2);
     let running = library.processes();
     assert!(running.iter().any(|(_, name)| name != "spoken"), "yt-dlp is not seen: {running:?}");
     drop(working);
