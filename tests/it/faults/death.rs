@@ -253,6 +253,12 @@ async fn told_to_stop_twice_it_leaves_at_once_and_no_attempt_is_lost() {
         run.until_step("fetch");
         run.signal(first);
         run.until_event("stop_requested");
+        // A person is not quicker than this line.
+        run.until_true("it has noted that it leaves", || {
+            left_in(&library.data().join("workers"))
+                .iter()
+                .any(|path| fs::read_to_string(path).is_ok_and(|facts| facts.contains("leaving")))
+        });
         let told = Instant::now();
         run.signal(second);
         let ended = run.wait();
