@@ -455,10 +455,6 @@ async fn a_site_that_refuses_in_every_way_gets_its_rest_and_all_are_done() {
     );
     assert!(most <= REQUESTS, "{most} requests within {WINDOW:?}");
     assert!(most > REQUESTS / 2, "the limit was never near: {most}");
-    assert!(
-        ran.stderr.contains("RATE_REQUESTS_PER_HOUR") || most < REQUESTS,
-        "nobody was told why it waits: {ran}"
-    );
     library.assert_in_order();
     let limits = library.ok(&["limits", "--json"]).json();
     let site = &limits["sites"][0];
