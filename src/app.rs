@@ -10,7 +10,8 @@
 //! * [`steps`] — settings into running steps.
 //! * [`offline`] — files to transcripts without a database: [`transcribe`] and [`mod@bench`].
 //! * [`limits`] — `spoken limits`: how sites stand.
-//! * [`library`] — commands that read: status, show, search, export, and retry.
+//! * [`library`] — commands that read: status, show, export, and retry.
+//! * [`mod@search`] — finding it again.
 //! * [`mod@queue`] — looking at the queue and steering it.
 //! * [`world`] — the open database that commands share.
 //! * [`doctor`] — is everything there?
@@ -47,6 +48,7 @@ pub mod offline;
 mod patience;
 pub mod queue;
 pub mod run;
+pub mod search;
 pub mod signals;
 pub mod source;
 pub mod steps;
@@ -195,7 +197,7 @@ async fn run_cli(cli: &Cli, loaded: Loaded, output: &Output) -> anyhow::Result<u
         }
         Command::Search(args) => {
             let world = World::open(loaded.config, READER_CONNECTIONS).await?;
-            let done = library::search(&world, args).await;
+            let done = search::search(&world, args).await;
             world.close().await;
             done
         }

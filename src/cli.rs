@@ -6,6 +6,7 @@
 mod args;
 mod offline;
 mod queue;
+mod search;
 mod sources;
 
 use std::ffi::OsString;
@@ -16,12 +17,13 @@ use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueHint};
 
 pub use args::{
     CompletionsArgs, ConfigArgs, DbArgs, DbCommand, DoctorArgs, ExportArgs, ExportFormat, IngestArgs,
-    LimitsArgs, NodesArgs, RetryArgs, RoleName, SearchArgs, SearchMode, ShowArgs, StatusArgs, WorkArgs,
+    LimitsArgs, NodesArgs, RetryArgs, RoleName, ShowArgs, StatusArgs, WorkArgs,
 };
 pub use offline::{BenchArgs, TranscribeArgs};
 pub use queue::{
     BumpArgs, CancelArgs, DrillArgs, Moment, PauseArgs, QueueArgs, QueueCommand, parse_duration,
 };
+pub use search::{SearchArgs, SearchMode};
 pub use sources::{
     RunArgs, Since, SourceAddArgs, SourceArgs, SourceCommand, SourceListArgs, SourceNameArgs, SourcePriority,
     SourceRemoveArgs, SourceShowArgs, SyncArgs,
@@ -153,8 +155,8 @@ pub enum Command {
     /// Say how hard sites were asked in the last hour, and which are left alone and why
     Limits(LimitsArgs),
     /// Find what was said
-    #[command(long_about = args::SEARCH)]
-    Search(SearchArgs),
+    #[command(long_about = search::SEARCH)]
+    Search(Box<SearchArgs>),
     /// Print what was said in one item, with times
     Show(ShowArgs),
     /// Write one transcript as text, subtitles or JSON

@@ -16,6 +16,7 @@ use std::{
 };
 
 use async_channel::Sender;
+use tokenizers::Tokenizer;
 use tokio::sync::oneshot;
 
 use crate::media::{Failure, FailureClass};
@@ -164,6 +165,7 @@ pub struct Embedder {
     dimension: usize,
     id: Arc<str>,
     prompts: Arc<Prompts>,
+    tokenizer: Arc<Tokenizer>,
 }
 
 impl Embedder {
@@ -183,12 +185,13 @@ impl Embedder {
 
         let (requests, receiver) = async_channel::bounded(QUEUE);
         let batch = if model.alone { 1 } else { options.batch };
+        let tokenizer = Arc::new(model.network.tokenizer.clone());
         let worker = Worker::new(model.network, batch, dimension);
         thread::Builder::new()
             .name("embed".to_owned())
             .spawn(move || worker.run(&receiver))
             .map_err(EmbedError::Thread)?;
-        Ok(Self { requests, dimension, id: model.id.into(), prompts: model.prompts.into() })
+        Ok(Self { requests, dimension, id: model.id.into(), prompts: model.prompts.into(), tokenizer })
     }
 
     /// Checks without a model that ONNX Runtime can be loaded; returns the library's path.
@@ -209,6 +212,15 @@ impl Embedder {
     /// model file.
     pub fn model_id(&self) -> &str {
         &self.id
+    }
+
+    /// Whether the model knows `word` as a whole: what it learnt to write with one token is a word that people use, while
+    /// a mistyped one falls into pieces. Rare words do so, too.
+    pub fn is_word(&self, word: &str) -> bool {
+        self.tokenizer.encode(word, false).is_ok_and(|encoded| {
+            let unknown = ["[UNK]", "<unk>"];
+            matches!(encoded.get_tokens(), [token] if !unknown.contains(&token.as_str()))
+        })
     }
 
     /// Vectors of passages, in order, each of length 1.

@@ -10,7 +10,7 @@
 //!   which objects are of use; [`Store::nodes`] are the processes that work here.
 //! * Subscriptions: [`sources`].
 //! * Reading: [`Store::counts`], [`Store::items`], [`Store::find`], [`Store::segments`],
-//!   [`Store::dropped`].
+//!   [`Store::dropped`]. Words for searches: [`Store::learn_words`].
 //!
 //! Segments, passages, vectors and the state of the item change in one transaction, so `done` means complete.
 //! Statements that may be repeated are repeated when the connection breaks or a deadlock is resolved against
@@ -31,6 +31,7 @@ mod nodes;
 mod read;
 pub mod sources;
 mod vectors;
+mod vocabulary;
 mod workers;
 
 use std::collections::{HashMap, HashSet};
@@ -47,6 +48,7 @@ pub use handover::{Backlog, HandedOver, Wanted};
 pub use items::{Requeued, Selection, Unfinished, Upserted};
 pub use migrate::{Migrated, Version};
 pub use nodes::{Figures, NewNode, NodeRow};
+pub(crate) use read::spellings;
 pub use read::{Counts, ItemFilter, MediaRow};
 pub use vectors::EmbeddingModel;
 pub use workers::InHand;

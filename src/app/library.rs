@@ -1,4 +1,4 @@
-//! Commands about what is known: status, show, search, export, retry.
+//! Commands about what is known: status, show, export, retry.
 //!
 //! What is asked for goes to standard output; what is said about it (hints, questions back) to standard error.
 
@@ -13,18 +13,14 @@ use serde_json::json;
 
 pub use show::show;
 
-use super::{limits, steps, world::World};
-use crate::cli::{
-    EXIT_FAILED, EXIT_OK, ExportArgs, ExportFormat, RetryArgs, SearchArgs, SearchMode, StatusArgs,
-};
-use crate::embed::Embedder;
+use super::{limits, world::World};
+use crate::cli::{EXIT_FAILED, EXIT_OK, ExportArgs, ExportFormat, RetryArgs, StatusArgs};
 use crate::export::{Exporter, Format, Heading};
 use crate::govern;
 use crate::media::State;
 use crate::queue::place::Lane;
 use crate::queue::{Control, Entry};
-use crate::search::{self, Hit, Mode, QueryVector, SearchRequest};
-use crate::store::{EmbeddingModel, ItemFilter, MediaRow, Selection, Store};
+use crate::store::{ItemFilter, MediaRow, Selection, Store};
 use crate::telemetry::sanitize;
 
 /// Characters of an identity that are enough to name it among thousands.
@@ -173,72 +169,6 @@ pub(super) async fn the_one(store: &Store, what: &str) -> anyhow::Result<MediaRo
             )
         }
     }
-}
-
-/// `spoken search`.
-///
-/// # Errors
-/// The database's, or standard output's; the embedding model's where only meaning was asked for.
-pub async fn search(world: &World, args: &SearchArgs) -> anyhow::Result<u8> {
-    let mode = match args.mode {
-        SearchMode::Hybrid => Mode::Hybrid,
-        SearchMode::Text => Mode::Text,
-        SearchMode::Vector => Mode::Semantic,
-    };
-    let request = SearchRequest { query: args.text(), limit: args.limit as usize, mode };
-    let embedded = match mode {
-        Mode::Text => None,
-        Mode::Hybrid | Mode::Semantic => match embed_query(world, &request.query).await {
-            Ok(embedded) => Some(embedded),
-            Err(error) if mode == Mode::Hybrid => {
-                eprintln!("searching by words only: {error:#}");
-                None
-            }
-            Err(error) => return Err(error),
-        },
-    };
-    let vector = embedded.as_ref().map(|(model, vector)| QueryVector { model, vector });
-    let hits = search::search(&world.store, &request, vector).await?;
-    let mut out = BufWriter::new(std::io::stdout().lock());
-    for (n, hit) in hits.iter().enumerate() {
-        if args.json {
-            writeln!(out, "{}", serde_json::to_string(hit)?)?;
-        } else {
-            if n > 0 {
-                writeln!(out)?;
-            }
-            print_hit(&mut out, hit)?;
-        }
-    }
-    out.flush()?;
-    if hits.is_empty() && !args.json {
-        eprintln!("nothing found for {:?}", sanitize(&request.query));
-    }
-    Ok(EXIT_OK)
-}
-
-/// The query's vector, and the model that made it.
-async fn embed_query(world: &World, query: &str) -> anyhow::Result<(EmbeddingModel, Vec<f32>)> {
-    let options = steps::embed_options(&world.config);
-    let embedder = tokio::task::spawn_blocking(move || Embedder::load(&options)).await??;
-    let vector = embedder.embed_query(query).await?;
-    Ok((EmbeddingModel { model_id: embedder.model_id().to_owned(), dimension: embedder.dimension() }, vector))
-}
-
-/// Title and time, the words with those of the query highlighted, the link.
-fn print_hit(out: &mut impl Write, hit: &Hit) -> std::io::Result<()> {
-    writeln!(out, "{}  {}", style(sanitize(&hit.title)).bold(), style(clock(hit.start_ms)).cyan())?;
-    write!(out, "  ")?;
-    let mut at = 0;
-    for range in &hit.highlights {
-        let (Some(before), Some(word)) = (hit.text.get(at..range.start), hit.text.get(range.clone())) else {
-            continue;
-        };
-        write!(out, "{}{}", sanitize(before), style(sanitize(word)).yellow().bold())?;
-        at = range.end;
-    }
-    writeln!(out, "{}", sanitize(hit.text.get(at..).unwrap_or_default()))?;
-    writeln!(out, "  {}", style(sanitize(&hit.link)).dim())
 }
 
 /// `spoken export`.

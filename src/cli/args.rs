@@ -20,11 +20,6 @@ What is known already is not brought in twice, so the same command can be run ag
 is in work and stops; a second Ctrl-C stops at once. Either way nothing is lost: the next run goes on from there. \
 Without a SOURCE, that is all that `spoken ingest` does.";
 
-/// What `spoken search --help` says first.
-pub(super) const SEARCH: &str = "\
-Finds passages by their words and by their meaning, best first. Each comes with its title, its time, a link that \
-opens at that second, and the words around it.";
-
 /// What `spoken retry --help` says first.
 pub(super) const RETRY: &str = "\
 Puts failed items back into the queue with all their attempts, and with --done or --flagged items that are done: their \
@@ -217,50 +212,6 @@ pub struct LimitsArgs {
     /// Print JSON: {"sites": [{"site", "identity", "videos", "requests", "downloads", "limits", "open_s", "reason", "remedy"}]}
     #[arg(long)]
     pub json: bool,
-}
-
-/// How `spoken search` looks.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub enum SearchMode {
-    /// By words and by meaning, the ranks joined
-    #[default]
-    Hybrid,
-    /// By words only
-    Text,
-    /// By meaning only
-    Vector,
-}
-
-/// Arguments of `spoken search`.
-#[derive(Clone, Debug, Args)]
-#[command(after_long_help = "\
-Examples:
-  spoken search photosynthesis
-  spoken search \"why is the sky blue\" --limit 3
-  spoken search \"exact phrase\" --mode text --json | jq -r .link")]
-pub struct SearchArgs {
-    /// What to look for; several words need no quotation marks
-    #[arg(value_name = "QUERY", required = true, num_args = 1..)]
-    pub query: Vec<String>,
-
-    /// Show at most N hits
-    #[arg(short = 'n', long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=1000))]
-    pub limit: u32,
-
-    /// How to look
-    #[arg(long, value_name = "MODE", default_value = "hybrid")]
-    pub mode: SearchMode,
-
-    /// Print one JSON object a hit: {"media_id", "title", "source", "start_ms", "end_ms", "text", "link", "score"}
-    #[arg(long)]
-    pub json: bool,
-}
-
-impl SearchArgs {
-    /// The query as one text.
-    pub fn text(&self) -> String {
-        self.query.join(" ")
-    }
 }
 
 /// Arguments of `spoken show`.

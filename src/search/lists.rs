@@ -2,28 +2,19 @@
 
 use std::collections::{HashMap, HashSet};
 
+use chrono::{DateTime, Utc};
 use sqlx::AssertSqlSafe;
 use sqlx::postgres::PgPool;
 use uuid::Uuid;
 
+use super::fusion::List;
 use super::query::Query;
+use super::scope::Scope;
+use super::tsquery;
 use super::words::words;
 use super::{Mode, QueryVector, SearchError};
 use crate::media::{Locator, MediaId};
 use crate::store::Store;
-
-/// Weights of the rankings. Meaning alone outweighs a few common words, all words together outweigh meaning alone;
-/// the verbatim rank decides between what holds the words in order.
-const PHRASE_WEIGHT: f64 = 2.0;
-const ALL_WEIGHT: f64 = 1.0;
-const ANY_WEIGHT: f64 = 0.5;
-const VECTOR_WEIGHT: f64 = 2.0;
-/// For the ranking made in Rust from the words' order.
-pub(super) const CLOSENESS_WEIGHT: f64 = 0.5;
-
-/// Segments that the words of the relaxed search may match together before common ones are left out; ranking so many
-/// takes some 50 ms.
-const RELAXED_ROWS: f64 = 20_000.0;
 
 /// What is fused: a passage, or a segment that belongs to none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -57,117 +48,54 @@ pub(super) struct Heading {
     pub title: String,
     pub address: String,
     pub locator: Locator,
+    pub channel: Option<String>,
+    pub published_at: Option<DateTime<Utc>>,
 }
 
-/// The query in PostgreSQL's form; none where no word is left of it.
-#[derive(sqlx::FromRow)]
-struct TsQueries {
-    phrase: Option<String>,
-    everything: Option<String>,
-    anything: Option<String>,
-}
-
-/// Every ranking with its weight.
+/// Every ranking of what lies in `scope`.
 pub(super) async fn fetch(
     store: &Store,
     query: &Query,
     mode: Mode,
     vector: Option<QueryVector<'_>>,
+    scope: &Scope,
     depth: usize,
-) -> Result<Vec<(f64, Vec<Candidate>)>, SearchError> {
+) -> Result<Vec<(List, Vec<Candidate>)>, SearchError> {
     let pool = store.pool();
     let depth = depth as i64;
-    let queries = ts_queries(pool, query).await?;
-    let filter = if query.strict { queries.everything.as_deref() } else { None };
+    let queries = tsquery::ts_queries(pool, query).await?;
+    let filter = if query.strict { queries.everything.as_deref() } else { queries.without.as_deref() };
     let by_vector = async {
         let Some(QueryVector { model, vector }) = vector else { return Ok(Vec::new()) };
         match store.embedding_table(model).await? {
-            Some(table) => nearest(pool, &table, vector, filter, depth).await,
+            Some(table) => nearest(pool, &table, vector, filter, scope, depth).await,
             None => Ok(Vec::new()),
         }
     };
     if mode == Mode::Semantic {
-        return Ok(vec![(VECTOR_WEIGHT, by_vector.await?)]);
+        return Ok(vec![(List::Near, by_vector.await?)]);
     }
     let phrase = queries.phrase.as_deref().filter(|_| !query.strict && query.words.len() > 1);
     let all = queries.everything.as_deref();
     let any = queries.anything.as_deref().filter(|_| !query.strict);
     let (phrase_s, phrase_p, all_s, all_p, any_s, any_p, near) = futures::try_join!(
-        segments(pool, phrase, Rank::Short, depth),
-        passages(pool, phrase, Rank::Short, depth),
-        segments(pool, all, Rank::Close, depth),
-        passages(pool, all, Rank::Close, depth),
-        segments(pool, any, Rank::Many, depth),
-        passages(pool, any, Rank::Many, depth),
+        segments(pool, phrase, Rank::Short, scope, depth),
+        passages(pool, phrase, Rank::Short, scope, depth),
+        segments(pool, all, Rank::Close, scope, depth),
+        passages(pool, all, Rank::Close, scope, depth),
+        segments(pool, any, Rank::Many, scope, depth),
+        passages(pool, any, Rank::Many, scope, depth),
         by_vector,
     )?;
     Ok(vec![
-        (PHRASE_WEIGHT, phrase_s),
-        (PHRASE_WEIGHT, phrase_p),
-        (ALL_WEIGHT, all_s),
-        (ALL_WEIGHT, all_p),
-        (ANY_WEIGHT, any_s),
-        (ANY_WEIGHT, any_p),
-        (VECTOR_WEIGHT, near),
+        (List::Phrase, phrase_s),
+        (List::Phrase, phrase_p),
+        (List::All, all_s),
+        (List::All, all_p),
+        (List::Any, any_s),
+        (List::Any, any_p),
+        (List::Near, near),
     ])
-}
-
-/// Reads the query in every language that occurs, and as plain words. A word that is a stop word in one of them is
-/// left out of the relaxed search, and so are the commonest words (by the statistics that ANALYZE keeps) as soon as the
-/// rarer ones match enough: they would match half the library, cost the most, and tell the least.
-async fn ts_queries(pool: &PgPool, query: &Query) -> Result<TsQueries, sqlx::Error> {
-    sqlx::query_as(
-        "WITH configs AS (
-             SELECT DISTINCT spoken_config(language) AS config FROM languages
-         ), readings AS (
-             SELECT config, false AS fold FROM configs WHERE config <> 'pg_catalog.simple'::regconfig
-             UNION ALL SELECT 'pg_catalog.simple'::regconfig, true
-         ), wanted AS (
-             SELECT DISTINCT websearch_to_tsquery(config, CASE WHEN fold THEN spoken_fold($2) ELSE $2 END) AS q
-             FROM readings
-         ), unwanted AS (
-             SELECT DISTINCT websearch_to_tsquery(config, CASE WHEN fold THEN spoken_fold($3) ELSE $3 END) AS q
-             FROM readings
-         ), words AS (
-             SELECT word, fold,
-                    phraseto_tsquery(config, CASE WHEN fold THEN spoken_fold(word) ELSE word END) AS q
-             FROM readings, unnest($4::text[]) AS word
-         ), meaning AS (
-             SELECT DISTINCT q FROM words
-             WHERE numnode(q) > 0 AND NOT (fold AND word IN (SELECT word FROM words WHERE NOT fold AND numnode(q) = 0))
-         ), common AS (
-             SELECT quote_literal(elem) AS lexeme, freq * c.reltuples AS rows
-             FROM pg_stats s
-             JOIN pg_class c ON c.oid = 'segments'::regclass
-             JOIN pg_namespace n ON n.oid = c.relnamespace AND n.nspname = s.schemaname,
-             unnest(s.most_common_elems::text::text[], s.most_common_elem_freqs) AS e (elem, freq)
-             WHERE s.tablename = 'segments' AND s.attname = 'tsv' AND elem IS NOT NULL AND c.reltuples > 0
-         ), ranked AS (
-             SELECT q,
-                    sum(coalesce(rows, 0)) OVER (ORDER BY coalesce(rows, 0), q::text) AS expected,
-                    row_number() OVER (ORDER BY coalesce(rows, 0), q::text) AS place
-             FROM meaning LEFT JOIN common ON lexeme = q::text
-         ), relaxed AS (
-             SELECT q FROM ranked WHERE place <= 2 OR expected <= $5
-         ), everything AS (
-             SELECT string_agg('(' || q::text || ')', ' | ') AS q FROM wanted WHERE numnode(q) > 0
-         ), nothing AS (
-             SELECT string_agg('(' || q::text || ')', ' | ') AS q FROM unwanted WHERE numnode(q) > 0
-         )
-         SELECT
-             nullif(phraseto_tsquery('pg_catalog.simple', spoken_fold($1))::text, '') AS phrase,
-             CASE WHEN nothing.q IS NULL THEN everything.q
-                  ELSE '(' || everything.q || ') & !(' || nothing.q || ')' END AS everything,
-             (SELECT string_agg('(' || q::text || ')', ' | ') FROM relaxed) AS anything
-         FROM everything, nothing",
-    )
-    .bind(&query.plain)
-    .bind(&query.wanted)
-    .bind(&query.unwanted)
-    .bind(&query.any)
-    .bind(RELAXED_ROWS)
-    .fetch_one(pool)
-    .await
 }
 
 /// What makes a text rank high.
@@ -193,10 +121,21 @@ impl Rank {
     }
 }
 
+/// The condition that a row of `table` (its alias and a dot, or nothing) lies in a scope, whose items and languages are the
+/// parameters `first` and the next.
+fn scoped(table: &str, first: usize) -> String {
+    let second = first + 1;
+    format!(
+        "(${first}::uuid[] IS NULL OR {table}media_id = ANY(${first}))
+             AND (cardinality(${second}::text[]) = 0 OR {table}language = ANY(${second}))"
+    )
+}
+
 async fn segments(
     pool: &PgPool,
     query: Option<&str>,
     rank: Rank,
+    scope: &Scope,
     depth: i64,
 ) -> Result<Vec<Candidate>, SearchError> {
     let Some(query) = query else { return Ok(Vec::new()) };
@@ -204,7 +143,7 @@ async fn segments(
         "SELECT s.media_id, s.seq, coalesce(p.first_segment, s.seq), coalesce(p.end_segment, s.seq + 1)
          FROM (
              SELECT media_id, model_id, seq, {} AS rank FROM segments
-             WHERE tsv @@ $1::text::tsquery
+             WHERE tsv @@ $1::text::tsquery AND {}
              ORDER BY rank DESC, media_id, seq LIMIT $2
          ) s
          LEFT JOIN LATERAL (
@@ -214,10 +153,16 @@ async fn segments(
              ORDER BY p.seq LIMIT 1
          ) p ON true
          ORDER BY s.rank DESC, s.media_id, s.seq",
-        rank.sql()
+        rank.sql(),
+        scoped("", 3)
     );
-    let rows: Vec<(Uuid, i32, i32, i32)> =
-        sqlx::query_as(AssertSqlSafe(sql)).bind(query).bind(depth).fetch_all(pool).await?;
+    let rows: Vec<(Uuid, i32, i32, i32)> = sqlx::query_as(AssertSqlSafe(sql))
+        .bind(query)
+        .bind(depth)
+        .bind(scope.media.as_deref())
+        .bind(&scope.languages)
+        .fetch_all(pool)
+        .await?;
     Ok(rows
         .into_iter()
         .map(|(media_id, seq, first, end)| Candidate {
@@ -231,16 +176,25 @@ async fn passages(
     pool: &PgPool,
     query: Option<&str>,
     rank: Rank,
+    scope: &Scope,
     depth: i64,
 ) -> Result<Vec<Candidate>, SearchError> {
     let Some(query) = query else { return Ok(Vec::new()) };
     let sql = format!(
         "SELECT media_id, first_segment, end_segment FROM passages
-         WHERE tsv @@ $1::text::tsquery
+         WHERE tsv @@ $1::text::tsquery AND {}
          ORDER BY {} DESC, media_id, seq LIMIT $2",
+        scoped("", 3),
         rank.sql()
     );
-    Ok(units(sqlx::query_as(AssertSqlSafe(sql)).bind(query).bind(depth).fetch_all(pool).await?))
+    let rows = sqlx::query_as(AssertSqlSafe(sql))
+        .bind(query)
+        .bind(depth)
+        .bind(scope.media.as_deref())
+        .bind(&scope.languages)
+        .fetch_all(pool)
+        .await?;
+    Ok(units(rows))
 }
 
 fn units(rows: Vec<(Uuid, i32, i32)>) -> Vec<Candidate> {
@@ -255,16 +209,18 @@ async fn nearest(
     table: &str,
     vector: &[f32],
     filter: Option<&str>,
+    scope: &Scope,
     depth: i64,
 ) -> Result<Vec<Candidate>, SearchError> {
     // The sub-select is evaluated once; a cast in the ORDER BY may be, for every row.
     let distance = "embedding <=> (SELECT $1::text::halfvec)";
-    let sql = if filter.is_some() {
+    let sql = if filter.is_some() || scope.media.is_some() || !scope.languages.is_empty() {
         format!(
             "SELECT p.media_id, p.first_segment, p.end_segment
              FROM {table} e JOIN passages p USING (media_id, seq)
-             WHERE p.tsv @@ $3::text::tsquery
-             ORDER BY {distance}, media_id, seq LIMIT $2"
+             WHERE ($3::text IS NULL OR p.tsv @@ $3::text::tsquery) AND {}
+             ORDER BY {distance}, media_id, seq LIMIT $2",
+            scoped("p.", 4)
         )
     } else {
         format!(
@@ -274,7 +230,7 @@ async fn nearest(
                  ORDER BY distance LIMIT $2
              ) e
              JOIN passages p USING (media_id, seq)
-             WHERE $3::text IS NULL
+             WHERE $3::text IS NULL AND $4::uuid[] IS NULL AND cardinality($5::text[]) = 0
              ORDER BY e.distance, media_id, seq"
         )
     };
@@ -283,6 +239,8 @@ async fn nearest(
         .bind(format!("[{}]", numbers.join(",")))
         .bind(depth)
         .bind(filter)
+        .bind(scope.media.as_deref())
+        .bind(&scope.languages)
         .fetch_all(pool)
         .await?;
     Ok(units(rows))
@@ -321,7 +279,13 @@ pub(super) async fn headings(
 ) -> Result<HashMap<MediaId, Heading>, SearchError> {
     let mut headings = HashMap::new();
     for row in store.media_many(ids).await? {
-        let heading = Heading { address: row.address().to_owned(), title: row.title, locator: row.locator };
+        let heading = Heading {
+            address: row.address().to_owned(),
+            title: row.title,
+            locator: row.locator,
+            channel: row.channel,
+            published_at: row.published_at,
+        };
         headings.insert(row.media_id, heading);
     }
     Ok(headings)
@@ -373,7 +337,7 @@ pub(super) async fn stems<'a>(
     .bind(languages)
     .bind(folded)
     .bind(written)
-    .bind(&query.plain)
+    .bind(query.any.join(" "))
     .bind(query.words.iter().map(|w| w.folded.clone()).collect::<Vec<_>>())
     .fetch_all(store.pool())
     .await?;

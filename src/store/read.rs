@@ -305,7 +305,7 @@ impl Store {
 type Query<'q> = sqlx::query::Query<'q, sqlx::Postgres, sqlx::postgres::PgArguments>;
 
 /// The ways `what` may have been written when it was noted: as it is, as a normalised address, as a full path.
-fn spellings(what: &str) -> Vec<String> {
+pub(crate) fn spellings(what: &str) -> Vec<String> {
     let mut names = vec![what.to_owned()];
     if let Ok(url) = what.parse::<url::Url>() {
         if url.scheme() == "file" {

@@ -1,7 +1,7 @@
 //! Search over stored transcripts, on a real PostgreSQL.
 
 use spoken::media::{Item, Locator, MediaId, Metadata, Segment};
-use spoken::search::{Hit, Mode, QueryVector, SearchError, SearchRequest, search};
+use spoken::search::{Hit, Mode, Note, QueryVector, SearchError, SearchRequest, search};
 use spoken::store::{Claim, EmbeddingModel, Store};
 
 use super::store::{item, model, passages, segment, store, transcript};
@@ -35,8 +35,8 @@ fn said(language: &str, lines: &[&str]) -> Vec<Segment> {
 }
 
 async fn find(store: &Store, query: &str, mode: Mode) -> Vec<Hit> {
-    let request = SearchRequest { query: query.into(), limit: 10, mode };
-    search(store, &request, None).await.unwrap()
+    let request = SearchRequest { query: query.into(), limit: 10, mode, ..SearchRequest::default() };
+    search(store, &request, None).await.unwrap().hits
 }
 
 async fn texts(store: &Store, query: &str) -> Vec<String> {
@@ -66,9 +66,10 @@ async fn the_exact_sentence_comes_before_many_that_are_almost_it() {
         "  The, train to Hamburg -- leaves at nine... in the morning?!",
     ] {
         let vector = vec![0.5; 4];
-        let request = SearchRequest { query: query.into(), limit: 10, mode: Mode::Hybrid };
+        let request =
+            SearchRequest { query: query.into(), limit: 10, mode: Mode::Hybrid, ..SearchRequest::default() };
         let near = Some(QueryVector { model: &model(), vector: &vector });
-        let hits = search(&store, &request, near).await.unwrap();
+        let hits = search(&store, &request, near).await.unwrap().hits;
         assert_eq!(hits.len(), 10);
         assert_eq!(hits[0].media_id, item("n37").media_id, "{query}: {:#?}", &hits[..2]);
         assert_eq!((hits[0].start_ms, hits[0].end_ms), (16_000, 19_500));
@@ -179,9 +180,14 @@ async fn operators_are_obeyed_in_words_and_meaning() {
     either.sort();
     assert_eq!(either, ["The blue cat runs.", "The red dog runs."]);
     let vector = vec![0.5; 4];
-    let request = SearchRequest { query: "red -cat".into(), limit: 10, mode: Mode::Semantic };
+    let request = SearchRequest {
+        query: "red -cat".into(),
+        limit: 10,
+        mode: Mode::Semantic,
+        ..SearchRequest::default()
+    };
     let near = Some(QueryVector { model: &model(), vector: &vector });
-    let hits = search(&store, &request, near).await.unwrap();
+    let hits = search(&store, &request, near).await.unwrap().hits;
     assert_eq!(hits.iter().map(|h| h.text.as_str()).collect::<Vec<_>>(), ["The red dog runs."]);
     // A pasted sentence with quotes that nothing answers literally is searched without them.
     assert_eq!(texts(&store, "he said \"red sleeping cat\" -loudly").await[0], "The red cat sleeps.");
@@ -203,13 +209,15 @@ async fn meaning_finds_what_words_do_not() {
     .await;
     let near = [0.9, 0.1, 0.0, 0.0];
     for mode in [Mode::Hybrid, Mode::Semantic] {
-        let request = SearchRequest { query: "make my car faster".into(), limit: 2, mode };
+        let request =
+            SearchRequest { query: "make my car faster".into(), limit: 2, mode, ..SearchRequest::default() };
         let query = Some(QueryVector { model: &model(), vector: &near });
-        let hits = search(&store, &request, query).await.unwrap();
+        let hits = search(&store, &request, query).await.unwrap().hits;
         assert_eq!((hits[0].start_ms, hits[0].text.as_str()), (4000, "Speeding up an automobile."));
         assert_eq!(hits.len(), 2);
     }
-    let request = SearchRequest { query: "car".into(), limit: 2, mode: Mode::Semantic };
+    let request =
+        SearchRequest { query: "car".into(), limit: 2, mode: Mode::Semantic, ..SearchRequest::default() };
     assert!(matches!(search(&store, &request, None).await, Err(SearchError::NoVector)));
     let query = Some(QueryVector { model: &model(), vector: &near[..3] });
     assert!(matches!(
@@ -218,7 +226,7 @@ async fn meaning_finds_what_words_do_not() {
     ));
     let unknown = EmbeddingModel { model_id: "never stored".into(), dimension: 4 };
     let query = Some(QueryVector { model: &unknown, vector: &near });
-    assert_eq!(search(&store, &request, query).await.unwrap(), []);
+    assert_eq!(search(&store, &request, query).await.unwrap().hits, []);
 }
 
 #[tokio::test]
@@ -298,9 +306,11 @@ async fn no_query_is_an_error() {
         for query in queries {
             for mode in [Mode::Hybrid, Mode::Text, Mode::Semantic] {
                 let vector = [0.1, 0.2, 0.3, 0.4];
-                let request = SearchRequest { query: query.into(), limit: 5, mode };
+                let request =
+                    SearchRequest { query: query.into(), limit: 5, mode, ..SearchRequest::default() };
                 let near = Some(QueryVector { model: &model(), vector: &vector });
-                let hits = search(store, &request, near).await.unwrap_or_else(|e| panic!("{query:?}: {e}"));
+                let answer = search(store, &request, near).await.unwrap_or_else(|e| panic!("{query:?}: {e}"));
+                let hits = answer.hits;
                 for hit in &hits {
                     assert!(hit.highlights.iter().all(|range| hit.text.get(range.clone()).is_some()));
                     assert!(hit.highlights.windows(2).all(|pair| pair[0].end <= pair[1].start));
@@ -310,8 +320,9 @@ async fn no_query_is_an_error() {
         }
     }
     assert_eq!(filled.counts().await.unwrap().done, 1);
-    let request = SearchRequest { query: "said".into(), limit: 0, mode: Mode::Text };
-    assert_eq!(search(&filled, &request, None).await.unwrap(), []);
+    let request =
+        SearchRequest { query: "said".into(), limit: 0, mode: Mode::Text, ..SearchRequest::default() };
+    assert_eq!(search(&filled, &request, None).await.unwrap().hits, []);
 }
 
 #[tokio::test]
@@ -335,11 +346,16 @@ async fn a_hit_is_a_line_of_the_documented_shape() {
             "media_id": video.media_id.to_string(),
             "title": "A \"title\"\n",
             "source": "https://www.youtube.com/watch?v=dQw4w9WgXcQ",
+            "channel": null,
+            "published_at": null,
+            "language": "en",
             "start_ms": 4000,
             "end_ms": 7500,
             "text": "Something memorable.",
             "link": "https://www.youtube.com/watch?v=dQw4w9WgXcQ&t=4s",
             "score": hits[0].score,
+            "item_hits": 1,
+            "highlights": [[10, 19]],
         })
     );
 }
@@ -427,10 +443,13 @@ async fn figures() {
         let mut took = Vec::new();
         for (number, sentence) in &held {
             let vector: Vec<f32> = (0..384).map(|_| speech.random() as f32 - 0.5).collect();
-            let request = SearchRequest { query: sentence.clone(), limit: 10, mode };
+            let request =
+                SearchRequest { query: sentence.clone(), limit: 10, mode, ..SearchRequest::default() };
             let start = std::time::Instant::now();
-            let hits =
-                search(&store, &request, Some(QueryVector { model: &model, vector: &vector })).await.unwrap();
+            let hits = search(&store, &request, Some(QueryVector { model: &model, vector: &vector }))
+                .await
+                .unwrap()
+                .hits;
             took.push(start.elapsed());
             if mode != Mode::Semantic {
                 assert_eq!(hits[0].media_id, item(&format!("n{number}")).media_id);
