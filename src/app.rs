@@ -10,6 +10,7 @@
 //! * [`steps`] — settings into running steps.
 //! * [`offline`] — files to transcripts without a database: [`transcribe`] and [`mod@bench`].
 //! * [`limits`] — `spoken limits`: how sites stand.
+//! * [`index`] — `spoken index`: the index of the vectors.
 //! * [`library`] — commands that read: status, show, export, and retry.
 //! * [`mod@search`] — finding it again.
 //! * [`mod@queue`] — looking at the queue and steering it.
@@ -38,6 +39,7 @@ use crate::telemetry::{self, Output, TelemetryOptions};
 pub mod bench;
 pub mod check;
 pub mod doctor;
+pub mod index;
 pub mod ingest;
 pub mod library;
 pub mod limits;
@@ -65,6 +67,9 @@ use world::World;
 const READER_CONNECTIONS: u32 = 2;
 /// Connections of `spoken queue`, whose drill works.
 const QUEUE_CONNECTIONS: u32 = 8;
+
+/// Connections of `spoken index`, whose drill writes with as many as `ingest` by default.
+const INDEX_CONNECTIONS: u32 = 16;
 
 /// Runs the command line of this process to its end.
 pub fn main() -> ExitCode {
@@ -186,6 +191,12 @@ async fn run_cli(cli: &Cli, loaded: Loaded, output: &Output) -> anyhow::Result<u
         Command::Queue(args) => {
             let world = World::open(loaded.config, QUEUE_CONNECTIONS).await?;
             let done = queue::queue(&world, args).await;
+            world.close().await;
+            done
+        }
+        Command::Index(args) => {
+            let world = World::open(loaded.config, INDEX_CONNECTIONS).await?;
+            let done = index::index(&world, args).await;
             world.close().await;
             done
         }

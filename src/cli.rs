@@ -4,6 +4,7 @@
 //! is checked and one order in which the places win.
 
 mod args;
+mod index;
 mod offline;
 mod queue;
 mod search;
@@ -19,6 +20,7 @@ pub use args::{
     CompletionsArgs, ConfigArgs, DbArgs, DbCommand, DoctorArgs, ExportArgs, ExportFormat, IngestArgs,
     LimitsArgs, NodesArgs, RetryArgs, RoleName, ShowArgs, StatusArgs, WorkArgs,
 };
+pub use index::{IndexArgs, IndexBuildArgs, IndexCommand, IndexDrillArgs, IndexStatusArgs};
 pub use offline::{BenchArgs, TranscribeArgs};
 pub use queue::{
     BumpArgs, CancelArgs, DrillArgs, Moment, PauseArgs, QueueArgs, QueueCommand, parse_duration,
@@ -54,7 +56,7 @@ const GROUPS: &[(&str, &[&str])] = &[
     ("Find and read", &["search", "show", "export"]),
     ("Share the work", &["work", "nodes"]),
     ("Without a library", &["transcribe", "bench"]),
-    ("Set up", &["doctor", "config", "db", "completions"]),
+    ("Set up", &["doctor", "config", "db", "index", "completions"]),
 ];
 
 const AFTER_HELP: &str = "\
@@ -161,6 +163,9 @@ pub enum Command {
     Show(ShowArgs),
     /// Write one transcript as text, subtitles or JSON
     Export(ExportArgs),
+    /// Build, look at or remove the index that large libraries are searched with
+    #[command(long_about = index::INDEX)]
+    Index(IndexArgs),
     /// Work off the queue, as one of several machines
     #[command(long_about = args::WORK)]
     Work(WorkArgs),
