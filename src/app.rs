@@ -508,9 +508,11 @@ async fn db_command(command: DbCommand, loaded: Loaded) -> anyhow::Result<u8> {
 /// `spoken doctor`: the database is asked here, everything else looks for itself.
 async fn doctor_command(json: bool, loaded: &Loaded) -> anyhow::Result<u8> {
     let config = &loaded.config;
+    let (database, index) = database_facts(config).await;
     let facts = doctor::Facts {
         config,
-        database: database_facts(config).await,
+        database,
+        index,
         handover: match &config.handover_url {
             Some(url) => {
                 // Any library's name will do: what is written is removed at once.
@@ -535,26 +537,28 @@ async fn doctor_command(json: bool, loaded: &Loaded) -> anyhow::Result<u8> {
 }
 
 /// What the database says of itself. The private server is not started for it.
-async fn database_facts(config: &config::Config) -> doctor::Database {
+async fn database_facts(config: &config::Config) -> (doctor::Database, Option<doctor::Check>) {
     use crate::postgres::Status;
     if config.database_url.is_none() {
         match Server::status(&world::server_options(config)).await {
             Ok(Status::Running { .. }) => {}
-            Ok(Status::Stopped | Status::NotCreated) => return doctor::Database::Idle,
-            Err(error) => return doctor::Database::Failed(error.to_string()),
+            Ok(Status::Stopped | Status::NotCreated) => return (doctor::Database::Idle, None),
+            Err(error) => return (doctor::Database::Failed(error.to_string()), None),
         }
     }
     let asked = async {
         let world = World::connect(config.clone(), 1).await?;
         let versions = world.store.versions().await;
+        // A database that nobody has used yet has no tables to ask about.
+        let index = index::health(&world.store, config).await.ok().flatten();
         world.close().await;
-        anyhow::Ok(versions?)
+        anyhow::Ok((versions?, index))
     };
     match asked.await {
-        Ok((postgres, installed, available)) => {
-            doctor::Database::Reached { postgres, pgvector: installed.or(available) }
+        Ok(((postgres, installed, available), index)) => {
+            (doctor::Database::Reached { postgres, pgvector: installed.or(available) }, index)
         }
-        Err(error) => doctor::Database::Failed(format!("{error:#}")),
+        Err(error) => (doctor::Database::Failed(format!("{error:#}")), None),
     }
 }
 

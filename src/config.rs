@@ -42,7 +42,7 @@ pub use problem::{ConfigError, Problem};
 pub use recipe::Recipe;
 pub use show::{Shown, ShownSetting};
 pub use value::{
-    Auto, CaptionUse, Compute, DatabaseUrl, Device, Encoder, Engine, LogFormat, ModelRef, OnOutOfMemory,
+    Auto, CaptionUse, Compute, DatabaseUrl, Device, Encoder, Engine, IndexBuild, LogFormat, ModelRef, OnOutOfMemory,
     REDACTED, Resolution, Task, WhisperProfile,
 };
 
@@ -149,6 +149,14 @@ pub struct Config {
 
     /// The embedding model: a directory in ONNX form or a name that fastembed knows.
     pub embedding_model: ModelRef,
+    /// When the index of the vectors is built.
+    pub index_build: IndexBuild,
+    /// Passages from which a library is worth an index; fewer are compared one by one.
+    pub index_min_passages: u64,
+    /// Memory that building it may take, MiB.
+    pub index_memory_mb: Auto<u64>,
+    /// Of the nearest passages, the share (0 to 1) that a search through the index shall find.
+    pub index_recall: f64,
 
     /// Downloads and decodes at the same time.
     pub io_workers: usize,
@@ -253,6 +261,10 @@ impl Config {
             vad_pad_ms: Auto::Auto,
             chunk_length: Auto::Auto,
             embedding_model: ModelRef::Name("intfloat/multilingual-e5-small".into()),
+            index_build: IndexBuild::Auto,
+            index_min_passages: 20_000,
+            index_memory_mb: Auto::Auto,
+            index_recall: 0.95,
             io_workers: 24,
             asr_workers: Auto::Auto,
             db_workers: 12,

@@ -9,6 +9,7 @@
 //! * Between machines: [`Store::hand_over`] ends a claim by leaving the audio to a transcriber; [`Store::wanted`] tells
 //!   which objects are of use; [`Store::nodes`] are the processes that work here.
 //! * Subscriptions: [`sources`].
+//! * The index of the vectors: [`mod@index`].
 //! * Reading: [`Store::counts`], [`Store::items`], [`Store::find`], [`Store::segments`],
 //!   [`Store::dropped`]. Words for searches: [`Store::learn_words`].
 //!
@@ -24,6 +25,7 @@ mod again;
 mod claim;
 mod copy;
 mod handover;
+pub mod index;
 mod items;
 mod locator;
 mod migrate;

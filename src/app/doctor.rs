@@ -84,6 +84,8 @@ pub struct Facts<'a> {
     pub config: &'a Config,
     /// The database, as far as it was reached.
     pub database: Database,
+    /// What is to be said about the index of the vectors; none where there are none.
+    pub index: Option<Check>,
     /// The store between machines where one is set: its place, or why it cannot be used.
     pub handover: Option<Result<String, String>>,
     /// `ORT_DYLIB_PATH`, which goes before the library in `tools_dir`.
@@ -116,6 +118,7 @@ pub fn checks(facts: &Facts<'_>) -> Vec<Check> {
         checks.push(tools::postgres_programs(&config.tools_dir));
     }
     checks.push(database(&facts.database, config));
+    checks.extend(facts.index.clone());
     match &facts.handover {
         Some(Ok(place)) => checks.push(Check::ok("Hand-over", format!("{place} can be written and read"))),
         Some(Err(error)) => checks.push(Check::fail(

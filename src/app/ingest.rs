@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+use super::index;
 use super::listing::Listing;
 use super::patience::patiently;
 use super::signals::Stopping;
@@ -92,6 +93,7 @@ pub async fn ingest(
         ..events.tally()
     };
     works.close().await?;
+    index::after_a_run(world, events, &stopping.stop).await;
     Ok(summary)
 }
 

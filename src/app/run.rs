@@ -15,6 +15,7 @@ use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 
 use super::check::{Check, Checker, Outcome};
+use super::index;
 use super::notify::Notifier;
 use super::signals::Stopping;
 use super::works::{self, Progress, Seat, Taken, Taking, Worked, Works};
@@ -260,6 +261,9 @@ async fn stretch(
     };
     let worked = works.work(world, events, stopping, over).await;
     works.close().await?;
+    if worked.is_ok() {
+        index::after_a_run(world, events, epoch).await;
+    }
     worked.map(Some)
 }
 

@@ -63,6 +63,9 @@ pub async fn work(
         ..events.tally()
     };
     works.close().await?;
+    if drain && role != Role::Fetch {
+        super::index::after_a_run(world, events, &stopping.stop).await;
+    }
     Ok(summary)
 }
 

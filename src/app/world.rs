@@ -83,6 +83,11 @@ impl World {
         Ok(())
     }
 
+    /// Whether the database is the private server on this machine.
+    pub fn is_private(&self) -> bool {
+        self.server.is_some()
+    }
+
     /// Where the database is, password included.
     pub fn url(&self) -> &str {
         &self.url

@@ -6,7 +6,7 @@ use figment::value::{Empty, Num, Tag, Value};
 
 use super::problem::nearest;
 use super::value::{
-    CaptionUse, Compute, DatabaseUrl, Device, Encoder, Engine, LogFormat, ModelRef, OnOutOfMemory,
+    CaptionUse, Compute, DatabaseUrl, Device, Encoder, Engine, IndexBuild, LogFormat, ModelRef, OnOutOfMemory,
     Resolution, Task, WhisperProfile, expand_home,
 };
 
@@ -21,7 +21,7 @@ pub enum Group {
     Quality,
     /// Which audio counts as speech.
     Speech,
-    /// The embedding model.
+    /// The embedding model, and the index of what it makes.
     Embedding,
     /// How much at a time.
     Workers,
@@ -381,6 +381,10 @@ pub const KEYS: &[Key] = &[
     key!(Speech, "chunk_length", "CHUNK_LENGTH", Kind::AutoInt(1, 30), "longest window for the model, seconds"),
 
     key!(Embedding, "embedding_model", "EMBEDDING_MODEL", Kind::Model, "embedding model: a name or a directory"),
+    key!(Embedding, "index_build", "INDEX_BUILD", Kind::OneOf(IndexBuild::NAMES), "when the index of the vectors is built"),
+    key!(Embedding, "index_min_passages", "INDEX_MIN_PASSAGES", Kind::Int(1_000, 1_000_000_000), "passages from which a library is worth an index"),
+    key!(Embedding, "index_memory_mb", "INDEX_MEMORY_MB", Kind::AutoInt(16, 4_194_304), "memory for building it, MiB"),
+    key!(Embedding, "index_recall", "INDEX_RECALL", Kind::Real(0.5, 1.0), "share of the nearest passages that a search through it shall find"),
 
     key!(Workers, "io_workers", "IO_WORKERS", Kind::Int(1, 512), "items downloaded and decoded at a time"),
     key!(Workers, "asr_workers", "ASR_WORKERS", Kind::AutoInt(1, 64), "threads that find speech and queue it for the model"),

@@ -139,6 +139,16 @@ named! {
 }
 
 named! {
+    /// When the index of the vectors is built.
+    IndexBuild {
+        /// After a run that has brought in all there was, where the library is large enough.
+        Auto = "auto",
+        /// By `spoken index build`.
+        Manual = "manual",
+    }
+}
+
+named! {
     /// Where the Whisper model runs.
     Device {
         /// A GPU if the build and the machine have one, else the CPU.

@@ -4,6 +4,7 @@ fn facts(config: &Config, database: Database) -> Facts<'_> {
     Facts {
         config,
         database,
+        index: None,
         handover: None,
         onnx_runtime: None,
         hub_home: None,
