@@ -274,6 +274,9 @@ pub async fn sync(
         interrupted: run.interrupted,
         sources: results,
     };
+    if !summary.handed_over {
+        super::index::after_a_run(world, events, &stopping.stop).await;
+    }
     if let Some(process) = summary.left_to {
         let message = format!("process {process} works here already: what is new is left to it");
         events.send(Event::Noticed { warning: false, message });
