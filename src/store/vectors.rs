@@ -19,6 +19,17 @@ pub struct EmbeddingModel {
     pub dimension: usize,
 }
 
+/// A table of vectors, as far as a search needs to know it.
+#[derive(Clone, Debug, PartialEq, Eq, sqlx::FromRow)]
+pub(crate) struct SearchTable {
+    /// Its name; needs no quotes.
+    pub table: String,
+    /// Vectors in it, roughly; 0 where nobody has counted yet.
+    pub rows: i64,
+    /// How wide a search through the index looks; none: there is no index.
+    pub ef_search: Option<i32>,
+}
+
 /// The table's name without regard to others: `embeddings_<model>_<dimension>`, an identifier that needs no quotes
 /// and stays under PostgreSQL's 63 bytes with a suffix.
 fn table_name(model: &EmbeddingModel) -> String {
@@ -114,6 +125,24 @@ impl Store {
             .await?;
         tx.commit().await?;
         Ok(table)
+    }
+
+    /// The table that a search of `model`'s vectors asks, if any were ever stored.
+    pub(crate) async fn search_table(&self, model: &EmbeddingModel) -> Result<Option<SearchTable>, StoreError> {
+        // An index that was made by hand has no row in vector_indexes: then wide enough for most.
+        Ok(sqlx::query_as(
+            "SELECT m.table_name AS table, greatest(c.reltuples, 0)::bigint AS rows,
+                 (SELECT coalesce(f.ef_search, 200)
+                  FROM pg_index x JOIN pg_class n ON n.oid = x.indexrelid JOIN pg_am a ON a.oid = n.relam
+                  LEFT JOIN vector_indexes f ON f.table_name = m.table_name
+                  WHERE x.indrelid = c.oid AND x.indisvalid AND a.amname = 'hnsw' LIMIT 1) AS ef_search
+             FROM embedding_models m JOIN pg_class c ON c.oid = to_regclass(m.table_name)
+             WHERE m.model_id = $1 AND m.dimension = $2",
+        )
+        .bind(&*super::clean(&model.model_id))
+        .bind(i32::try_from(model.dimension).unwrap_or(i32::MAX))
+        .fetch_optional(&self.pool)
+        .await?)
     }
 
     /// The table of `model`'s vectors, if any were ever stored.
