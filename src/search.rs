@@ -9,6 +9,7 @@
 //! place that was found.
 
 mod alike;
+mod candidates;
 mod context;
 mod correct;
 mod fusion;

@@ -117,7 +117,7 @@ async fn build_one(
         );
         return Ok(Made::Impossible);
     }
-    if table.bytes == 0 {
+    if table.bytes == 0 && !world.store.has_vectors(table).await? {
         eprintln!("{name}: no vectors yet");
         return Ok(Made::Empty);
     }

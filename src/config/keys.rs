@@ -382,7 +382,7 @@ pub const KEYS: &[Key] = &[
 
     key!(Embedding, "embedding_model", "EMBEDDING_MODEL", Kind::Model, "embedding model: a name or a directory"),
     key!(Embedding, "index_build", "INDEX_BUILD", Kind::OneOf(IndexBuild::NAMES), "when the index of the vectors is built"),
-    key!(Embedding, "index_min_passages", "INDEX_MIN_PASSAGES", Kind::Int(1_000, 1_000_000_000), "passages from which a library is worth an index"),
+    key!(Embedding, "index_min_passages", "INDEX_MIN_PASSAGES", Kind::Int(1, 1_000_000_000), "passages from which a library is worth an index"),
     key!(Embedding, "index_memory_mb", "INDEX_MEMORY_MB", Kind::AutoInt(16, 4_194_304), "memory for building it, MiB"),
     key!(Embedding, "index_recall", "INDEX_RECALL", Kind::Real(0.5, 1.0), "share of the nearest passages that a search through it shall find"),
 

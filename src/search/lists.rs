@@ -3,10 +3,9 @@
 use std::collections::{HashMap, HashSet};
 
 use chrono::{DateTime, Utc};
-use sqlx::AssertSqlSafe;
-use sqlx::postgres::PgPool;
 use uuid::Uuid;
 
+use super::candidates::{Rank, Within, by_words, nearest};
 use super::fusion::List;
 use super::query::Query;
 use super::scope::Scope;
@@ -65,10 +64,10 @@ pub(super) async fn fetch(
     let depth = depth as i64;
     let queries = tsquery::ts_queries(pool, query).await?;
     let filter = if query.strict { queries.everything.as_deref() } else { queries.without.as_deref() };
+    let within = Within { media: scope.media.as_deref(), languages: &scope.languages };
     let by_vector = async {
-        let Some(QueryVector { model, vector }) = vector else { return Ok(Vec::new()) };
-        match store.embedding_table(model).await? {
-            Some(table) => nearest(pool, &table, vector, filter, scope, depth).await,
+        match vector {
+            Some(QueryVector { model, vector }) => nearest(store, model, vector, filter, within, depth).await,
             None => Ok(Vec::new()),
         }
     };
@@ -78,13 +77,10 @@ pub(super) async fn fetch(
     let phrase = queries.phrase.as_deref().filter(|_| !query.strict && query.words.len() > 1);
     let all = queries.everything.as_deref();
     let any = queries.anything.as_deref().filter(|_| !query.strict);
-    let (phrase_s, phrase_p, all_s, all_p, any_s, any_p, near) = futures::try_join!(
-        segments(pool, phrase, Rank::Short, scope, depth),
-        passages(pool, phrase, Rank::Short, scope, depth),
-        segments(pool, all, Rank::Close, scope, depth),
-        passages(pool, all, Rank::Close, scope, depth),
-        segments(pool, any, Rank::Many, scope, depth),
-        passages(pool, any, Rank::Many, scope, depth),
+    let ((phrase_s, phrase_p), (all_s, all_p), (any_s, any_p), near) = futures::try_join!(
+        by_words(pool, phrase, Rank::Short, within, depth),
+        by_words(pool, all, Rank::Close, within, depth),
+        by_words(pool, any, Rank::Many, within, depth),
         by_vector,
     )?;
     Ok(vec![
@@ -96,154 +92,6 @@ pub(super) async fn fetch(
         (List::Any, any_p),
         (List::Near, near),
     ])
-}
-
-/// What makes a text rank high.
-#[derive(Clone, Copy)]
-enum Rank {
-    /// The words and little else.
-    Short,
-    /// The words close to each other.
-    Close,
-    /// Many of the words, often.
-    Many,
-}
-
-impl Rank {
-    /// Normalisation 1 and 2 divide by the logarithm of the length and by the length:
-    /// <https://www.postgresql.org/docs/current/textsearch-controls.html#TEXTSEARCH-RANKING>
-    fn sql(self) -> &'static str {
-        match self {
-            Self::Short => "ts_rank_cd(tsv, $1::text::tsquery, 2)",
-            Self::Close => "ts_rank_cd(tsv, $1::text::tsquery, 1)",
-            Self::Many => "ts_rank(tsv, $1::text::tsquery, 1)",
-        }
-    }
-}
-
-/// The condition that a row of `table` (its alias and a dot, or nothing) lies in a scope, whose items and languages are the
-/// parameters `first` and the next.
-fn scoped(table: &str, first: usize) -> String {
-    let second = first + 1;
-    format!(
-        "(${first}::uuid[] IS NULL OR {table}media_id = ANY(${first}))
-             AND (cardinality(${second}::text[]) = 0 OR {table}language = ANY(${second}))"
-    )
-}
-
-async fn segments(
-    pool: &PgPool,
-    query: Option<&str>,
-    rank: Rank,
-    scope: &Scope,
-    depth: i64,
-) -> Result<Vec<Candidate>, SearchError> {
-    let Some(query) = query else { return Ok(Vec::new()) };
-    let sql = format!(
-        "SELECT s.media_id, s.seq, coalesce(p.first_segment, s.seq), coalesce(p.end_segment, s.seq + 1)
-         FROM (
-             SELECT media_id, model_id, seq, {} AS rank FROM segments
-             WHERE tsv @@ $1::text::tsquery AND {}
-             ORDER BY rank DESC, media_id, seq LIMIT $2
-         ) s
-         LEFT JOIN LATERAL (
-             SELECT first_segment, end_segment FROM passages p
-             WHERE p.media_id = s.media_id AND p.model_id = s.model_id
-               AND p.first_segment <= s.seq AND p.end_segment > s.seq
-             ORDER BY p.seq LIMIT 1
-         ) p ON true
-         ORDER BY s.rank DESC, s.media_id, s.seq",
-        rank.sql(),
-        scoped("", 3)
-    );
-    let rows: Vec<(Uuid, i32, i32, i32)> = sqlx::query_as(AssertSqlSafe(sql))
-        .bind(query)
-        .bind(depth)
-        .bind(scope.media.as_deref())
-        .bind(&scope.languages)
-        .fetch_all(pool)
-        .await?;
-    Ok(rows
-        .into_iter()
-        .map(|(media_id, seq, first, end)| Candidate {
-            unit: Unit { media_id, first, end },
-            segment: Some(seq),
-        })
-        .collect())
-}
-
-async fn passages(
-    pool: &PgPool,
-    query: Option<&str>,
-    rank: Rank,
-    scope: &Scope,
-    depth: i64,
-) -> Result<Vec<Candidate>, SearchError> {
-    let Some(query) = query else { return Ok(Vec::new()) };
-    let sql = format!(
-        "SELECT media_id, first_segment, end_segment FROM passages
-         WHERE tsv @@ $1::text::tsquery AND {}
-         ORDER BY {} DESC, media_id, seq LIMIT $2",
-        scoped("", 3),
-        rank.sql()
-    );
-    let rows = sqlx::query_as(AssertSqlSafe(sql))
-        .bind(query)
-        .bind(depth)
-        .bind(scope.media.as_deref())
-        .bind(&scope.languages)
-        .fetch_all(pool)
-        .await?;
-    Ok(units(rows))
-}
-
-fn units(rows: Vec<(Uuid, i32, i32)>) -> Vec<Candidate> {
-    rows.into_iter()
-        .map(|(media_id, first, end)| Candidate { unit: Unit { media_id, first, end }, segment: None })
-        .collect()
-}
-
-/// The nearest passages by cosine distance, every vector compared; of those that `filter` lets pass.
-async fn nearest(
-    pool: &PgPool,
-    table: &str,
-    vector: &[f32],
-    filter: Option<&str>,
-    scope: &Scope,
-    depth: i64,
-) -> Result<Vec<Candidate>, SearchError> {
-    // The sub-select is evaluated once; a cast in the ORDER BY may be, for every row.
-    let distance = "embedding <=> (SELECT $1::text::halfvec)";
-    let sql = if filter.is_some() || scope.media.is_some() || !scope.languages.is_empty() {
-        format!(
-            "SELECT p.media_id, p.first_segment, p.end_segment
-             FROM {table} e JOIN passages p USING (media_id, seq)
-             WHERE ($3::text IS NULL OR p.tsv @@ $3::text::tsquery) AND {}
-             ORDER BY {distance}, media_id, seq LIMIT $2",
-            scoped("p.", 4)
-        )
-    } else {
-        format!(
-            "SELECT p.media_id, p.first_segment, p.end_segment
-             FROM (
-                 SELECT media_id, seq, {distance} AS distance FROM {table}
-                 ORDER BY distance LIMIT $2
-             ) e
-             JOIN passages p USING (media_id, seq)
-             WHERE $3::text IS NULL AND $4::uuid[] IS NULL AND cardinality($5::text[]) = 0
-             ORDER BY e.distance, media_id, seq"
-        )
-    };
-    let numbers: Vec<String> = vector.iter().map(f32::to_string).collect();
-    let rows = sqlx::query_as(AssertSqlSafe(sql))
-        .bind(format!("[{}]", numbers.join(",")))
-        .bind(depth)
-        .bind(filter)
-        .bind(scope.media.as_deref())
-        .bind(&scope.languages)
-        .fetch_all(pool)
-        .await?;
-    Ok(units(rows))
 }
 
 /// The segments of each unit, in order.

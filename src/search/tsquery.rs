@@ -4,9 +4,9 @@ use sqlx::postgres::PgPool;
 
 use super::query::{Query, Term};
 
-/// Segments that the words of the relaxed search may match together before common ones are left out; ranking so many
-/// takes some 50 ms.
-const RELAXED_ROWS: f64 = 20_000.0;
+/// Passages that the words of the relaxed search may match together before common ones are left out: about as many as are
+/// ranked of a list.
+const RELAXED_ROWS: f64 = 3_000.0;
 
 /// The query as `tsquery`s, in text form; none where no word is left of it.
 #[derive(Debug, sqlx::FromRow)]
@@ -61,17 +61,17 @@ pub(super) async fn ts_queries(pool: &PgPool, query: &Query) -> Result<TsQueries
          ), common AS (
              SELECT quote_literal(elem) AS lexeme, freq * c.reltuples AS rows
              FROM pg_stats s
-             JOIN pg_class c ON c.oid = 'segments'::regclass
+             JOIN pg_class c ON c.oid = 'passages'::regclass
              JOIN pg_namespace n ON n.oid = c.relnamespace AND n.nspname = s.schemaname,
              unnest(s.most_common_elems::text::text[], s.most_common_elem_freqs) AS e (elem, freq)
-             WHERE s.tablename = 'segments' AND s.attname = 'tsv' AND elem IS NOT NULL AND c.reltuples > 0
+             WHERE s.tablename = 'passages' AND s.attname = 'tsv' AND elem IS NOT NULL AND c.reltuples > 0
          ), ranked AS (
              SELECT q,
                     sum(coalesce(rows, 0)) OVER (ORDER BY coalesce(rows, 0), q::text) AS expected,
                     row_number() OVER (ORDER BY coalesce(rows, 0), q::text) AS place
              FROM meaning LEFT JOIN common ON lexeme = q::text
          ), relaxed AS (
-             SELECT q FROM ranked WHERE place <= 2 OR expected <= $6
+             SELECT q FROM ranked WHERE place = 1 OR expected <= $6
          ), everything AS (
              SELECT string_agg('(' || q || ')', ' | ') AS q FROM wanted
          ), anything AS (

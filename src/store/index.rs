@@ -234,6 +234,15 @@ impl Store {
         Ok(rows.into_iter().map(VectorTable::from).collect())
     }
 
+    /// Whether there is a vector in the table, wherever its rows lie: where they are distributed, the size tells nothing.
+    ///
+    /// # Errors
+    /// [`StoreError::Database`].
+    pub async fn has_vectors(&self, table: &VectorTable) -> Result<bool, StoreError> {
+        let sql = format!("SELECT EXISTS (SELECT FROM {})", table.table);
+        Ok(sqlx::query_scalar(AssertSqlSafe(sql)).fetch_one(&self.pool).await?)
+    }
+
     /// Builds the index of a table, unless there is one; `again` replaces a complete one, which serves until then. What an
     /// interrupted build left is removed first. Any number of processes may ask for it at once.
     ///

@@ -400,10 +400,16 @@ impl Store {
                  WHERE m.state <> 'active'
                    AND NOT EXISTS (SELECT FROM source_entries o WHERE o.item_id = m.media_id AND o.source_id <> $1)
                    AND NOT EXISTS (SELECT FROM media_sources l WHERE l.media_id = m.media_id
-                                   AND l.source NOT IN (s.source, m.source))
-                 FOR UPDATE OF m",
+                                   AND l.source NOT IN (s.source, m.source))",
             )
             .bind(id)
+            .fetch_all(&mut *tx)
+            .await?;
+            // Changed to what they are, and thereby locked: rows that may lie on several machines are locked by name only.
+            let only: Vec<Uuid> = sqlx::query_scalar(
+                "UPDATE media SET updated_at = updated_at WHERE media_id = ANY($1) AND state <> 'active' RETURNING media_id",
+            )
+            .bind(&only)
             .fetch_all(&mut *tx)
             .await?;
             let tables: Vec<String> =

@@ -1,6 +1,7 @@
 //! One table of vectors per model and dimension, made when the model is first used.
 
 use sqlx::AssertSqlSafe;
+use sqlx::postgres::PgConnection;
 
 use super::{Store, StoreError, retrying, text_key};
 
@@ -104,13 +105,14 @@ impl Store {
         let dimension = model.dimension;
         let create = format!(
             "CREATE TABLE {table} (
-                media_id  uuid NOT NULL REFERENCES media ON DELETE CASCADE,
+                media_id  uuid NOT NULL,
                 seq       integer NOT NULL,
                 embedding halfvec({dimension}) NOT NULL,
                 PRIMARY KEY (media_id, seq)
             )"
         );
         sqlx::query(AssertSqlSafe(create)).execute(&mut *tx).await?;
+        lay_beside_media(&mut tx, &table).await?;
         if dimension <= INLINE_DIMENSION {
             // By default a vector of 1,024 and more elements is moved out of its row, and an exact search fetches
             // every one of them through the TOAST index.
@@ -155,6 +157,24 @@ impl Store {
         .fetch_optional(&self.pool)
         .await?)
     }
+}
+
+/// Ties a new table to the items; where these are spread over several machines (Citus), it is spread in the same way first.
+async fn lay_beside_media(conn: &mut PgConnection, table: &str) -> Result<(), sqlx::Error> {
+    let citus: bool = sqlx::query_scalar("SELECT to_regclass('pg_catalog.pg_dist_partition') IS NOT NULL")
+        .fetch_one(&mut *conn)
+        .await?;
+    if citus {
+        sqlx::query(
+            "SELECT create_distributed_table($1::regclass, 'media_id', colocate_with => 'media')
+             FROM pg_dist_partition WHERE logicalrelid = 'media'::regclass",
+        )
+        .bind(table)
+        .execute(&mut *conn)
+        .await?;
+    }
+    let tie = format!("ALTER TABLE {table} ADD FOREIGN KEY (media_id) REFERENCES media ON DELETE CASCADE");
+    sqlx::query(AssertSqlSafe(tie)).execute(conn).await.map(drop)
 }
 
 #[cfg(test)]

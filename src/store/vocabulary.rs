@@ -30,10 +30,22 @@ impl Store {
     /// Learns one batch; how many items it had. Items that another process is learning are left to it.
     async fn try_learn(&self) -> Result<usize, StoreError> {
         let mut tx = self.pool.begin().await?;
+        // One learner at a time; rows that may lie on several machines are not locked by a search for them.
+        let alone: bool =
+            // A replica cannot learn, and need not: it is told.
+            sqlx::query_scalar(
+                "SELECT CASE WHEN pg_is_in_recovery() THEN false
+                        ELSE pg_try_advisory_xact_lock(hashtextextended('spoken vocabulary', 0)) END",
+            )
+                .fetch_one(&mut *tx)
+                .await?;
+        if !alone {
+            return Ok(0);
+        }
         let due: Vec<(Uuid, i32)> = sqlx::query_as(
             "SELECT media_id, coalesce(segments, 0) FROM media
              WHERE state = 'done' AND words_known_at IS DISTINCT FROM finished_at
-             ORDER BY media_id LIMIT 500 FOR NO KEY UPDATE SKIP LOCKED",
+             ORDER BY media_id LIMIT 500",
         )
         .fetch_all(&mut *tx)
         .await?;

@@ -3,10 +3,12 @@
 
 mod bad_input;
 mod bench;
+mod citus;
 mod cli;
 mod config;
 mod engines;
 mod faults;
+mod index;
 mod ingest;
 mod hostile;
 mod kill;

@@ -12,7 +12,9 @@
 //! Passages of one item then have a cosine of about 0.7, of one topic 0.45, others 0.1. Uniformly random vectors would all be
 //! equally far from each other: no index finds neighbours that are none.
 
+use std::collections::{HashMap, HashSet};
 use std::f64::consts::LN_2;
+use std::ops::Range;
 use std::sync::LazyLock;
 
 use crate::media::{Coverage, Item, Locator, MediaId, Passage, Segment, Transcript};
@@ -100,6 +102,7 @@ pub(super) fn word(rank: u64) -> String {
 /// The language's words, spelt once.
 pub(super) struct Speech {
     words: Vec<String>,
+    ranks: HashMap<String, u64>,
 }
 
 /// An item as [`crate::store::Store::complete`] takes it.
@@ -111,7 +114,22 @@ pub(super) struct Made {
 
 impl Speech {
     pub(super) fn new() -> Self {
-        Self { words: (0..VOCABULARY as u64).map(word).collect() }
+        let words: Vec<String> = (0..VOCABULARY as u64).map(word).collect();
+        let ranks = words.iter().cloned().zip(0..).collect();
+        Self { words, ranks }
+    }
+
+    /// The first `most` different ones of `said` whose rank lies in `ranks`; the rarest where there are none.
+    pub(super) fn by_rank<'a>(&self, said: &[&'a str], ranks: Range<u64>, most: usize) -> Vec<&'a str> {
+        let rank = |word: &str| self.ranks.get(word).copied().unwrap_or(0);
+        let mut words: Vec<&str> = said.iter().copied().filter(|w| ranks.contains(&rank(w))).collect();
+        let mut seen = HashSet::new();
+        words.retain(|word| seen.insert(*word));
+        if words.is_empty() {
+            words.extend(said.iter().copied().max_by_key(|w| rank(w)));
+        }
+        words.truncate(most);
+        words
     }
 
     /// A rank under Zipf's law: the logarithm of the rank is uniform.
