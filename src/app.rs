@@ -12,6 +12,7 @@
 //! * [`limits`] — `spoken limits`: how sites stand.
 //! * [`index`] — `spoken index`: the index of the vectors.
 //! * [`library`] — commands that read: status, show, export, and retry.
+//! * [`import`] — transcripts that exist already.
 //! * [`mod@search`] — finding it again.
 //! * [`mod@queue`] — looking at the queue and steering it.
 //! * [`world`] — the open database that commands share.
@@ -39,6 +40,7 @@ use crate::telemetry::{self, Output, TelemetryOptions};
 pub mod bench;
 pub mod check;
 pub mod doctor;
+pub mod import;
 pub mod index;
 pub mod ingest;
 pub mod library;
@@ -203,6 +205,12 @@ async fn run_cli(cli: &Cli, loaded: Loaded, output: &Output) -> anyhow::Result<u
         Command::Limits(args) => {
             let world = World::open(loaded.config, READER_CONNECTIONS).await?;
             let done = limits::limits(&world, args).await;
+            world.close().await;
+            done
+        }
+        Command::Import(args) => {
+            let world = World::open(loaded.config, QUEUE_CONNECTIONS).await?;
+            let done = import::import(&world, args).await;
             world.close().await;
             done
         }

@@ -4,6 +4,7 @@
 //! is checked and one order in which the places win.
 
 mod args;
+mod import;
 mod index;
 mod offline;
 mod queue;
@@ -20,6 +21,7 @@ pub use args::{
     CompletionsArgs, ConfigArgs, DbArgs, DbCommand, DoctorArgs, ExportArgs, ExportFormat, IngestArgs,
     LimitsArgs, NodesArgs, RetryArgs, RoleName, ShowArgs, StatusArgs, WorkArgs,
 };
+pub use import::ImportArgs;
 pub use index::{IndexArgs, IndexBuildArgs, IndexCommand, IndexDrillArgs, IndexStatusArgs};
 pub use offline::{BenchArgs, TranscribeArgs};
 pub use queue::{
@@ -51,7 +53,7 @@ const STYLES: Styles = Styles::styled()
 
 /// The commands as `spoken --help` lists them.
 const GROUPS: &[(&str, &[&str])] = &[
-    ("Bring in", &["ingest", "status", "queue", "retry", "limits"]),
+    ("Bring in", &["ingest", "import", "status", "queue", "retry", "limits"]),
     ("Keep up", &["source", "sync", "run"]),
     ("Find and read", &["search", "show", "export"]),
     ("Share the work", &["work", "nodes"]),
@@ -137,6 +139,9 @@ pub enum Command {
     /// Bring in files, folders, addresses, playlists and channels
     #[command(long_about = args::INGEST)]
     Ingest(Box<IngestArgs>),
+    /// Bring in transcripts that exist already: SubRip, WebVTT, JSON
+    #[command(long_about = import::IMPORT)]
+    Import(ImportArgs),
     /// Say what is queued, in work, done and failed
     Status(StatusArgs),
     /// Show and steer what runs and what waits: pause, put first, take out

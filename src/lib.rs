@@ -22,6 +22,7 @@
 //!   one and the others elsewhere).
 //! * **The wiring**: [`pipeline`] joins the steps with bounded channels (every capacity and worker
 //!   count stands there), [`queue`] makes each item a durable job.
+//! * **Beside the pipeline**: [`import`] reads transcripts that exist already.
 //! * **Finding it again**: [`search`], [`export`].
 //! * **Who watches**: [`report`] draws events, [`gpu`] samples the machine.
 //! * **The outside**: [`config`], [`cli`], [`telemetry`], [`postgres`] (the private server), and
@@ -46,6 +47,8 @@ pub mod store;
 
 pub mod pipeline;
 pub mod queue;
+
+pub mod import;
 
 pub mod export;
 pub mod search;

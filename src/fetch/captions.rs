@@ -72,13 +72,13 @@ pub(super) fn choose(
 }
 
 /// `en` of `en-GB`.
-pub(super) fn primary(language: &str) -> String {
+pub(crate) fn primary(language: &str) -> String {
     language.split(['-', '_']).next().unwrap_or_default().to_ascii_lowercase()
 }
 
 /// Reads WebVTT (<https://www.w3.org/TR/webvtt1/>) or SubRip: times and text, markup left out, in order. What cannot be read
 /// is skipped.
-pub(super) fn parse(text: &str, language: &str) -> Vec<Segment> {
+pub(crate) fn parse(text: &str, language: &str) -> Vec<Segment> {
     let text = text.trim_start_matches('\u{feff}').replace("\r\n", "\n").replace('\r', "\n");
     let mut segments: Vec<Segment> = Vec::new();
     for block in text.split("\n\n") {
