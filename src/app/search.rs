@@ -56,6 +56,10 @@ pub async fn search(world: &World, args: &SearchArgs) -> anyhow::Result<u8> {
     request.query = args.text();
     let (answer, correction) = ask(world, args, embedder.as_ref(), &request).await?;
     if !args.json {
+        if answer.hits.is_empty() && world.store.counts().await?.done == 0 {
+            eprintln!("nothing here yet: `spoken ingest FOLDER|URL…` brings something in");
+            return Ok(EXIT_OK);
+        }
         explain(&request.query, &answer, correction.as_ref());
     }
     show(&mut out, args, &answer, correction.as_ref())?;

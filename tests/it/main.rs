@@ -9,6 +9,7 @@ mod config;
 mod engines;
 mod faults;
 mod index;
+mod finding;
 mod ingest;
 mod hostile;
 mod kill;

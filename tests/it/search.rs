@@ -7,7 +7,7 @@ use spoken::store::{Claim, EmbeddingModel, Store};
 use super::store::{item, model, passages, segment, store, transcript};
 
 /// Stores an item with one passage per `n` segments; `vector` makes a passage's vector from its text.
-async fn put(
+pub async fn put(
     store: &Store,
     item: &Item,
     segments: Vec<Segment>,
@@ -26,11 +26,11 @@ async fn put(
         .unwrap();
 }
 
-fn flat(_: &str) -> Vec<f32> {
+pub fn flat(_: &str) -> Vec<f32> {
     vec![0.5; 4]
 }
 
-fn said(language: &str, lines: &[&str]) -> Vec<Segment> {
+pub fn said(language: &str, lines: &[&str]) -> Vec<Segment> {
     (0..).zip(lines).map(|(i, line)| segment(i * 4000, i * 4000 + 3500, language, line)).collect()
 }
 
