@@ -31,7 +31,7 @@ use serde::{Serialize, Serializer};
 use crate::media::MediaId;
 use crate::store::{EmbeddingModel, Store, StoreError};
 use lists::Unit;
-use place::Place;
+use place::{Place, Weights};
 use query::Query;
 use scope::Scope;
 use words::Word;
@@ -264,7 +264,8 @@ async fn run(
     let mut fused = fusion::fuse(&lists);
     fused.retain(|f| wanted(&f.unit));
     fused.truncate(depth);
-    let mut found = located(store, query, fused, request.mode).await?;
+    let weights = weights(store, query).await?;
+    let mut found = located(store, query, &weights, fused, request.mode).await?;
     let counts = share_out(&mut found, request.per_item);
     found.truncate(request.limit);
     hits(store, query, found, &counts, request.around_ms).await
@@ -289,10 +290,33 @@ fn share_out(found: &mut Vec<Found>, per_item: usize) -> HashMap<MediaId, usize>
     counts
 }
 
+/// How much each word of the query tells: by how rare it is in the library, as far as its words have been counted
+/// ([`Store::learn_words`]), else by its length.
+async fn weights(store: &Store, query: &Query) -> Result<Weights, SearchError> {
+    let words: Vec<&str> = query.words.iter().map(|w| w.folded.as_str()).collect();
+    let rows: Vec<(Option<String>, Option<i64>, f64)> = sqlx::query_as(
+        "SELECT v.word, v.said, greatest(c.reltuples, 0)::float8
+         FROM pg_class c LEFT JOIN vocabulary v ON v.word = ANY($1)
+         WHERE c.oid = 'segments'::regclass",
+    )
+    .bind(words)
+    .fetch_all(store.pool())
+    .await?;
+    let segments = rows.first().map_or(0.0, |(.., segments)| *segments);
+    let said: HashMap<String, i64> = rows.into_iter().filter_map(|(word, said, _)| word.zip(said)).collect();
+    if said.is_empty() {
+        return Ok(Weights::by_length(&query.words));
+    }
+    // The server's own count may be old; more than all it cannot be.
+    let most = said.values().copied().max().unwrap_or(1) as f64;
+    Ok(Weights::by_rarity(&query.words, &said, segments.max(most)))
+}
+
 /// Finds where in each passage the query was said, and lets that have its say in the order.
 async fn located(
     store: &Store,
     query: &Query,
+    weights: &Weights,
     fused: Vec<fusion::Fused>,
     mode: Mode,
 ) -> Result<Vec<Found>, SearchError> {
@@ -307,7 +331,7 @@ async fn located(
         }
         let words: Vec<Vec<Word>> = segments.iter().map(|s| words::words(&s.text)).collect();
         let hint = hint.and_then(|seq| segments.iter().position(|s| s.seq == seq));
-        let place = place::locate(&query.words, &words, hint);
+        let place = place::locate(&query.words, weights, &words, hint);
         found.push(Found { unit, segments, place, score });
     }
     if mode != Mode::Semantic {

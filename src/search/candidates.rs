@@ -240,7 +240,8 @@ pub(super) async fn nearest(
     depth: i64,
 ) -> Result<Vec<Candidate>, SearchError> {
     let Some(table) = store.search_table(model).await? else { return Ok(Vec::new()) };
-    let question = Question { table: &table.table, vector: HalfVector::from_f32_slice(vector), filter, within, depth };
+    let question =
+        Question { table: &table.table, vector: HalfVector::from_f32_slice(vector), filter, within, depth };
     let Some(ef_search) = table.ef_search else { return question.ask(store.pool(), Way::Exact).await };
     let index = Way::Index(ef_search.max(i32::try_from(depth).unwrap_or(i32::MAX)).min(1000));
     if question.is_open() {
