@@ -42,8 +42,8 @@ pub use problem::{ConfigError, Problem};
 pub use recipe::Recipe;
 pub use show::{Shown, ShownSetting};
 pub use value::{
-    Auto, CaptionUse, Compute, DatabaseUrl, Device, Encoder, Engine, IndexBuild, LogFormat, ModelRef, OnOutOfMemory,
-    REDACTED, Resolution, Task, WhisperProfile,
+    Auto, CaptionUse, Compute, DatabaseUrl, Device, Encoder, Engine, IndexBuild, LogFormat, ModelRef,
+    OnOutOfMemory, REDACTED, Resolution, Task, WhisperProfile,
 };
 
 use layers::Layers;

@@ -262,7 +262,9 @@ async fn drop_all(store: &Store) -> anyhow::Result<u8> {
         match store.drop_index(&table.table).await? {
             Some(0) => eprintln!("{name}: there is no index"),
             Some(_) => {
-                eprintln!("{name}: the index is removed; search by meaning compares every vector until it is built again");
+                eprintln!(
+                    "{name}: the index is removed; search by meaning compares every vector until it is built again"
+                );
             }
             None => {
                 eprintln!("{name}: another process builds the index at the moment; stop that first");
@@ -295,7 +297,13 @@ pub async fn after_a_run(world: &World, events: &Events, cancel: &CancellationTo
             .store
             .build_index(&table, means, false, cancel, |at| match told {
                 None => {
-                    notice(false, format!("building the index of {}; Ctrl-C leaves it for later", intent(&table, means)));
+                    notice(
+                        false,
+                        format!(
+                            "building the index of {}; Ctrl-C leaves it for later",
+                            intent(&table, means)
+                        ),
+                    );
                     told = Some(Instant::now());
                 }
                 Some(last) if last.elapsed() >= TOLD_EVERY => {
@@ -315,7 +323,10 @@ pub async fn after_a_run(world: &World, events: &Events, cancel: &CancellationTo
             Err(error) => Err(error.into()),
         };
         if let Err(error) = noted {
-            notice(true, format!("the index could not be built ({error:#}); `spoken index build` tries again"));
+            notice(
+                true,
+                format!("the index could not be built ({error:#}); `spoken index build` tries again"),
+            );
         }
     }
 }
@@ -346,7 +357,11 @@ pub(super) async fn due(store: &Store, config: &Config) -> anyhow::Result<Vec<Ve
 /// `loading tuples, 43 %`.
 fn so_far(at: &Progress) -> String {
     let phase = at.phase.strip_prefix("building index: ").unwrap_or(&at.phase);
-    if at.total > 0 { format!("{phase}, {} %", 100 * at.done.min(at.total) / at.total) } else { phase.to_owned() }
+    if at.total > 0 {
+        format!("{phase}, {} %", 100 * at.done.min(at.total) / at.total)
+    } else {
+        phase.to_owned()
+    }
 }
 
 /// Progress on standard error: one line that changes on a terminal, a line now and then elsewhere.

@@ -6,8 +6,8 @@ use figment::value::{Empty, Num, Tag, Value};
 
 use super::problem::nearest;
 use super::value::{
-    CaptionUse, Compute, DatabaseUrl, Device, Encoder, Engine, IndexBuild, LogFormat, ModelRef, OnOutOfMemory,
-    Resolution, Task, WhisperProfile, expand_home,
+    CaptionUse, Compute, DatabaseUrl, Device, Encoder, Engine, IndexBuild, LogFormat, ModelRef,
+    OnOutOfMemory, Resolution, Task, WhisperProfile, expand_home,
 };
 
 /// A heading under which keys are listed.

@@ -135,18 +135,15 @@ pub(super) async fn by_words(
     depth: i64,
 ) -> Result<(Vec<Candidate>, Vec<Candidate>), SearchError> {
     let Some(query) = query else { return Ok(Default::default()) };
-    let mut tx = begin(pool, "SET LOCAL enable_seqscan = off; SET LOCAL max_parallel_workers_per_gather = 0").await?;
+    let mut tx =
+        begin(pool, "SET LOCAL enable_seqscan = off; SET LOCAL max_parallel_workers_per_gather = 0").await?;
     let (passages, matching) = passages(&mut tx, query, rank, within, depth).await?;
     let few = match rank {
         // Where passages were not all looked at: far fewer segments hold all words of a phrase.
         Rank::Short => matching == 0,
         Rank::Close | Rank::Many => matching < SPARSE,
     };
-    let segments = if few {
-        segments(&mut tx, query, rank, within, depth).await?
-    } else {
-        Vec::new()
-    };
+    let segments = if few { segments(&mut tx, query, rank, within, depth).await? } else { Vec::new() };
     tx.commit().await?;
     Ok((segments, passages))
 }
@@ -249,7 +246,8 @@ pub(super) async fn nearest(
     depth: i64,
 ) -> Result<Vec<Candidate>, SearchError> {
     let Some(table) = store.search_table(model).await? else { return Ok(Vec::new()) };
-    let question = Question { table: &table.table, vector: HalfVector::from_f32_slice(vector), filter, within, depth };
+    let question =
+        Question { table: &table.table, vector: HalfVector::from_f32_slice(vector), filter, within, depth };
     let Some(ef_search) = table.ef_search else { return question.ask(store.pool(), Way::Exact).await };
     let index = Way::Index(ef_search.max(i32::try_from(depth).unwrap_or(i32::MAX)).min(1000));
     if question.is_open() {

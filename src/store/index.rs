@@ -295,7 +295,9 @@ impl Store {
         match self.run_build(conn, pid, &table.table, &statement, cancel, progress).await {
             Ok(()) => {}
             // Told to stop: by our own cancelling, and not by somebody else's.
-            Err(sqlx::Error::Database(e)) if cancel.is_cancelled() && e.code().as_deref() == Some("57014") => {
+            Err(sqlx::Error::Database(e))
+                if cancel.is_cancelled() && e.code().as_deref() == Some("57014") =>
+            {
                 remove(conn, &table.table, Which::Unfinished).await?;
                 return Ok(Built::Cancelled);
             }

@@ -130,7 +130,10 @@ impl Store {
     }
 
     /// The table that a search of `model`'s vectors asks, if any were ever stored.
-    pub(crate) async fn search_table(&self, model: &EmbeddingModel) -> Result<Option<SearchTable>, StoreError> {
+    pub(crate) async fn search_table(
+        &self,
+        model: &EmbeddingModel,
+    ) -> Result<Option<SearchTable>, StoreError> {
         // An index that was made by hand has no row in vector_indexes: then wide enough for most.
         Ok(sqlx::query_as(
             "SELECT m.table_name AS table, greatest(c.reltuples, 0)::bigint AS rows,

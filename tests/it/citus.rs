@@ -36,7 +36,14 @@ async fn put(store: &Store, name: &str, model: &EmbeddingModel) {
     let segments = vec![segment(0, 1000, "en", "Something said.")];
     let passages = passages(&segments, 1);
     store
-        .complete(&work.claimed, &Metadata::default(), &transcript(segments), &passages, &[vec![0.5; 4]], model)
+        .complete(
+            &work.claimed,
+            &Metadata::default(),
+            &transcript(segments),
+            &passages,
+            &[vec![0.5; 4]],
+            model,
+        )
         .await
         .unwrap();
 }
@@ -56,8 +63,7 @@ async fn tables(store: &Store) -> Vec<String> {
 }
 
 fn is_distributed(table: &str) -> bool {
-    DISTRIBUTED.contains(&table)
-        || table.starts_with("embeddings_") && table != "embedding_models"
+    DISTRIBUTED.contains(&table) || table.starts_with("embeddings_") && table != "embedding_models"
 }
 
 #[tokio::test]
@@ -68,7 +74,9 @@ async fn what_belongs_to_an_item_is_keyed_by_it() {
     for table in &tables {
         let columns = texts(
             &store,
-            &format!("SELECT attname::text FROM pg_attribute WHERE attrelid = '{table}'::regclass AND attnum > 0"),
+            &format!(
+                "SELECT attname::text FROM pg_attribute WHERE attrelid = '{table}'::regclass AND attnum > 0"
+            ),
         )
         .await;
         let with_media = columns.iter().any(|c| c == "media_id");
@@ -113,8 +121,12 @@ async fn foreign_keys_stay_on_one_machine() {
     for (name, from, to, columns, referenced) in keys {
         match (is_distributed(&from), is_distributed(&to)) {
             (true, true) => {
-                let together = columns.iter().zip(&referenced).any(|(a, b)| a == "media_id" && b == "media_id");
-                assert!(together, "{name}: {from} {columns:?} points at {to} {referenced:?} on another machine");
+                let together =
+                    columns.iter().zip(&referenced).any(|(a, b)| a == "media_id" && b == "media_id");
+                assert!(
+                    together,
+                    "{name}: {from} {columns:?} points at {to} {referenced:?} on another machine"
+                );
             }
             (false, true) => panic!("{name}: {from} is on every machine, {to} on one of them"),
             (_, false) => {}
@@ -144,7 +156,9 @@ async fn nothing_takes_its_identity_from_a_sequence_and_nothing_is_triggered() {
         assert_eq!(identities, [""; 0], "{table}");
         let triggers = texts(
             &store,
-            &format!("SELECT tgname::text FROM pg_trigger WHERE tgrelid = '{table}'::regclass AND NOT tgisinternal"),
+            &format!(
+                "SELECT tgname::text FROM pg_trigger WHERE tgrelid = '{table}'::regclass AND NOT tgisinternal"
+            ),
         )
         .await;
         assert_eq!(triggers, [""; 0], "{table}");
@@ -190,7 +204,8 @@ async fn the_work_on_one_item_waits_for_no_other() {
 #[tokio::test]
 async fn the_script_spreads_what_belongs_to_items_and_puts_the_keys_back() {
     let (store, url) = used().await;
-    const KEYS: &str = "SELECT conrelid::regclass || ' ' || conname || ' ' || pg_get_constraintdef(oid) FROM pg_constraint
+    const KEYS: &str =
+        "SELECT conrelid::regclass || ' ' || conname || ' ' || pg_get_constraintdef(oid) FROM pg_constraint
                         WHERE contype = 'f' ORDER BY 1";
     let before = texts(&store, KEYS).await;
     sqlx::raw_sql(

@@ -7,8 +7,8 @@ use chrono::NaiveDate;
 use serde_json::{Value, json};
 use spoken::media::{Item, Metadata};
 use spoken::search::{
-    Alike, Answer, Correction, Filter, Hit, Mode, Moment, Note, QueryVector, SearchError, SearchRequest, alike,
-    corrected, search,
+    Alike, Answer, Correction, Filter, Hit, Mode, Moment, Note, QueryVector, SearchError, SearchRequest,
+    alike, corrected, search,
 };
 use spoken::store::{Claim, Store};
 
@@ -38,9 +38,18 @@ fn titles(hits: &[Hit]) -> Vec<&str> {
 }
 
 /// As [`put`], with what fetching learned.
-async fn put_with(store: &Store, item: &Item, metadata: Metadata, language: &str, lines: &[&str], listed: &str) {
+async fn put_with(
+    store: &Store,
+    item: &Item,
+    metadata: Metadata,
+    language: &str,
+    lines: &[&str],
+    listed: &str,
+) {
     store.upsert(item, listed).await.unwrap();
-    let Claim::Work(work) = store.claim(item.media_id, "worker").await.unwrap() else { panic!("not claimed") };
+    let Claim::Work(work) = store.claim(item.media_id, "worker").await.unwrap() else {
+        panic!("not claimed")
+    };
     let segments = said(language, lines);
     let passages = passages(&segments, 1);
     let vectors = vec![vec![0.5; 4]; passages.len()];
@@ -55,16 +64,22 @@ async fn filters_leave_only_what_was_asked_for_in_words_and_meaning() {
     let store = store().await;
     let about = |channel: &str, day: Option<&str>| Metadata {
         channel: Some(channel.into()),
-        published_at: day.map(|d| {
-            d.parse::<NaiveDate>().unwrap().and_hms_opt(12, 0, 0).unwrap().and_utc().timestamp()
-        }),
+        published_at: day
+            .map(|d| d.parse::<NaiveDate>().unwrap().and_hms_opt(12, 0, 0).unwrap().and_utc().timestamp()),
         ..Metadata::default()
     };
     let lines = ["Tea for two.", "Nothing else."];
     put_with(&store, &item("one"), about("Café Société", Some("2024-05-01")), "en", &lines, "list://a").await;
     put_with(&store, &item("two"), about("Tea house", Some("2025-05-01")), "en", &lines, "list://b").await;
-    put_with(&store, &item("three"), about("Tea house", None), "de", &["Tea for two.", "Sonst nichts."], "list://b")
-        .await;
+    put_with(
+        &store,
+        &item("three"),
+        about("Tea house", None),
+        "de",
+        &["Tea for two.", "Sonst nichts."],
+        "list://b",
+    )
+    .await;
     let found = async |filter: Filter| -> Vec<String> {
         let vector = [0.5; 4];
         let near = Some(QueryVector { model: &model(), vector: &vector });
@@ -118,7 +133,14 @@ async fn of_an_item_with_many_hits_the_best_are_shown_and_all_are_counted() {
     let lines: Vec<String> = (0..8).map(|n| format!("The owl said {n}.")).collect();
     let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
     put(&store, &item("many"), said("en", &lines), 1, flat).await;
-    put(&store, &item("few"), said("en", &["An owl and a cat and much else that is no owl at all."]), 1, flat).await;
+    put(
+        &store,
+        &item("few"),
+        said("en", &["An owl and a cat and much else that is no owl at all."]),
+        1,
+        flat,
+    )
+    .await;
     let all = ask(&store, &request("owl")).await.hits;
     assert_eq!(all.len(), 9);
     let grouped = ask(&store, &SearchRequest { per_item: 2, ..request("owl") }).await.hits;
@@ -243,16 +265,24 @@ async fn a_word_that_nobody_says_is_taken_for_the_nearest_that_somebody_does() {
         assert_eq!(meant(typed).await.as_deref(), Some(expected), "{typed}");
     }
     // Said, in this or another form; too short; too far; excluded, a beginning, a number, without spaces.
-    for typed in
-        ["runing", "runs", "canciones", "ad", "zzzzzzzz", "written -lovlace", "lovlac*", "19455", "東京タワ", "", "\0"]
-    {
+    for typed in [
+        "runing",
+        "runs",
+        "canciones",
+        "ad",
+        "zzzzzzzz",
+        "written -lovlace",
+        "lovlac*",
+        "19455",
+        "東京タワ",
+        "",
+        "\0",
+    ] {
         assert_eq!(meant(typed).await, None, "{typed}");
     }
     let replaced = corrected(&store, "Lovlace", |_| false).await.unwrap();
-    let expected = Correction {
-        query: "lovelace".into(),
-        replaced: vec![("Lovlace".into(), "lovelace".into())],
-    };
+    let expected =
+        Correction { query: "lovelace".into(), replaced: vec![("Lovlace".into(), "lovelace".into())] };
     assert_eq!(replaced, Some(expected));
     assert_eq!(corrected(&store, "lovlace", |word| word == "lovlace").await.unwrap(), None, "a proper word");
     // What is said later is known from then on, and an item that is done again changes nothing.
@@ -336,7 +366,11 @@ fn talks(library: &Library) -> std::path::PathBuf {
 fn transcripts_are_brought_in_and_found_from_the_command_line() {
     let library = Library::with_server();
     // An empty library answers, too.
-    for arguments in [&["search", "anything"][..], &["search", "--mode", "text", "any* -thing OR"], &["search", "-n", "1", "--", "-x"]] {
+    for arguments in [
+        &["search", "anything"][..],
+        &["search", "--mode", "text", "any* -thing OR"],
+        &["search", "-n", "1", "--", "-x"],
+    ] {
         let ran = library.ok(arguments);
         assert_eq!(ran.stdout, "", "{ran}");
         assert!(!ran.stderr.is_empty() && !ran.stderr.contains("error"), "{ran}");
@@ -385,7 +419,18 @@ fn transcripts_are_brought_in_and_found_from_the_command_line() {
     }
     let ran = library.ok(&["search", "roses", "--color", "always", "--mode", "text"]);
     assert!(ran.stdout.contains("\u{1b}[33m\u{1b}[1mRoses\u{1b}[0m"), "{ran}");
-    let none = library.ok(&["search", "roses", "--channel", "deep sea", "--after", "2025-01-01", "--source", "youtube", "--mode", "text"]);
+    let none = library.ok(&[
+        "search",
+        "roses",
+        "--channel",
+        "deep sea",
+        "--after",
+        "2025-01-01",
+        "--source",
+        "youtube",
+        "--mode",
+        "text",
+    ]);
     assert!(none.stdout.is_empty() && none.stderr.contains("nothing found"), "{none}");
     let none = library.ok(&["search", "roses", "--before", "2025-01-01", "--longer-than", "9h", "--json"]);
     assert_eq!(none.stdout, "");

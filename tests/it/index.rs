@@ -62,7 +62,14 @@ async fn filled(items: usize) -> (Store, String) {
         let passages = passages(&segments, 1);
         let vectors: Vec<_> = (0..PASSAGES).map(|p| vector(n, p)).collect();
         store
-            .complete(&work.claimed, &Metadata::default(), &transcript(segments), &passages, &vectors, &model())
+            .complete(
+                &work.claimed,
+                &Metadata::default(),
+                &transcript(segments),
+                &passages,
+                &vectors,
+                &model(),
+            )
             .await
             .unwrap();
     }
@@ -231,21 +238,37 @@ async fn through_the_index_with_filters_the_nearest_are_found() {
     const ITEMS: usize = 420;
     let (store, _) = filled(ITEMS).await;
     assert!(matches!(build(&store, false).await, Built::Now(_)));
-    let many: Vec<MediaId> = (0..ITEMS).filter(|n| n % 3 > 0).map(|n| item(&format!("i{n}")).media_id).collect();
+    let many: Vec<MediaId> =
+        (0..ITEMS).filter(|n| n % 3 > 0).map(|n| item(&format!("i{n}")).media_id).collect();
     let cases: [(&str, Filter, Box<dyn Fn(usize) -> bool>); 5] = [
         ("open", Filter::default(), Box::new(|_| true)),
         // Few pass: all of them are compared.
-        ("one item", Filter { media: vec![item("i17").media_id], ..Filter::default() }, Box::new(|n| n == 17)),
-        ("a language of few", Filter { languages: vec!["fi".into()], ..Filter::default() }, Box::new(|n| n % 7 == 0)),
+        (
+            "one item",
+            Filter { media: vec![item("i17").media_id], ..Filter::default() },
+            Box::new(|n| n == 17),
+        ),
+        (
+            "a language of few",
+            Filter { languages: vec!["fi".into()], ..Filter::default() },
+            Box::new(|n| n % 7 == 0),
+        ),
         // Many pass: the index goes on until there are enough.
-        ("a language of many", Filter { languages: vec!["en".into()], ..Filter::default() }, Box::new(|n| n % 7 != 0)),
+        (
+            "a language of many",
+            Filter { languages: vec!["en".into()], ..Filter::default() },
+            Box::new(|n| n % 7 != 0),
+        ),
         ("many items", Filter { media: many, ..Filter::default() }, Box::new(|n| n % 3 > 0)),
     ];
     for (name, filter, passes) in cases {
         let (mut found, mut all) = (0, 0);
         for n in 0..20 {
-            let question: Vec<f32> =
-                vector(n * 20, n % PASSAGES).iter().zip(vector(n * 7, 1)).map(|(a, b)| 0.8 * a + 0.2 * b).collect();
+            let question: Vec<f32> = vector(n * 20, n % PASSAGES)
+                .iter()
+                .zip(vector(n * 7, 1))
+                .map(|(a, b)| 0.8 * a + 0.2 * b)
+                .collect();
             let near = Some(QueryVector { model: &model(), vector: &question });
             let request = SearchRequest {
                 mode: Mode::Semantic,
@@ -269,7 +292,8 @@ async fn common_words_and_phrases_of_them_are_answered_from_a_bounded_part() {
     // Every passage holds every word of these questions; 4,200 are more than are ranked.
     let (store, _) = filled(420).await;
     let ask = async |query: &str| {
-        let request = SearchRequest { mode: Mode::Text, query: query.into(), limit: 10, ..Default::default() };
+        let request =
+            SearchRequest { mode: Mode::Text, query: query.into(), limit: 10, ..Default::default() };
         search(&store, &request, None).await.unwrap().hits
     };
     assert_eq!(ask("glaciers passage").await.len(), 10);

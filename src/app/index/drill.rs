@@ -41,9 +41,8 @@ pub(super) async fn drill(world: &World, args: &IndexDrillArgs) -> anyhow::Resul
 
 /// Passages there are. All items have the same number.
 async fn passages(store: &Store) -> anyhow::Result<u64> {
-    let items: i64 = sqlx::query_scalar("select count(*) from media where state = 'done'")
-        .fetch_one(store.pool())
-        .await?;
+    let items: i64 =
+        sqlx::query_scalar("select count(*) from media where state = 'done'").fetch_one(store.pool()).await?;
     Ok(items.unsigned_abs() * made::PASSAGES)
 }
 
@@ -106,14 +105,7 @@ async fn one(store: &Store, speech: &Speech, number: u64) -> anyhow::Result<Dura
     let making = began.elapsed();
     let metadata = Metadata { channel: Some(made::channel(number)), ..Metadata::default() };
     store
-        .complete(
-            &work.claimed,
-            &metadata,
-            &made.transcript,
-            &made.passages,
-            &made.vectors,
-            &made::model(),
-        )
+        .complete(&work.claimed, &metadata, &made.transcript, &made.passages, &made.vectors, &made::model())
         .await?;
     Ok(making)
 }
@@ -182,12 +174,7 @@ async fn ask(store: &Store, args: &IndexDrillArgs) -> anyhow::Result<()> {
         let whole = began.elapsed();
         if number >= args.warm {
             let found = answer.hits.iter().any(|hit| hit.media_id == question.item);
-            times.push((
-                question.kind,
-                whole.as_secs_f64() * 1e3,
-                corrected.as_secs_f64() * 1e3,
-                found,
-            ));
+            times.push((question.kind, whole.as_secs_f64() * 1e3, corrected.as_secs_f64() * 1e3, found));
         }
     }
     let of = |kind: Option<&str>| {

@@ -52,7 +52,8 @@ pub(super) struct Draw(u64);
 impl Draw {
     /// A stream of its own for each pair.
     pub(super) fn of(kind: u64, number: u64) -> Self {
-        let mut draw = Self(kind.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ number.wrapping_mul(0xd1b5_4a32_d192_ed03));
+        let mut draw =
+            Self(kind.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ number.wrapping_mul(0xd1b5_4a32_d192_ed03));
         draw.next();
         draw
     }

@@ -108,7 +108,9 @@ fn in_words(table: &VectorTable, due: bool, config: &Config) -> String {
     match (&table.index, &table.building) {
         (Some(index), _) if index.valid => format!("complete, {}", size(index.bytes)),
         (_, Some(at)) => format!("being built: {}", so_far(at)),
-        (Some(_), None) => "left unfinished by an interrupted build; `spoken index build` starts over".to_owned(),
+        (Some(_), None) => {
+            "left unfinished by an interrupted build; `spoken index build` starts over".to_owned()
+        }
         (None, None) if due => {
             "none; every vector is compared, which takes long by now: `spoken index build`".to_owned()
         }
