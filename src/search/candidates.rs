@@ -1,9 +1,10 @@
 //! The statements that read the entries of a ranking, so that they stay quick in a library of a million passages.
 //!
 //! **Words.** Finding the rows that hold a word is quick however common it is; reading each of them to rank it is not (about
-//! 5 µs). So of each list only the first [`RANKED`] rows that match are ranked. Where more match, the words are common, and
-//! their rank tells little; the rarer words decide, which the relaxed search has alone, and the vectors. Segments are not
-//! asked where passages had more than that. A phrase is looked for among the rows that hold all of its words.
+//! 5 µs). So of each list only the first rows that match are ranked ([`RANKED`], [`RANKED_ANY`]). Where more match, the words
+//! are common, and their rank tells little; the rarer words decide, which the relaxed search has alone, and the vectors. A
+//! phrase is looked for among the rows that hold all of its words. What a segment says a passage says, too: segments are asked
+//! where few passages match ([`SPARSE`]), to rank those better, and to find segments that no passage holds.
 //!
 //! **Vectors.** Through the index (HNSW) where there is one, else by comparing all. With a filter, the index goes on until
 //! enough entries pass (`hnsw.iterative_scan`), which takes the longer the fewer do; or all that pass are compared, which
@@ -21,6 +22,10 @@ use crate::store::{EmbeddingModel, Store};
 
 /// Rows of a list that are ranked.
 const RANKED: i64 = 2_000;
+/// Rows that hold some of the words and are ranked: it is the list that weighs least.
+const RANKED_ANY: i64 = 1_000;
+/// So many passages are few.
+const SPARSE: i64 = 200;
 /// Rows that hold all words of a phrase and are looked at for it.
 const PHRASED: i64 = 3_000;
 /// The same where somebody asked for the phrase and nothing else; 20,000 take a tenth of a second.
@@ -102,7 +107,7 @@ impl Rank {
             )
         };
         if !has_phrase(query) {
-            return matching("$1::text", RANKED);
+            return matching("$1::text", if self == Self::Many { RANKED_ANY } else { RANKED });
         }
         // Every row that holds the words has to be read to see whether they follow each other.
         let looked_at = if self == Self::Short { PHRASED } else { PHRASED_STRICT };
@@ -130,14 +135,15 @@ pub(super) async fn by_words(
     depth: i64,
 ) -> Result<(Vec<Candidate>, Vec<Candidate>), SearchError> {
     let Some(query) = query else { return Ok(Default::default()) };
-    let mut tx = begin(pool, "enable_seqscan = off; SET LOCAL max_parallel_workers_per_gather = 0").await?;
-    let (passages, all) = passages(&mut tx, query, rank, within, depth).await?;
-    // A phrase stands within a segment more often than not, and far fewer segments hold all its words.
-    let segments = if all || rank == Rank::Short {
-        segments(&mut tx, query, rank, within, depth).await?
-    } else {
-        Vec::new()
+    let mut tx =
+        begin(pool, "SET LOCAL enable_seqscan = off; SET LOCAL max_parallel_workers_per_gather = 0").await?;
+    let (passages, matching) = passages(&mut tx, query, rank, within, depth).await?;
+    let few = match rank {
+        // Where passages were not all looked at: far fewer segments hold all words of a phrase.
+        Rank::Short => matching == 0,
+        Rank::Close | Rank::Many => matching < SPARSE,
     };
+    let segments = if few { segments(&mut tx, query, rank, within, depth).await? } else { Vec::new() };
     tx.commit().await?;
     Ok((segments, passages))
 }
@@ -146,7 +152,7 @@ pub(super) async fn by_words(
 /// rare word is wrong for a common one.
 async fn begin(pool: &PgPool, settings: &str) -> Result<Transaction<'static, Postgres>, sqlx::Error> {
     let mut tx = pool.begin().await?;
-    let sql = format!("SET LOCAL jit = off; SET LOCAL {settings}");
+    let sql = format!("SET LOCAL jit = off; {settings}");
     sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut *tx).await?;
     Ok(tx)
 }
@@ -191,14 +197,14 @@ async fn segments(
         .collect())
 }
 
-/// The passages, and whether these are all that match, and not more than are ranked.
+/// The passages, and how many were ranked for it.
 async fn passages(
     tx: &mut Transaction<'_, Postgres>,
     query: &str,
     rank: Rank,
     within: Within<'_>,
     depth: i64,
-) -> Result<(Vec<Candidate>, bool), SearchError> {
+) -> Result<(Vec<Candidate>, i64), SearchError> {
     let sql = format!(
         "SELECT t.media_id, t.first_segment, t.end_segment, count(*) OVER () FROM ({}) t
          ORDER BY {} DESC, t.media_id, t.seq LIMIT $2",
@@ -213,8 +219,8 @@ async fn passages(
         .persistent(false)
         .fetch_all(&mut **tx)
         .await?;
-    let all = rows.first().is_none_or(|(.., matching)| *matching < RANKED);
-    Ok((rows.into_iter().map(|(media_id, first, end, _)| unit(media_id, first, end)).collect(), all))
+    let matching = rows.first().map_or(0, |(.., matching)| *matching);
+    Ok((rows.into_iter().map(|(media_id, first, end, _)| unit(media_id, first, end)).collect(), matching))
 }
 
 fn unit(media_id: Uuid, first: i32, end: i32) -> Candidate {
@@ -280,17 +286,19 @@ impl Question<'_> {
         self.filter.is_none() && self.within.is_everything()
     }
 
-    /// The condition on passages `p`: the text is parameter 3, items 4, languages 5.
+    /// The condition on the text of passages `p`: the words are parameter 3, languages 5.
     fn passes(&self) -> String {
         let text = if self.filter.is_some() { "p.tsv @@ $3::text::tsquery" } else { "$3::text IS NULL" };
-        format!("{text} AND {}", self.within.sql("p", 4))
+        format!("{text} AND {}", self.within.spoken("p", 5))
     }
 
     /// Passages that pass, as the planner estimates.
     async fn expected(&self, pool: &PgPool) -> Result<f64, SearchError> {
         let sql = format!(
-            "EXPLAIN (FORMAT JSON) SELECT FROM passages p WHERE $1::halfvec IS NOT NULL AND $2::bigint > 0 AND {}",
-            self.passes()
+            "EXPLAIN (FORMAT JSON) SELECT FROM passages p
+             WHERE $1::halfvec IS NOT NULL AND $2::bigint > 0 AND {} AND {}",
+            self.passes(),
+            self.within.items("p", 4)
         );
         let plan: serde_json::Value = sqlx::query_scalar(AssertSqlSafe(sql))
             .bind(&self.vector)
@@ -308,11 +316,11 @@ impl Question<'_> {
         let settings = match way {
             // Anything but the order that the index gives would be no use of it. Nested loops keep that order.
             Way::Index(ef_search) => format!(
-                "hnsw.ef_search = {ef_search}; SET LOCAL hnsw.iterative_scan = relaxed_order; SET LOCAL enable_sort = off; \
+                "SET LOCAL hnsw.ef_search = {ef_search}; SET LOCAL hnsw.iterative_scan = relaxed_order; SET LOCAL enable_sort = off; \
                  SET LOCAL enable_seqscan = off; SET LOCAL enable_bitmapscan = off; SET LOCAL enable_hashjoin = off; \
                  SET LOCAL enable_mergejoin = off; SET LOCAL max_parallel_workers_per_gather = 0"
             ),
-            Way::Exact => "enable_indexonlyscan = on".to_owned(),
+            Way::Exact => String::new(),
         };
         let mut tx = begin(pool, &settings).await?;
         let rows: Vec<(Uuid, i32, i32)> = sqlx::query_as(AssertSqlSafe(self.sql(way)))
@@ -335,12 +343,15 @@ impl Question<'_> {
             Way::Index(_) => "e.embedding <=> $1",
             Way::Exact => "(e.embedding <=> $1) + 0",
         };
+        let items = match way {
+            // As a condition on each entry that comes out of the index, looked up in a hash.
+            Way::Index(_) if self.within.media.is_some() => "e.media_id = ANY($4::uuid[])".to_owned(),
+            _ => self.within.items("e", 4),
+        };
         let from = if self.filter.is_none() && self.within.languages.is_empty() {
             // Vectors of an item lie beside each other, and their passages need not be read for it.
-            let items = self.within.items("e", 4);
             format!("{table} e WHERE $3::text IS NULL AND {items} AND cardinality($5::text[]) = 0")
         } else {
-            let items = self.within.items("e", 4);
             format!(
                 "{table} e JOIN media m USING (media_id)
                  JOIN passages p ON p.media_id = e.media_id AND p.model_id = m.model AND p.seq = e.seq

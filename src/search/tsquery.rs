@@ -6,7 +6,7 @@ use super::query::{Query, Term};
 
 /// Passages that the words of the relaxed search may match together before common ones are left out: about as many as are
 /// ranked of a list.
-const RELAXED_ROWS: f64 = 3_000.0;
+const RELAXED_ROWS: f64 = 1_000.0;
 
 /// The query as `tsquery`s, in text form; none where no word is left of it.
 #[derive(Debug, sqlx::FromRow)]
