@@ -151,6 +151,72 @@ async fn the_last_bumped_is_first_and_a_scheduled_one_need_not_wait() {
     assert_eq!(order(&bare).await, ["d", "c", "b", "a"]);
 }
 
+/// The position at which an item comes back that was delayed for a second at its first turn, among sixty others of which
+/// each takes a moment; `attempts` is what the store counted.
+async fn comes_back(attempts: i32) -> (usize, usize) {
+    let bare = Bare::new().await;
+    let others: Vec<String> = (0..60).map(|n| format!("other {n}")).collect();
+    let ids = bare.add(&others.iter().map(String::as_str).chain(["delayed"]).collect::<Vec<_>>()).await;
+    let delayed = ids[60];
+    // Second in line, behind one and before all others.
+    let entries: Vec<Entry> = (0..)
+        .zip(&ids)
+        .map(|(n, id)| Entry {
+            handicap: Duration::from_secs(if *id == delayed { 90 } else { 60 * (n + 1) }),
+            ..Entry::new(*id, 0)
+        })
+        .collect();
+    bare.control.enqueue(&entries, Lane::Ordinary).await.unwrap();
+    sqlx::query("update media set attempts = $1").bind(attempts).execute(bare.store.pool()).await.unwrap();
+    let queue = bare.queue(1).await;
+    let served: Arc<Mutex<Vec<MediaId>>> = Arc::default();
+    let stop = CancellationToken::new();
+    let handler = {
+        let (store, served) = (bare.store.clone(), served.clone());
+        move |id: MediaId, _: JobInfo| {
+            let (store, served) = (store.clone(), served.clone());
+            async move {
+                let first = {
+                    let mut served = served.lock().unwrap();
+                    served.push(id);
+                    served.iter().filter(|known| **known == id).count() == 1
+                };
+                if id == delayed && first {
+                    return Outcome::Retry { after: Duration::from_secs(1), message: "later".into() };
+                }
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                sqlx::query("update media set state = 'done' where media_id = $1")
+                    .bind(id.0)
+                    .execute(store.pool())
+                    .await
+                    .unwrap();
+                Outcome::Done
+            }
+        }
+    };
+    let end = async {
+        bare.until("all are done", UNFINISHED).await;
+        stop.cancel();
+    };
+    tokio::join!(queue.run(handler, stop.clone()), end);
+    queue.close().await.unwrap();
+    let served = served.lock().unwrap();
+    let turns: Vec<usize> =
+        served.iter().enumerate().filter(|(_, id)| **id == delayed).map(|(n, _)| n).collect();
+    assert_eq!((turns.len(), served.len()), (2, 62));
+    (turns[0], turns[1])
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_tried_comes_back_first_and_what_was_put_off_to_its_place() {
+    for attempts in [0, 1] {
+        let (first, again) = comes_back(attempts).await;
+        assert_eq!(first, 1, "after {attempts} attempts");
+        // Due after about ten others; seen after at most ten more. At the end of the line it would be the last.
+        assert!((2..55).contains(&again), "after {attempts} attempts it came back as number {again} of 62");
+    }
+}
+
 /// Counts what it is given, and sets it done.
 fn counting(
     store: &Store,
