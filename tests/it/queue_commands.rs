@@ -158,29 +158,32 @@ async fn comes_back(attempts: i32) -> Vec<String> {
     let bare = Bare::new().await;
     let names: Vec<String> =
         (0..10).map(|n| format!("before {n}")).chain((0..5).map(|n| format!("after {n}"))).collect();
-    let ids = bare.add(&names.iter().map(String::as_str).chain(["delayed"]).collect::<Vec<_>>()).await;
-    let entry = |n: usize, minutes: u64| Entry {
+    let entry = |id: MediaId, minutes: u64| Entry {
         handicap: Duration::from_secs(60 * minutes),
-        ..Entry::new(ids[n], 0)
+        ..Entry::new(id, 0)
     };
+    let delayed = bare.add(&["delayed"]).await[0];
     sqlx::query("update media set attempts = $1").bind(attempts).execute(bare.store.pool()).await.unwrap();
-    bare.control.enqueue(&[entry(15, 60)], Lane::Ordinary).await.unwrap();
-    let others: Vec<Entry> =
-        (0..10).map(|n| entry(n, n as u64)).chain((10..15).map(|n| entry(n, 90))).collect();
+    bare.control.enqueue(&[entry(delayed, 60)], Lane::Ordinary).await.unwrap();
+    let others: Vec<_> = names.iter().map(|name| item(name)).collect();
+    let entries: Vec<Entry> =
+        (0..).zip(&others).map(|(n, item)| entry(item.media_id, if n < 10 { n } else { 90 })).collect();
     let queue = bare.queue(1).await;
     let served: Arc<Mutex<Vec<String>>> = Arc::default();
     let stop = CancellationToken::new();
     let handler = {
         let (store, control, served) = (bare.store.clone(), bare.control.clone(), served.clone());
         move |id: MediaId, _: JobInfo| {
-            let (store, control, served, others) =
-                (store.clone(), control.clone(), served.clone(), others.clone());
+            let (store, control, served) = (store.clone(), control.clone(), served.clone());
+            let (others, entries) = (others.clone(), entries.clone());
             async move {
                 let title = store.media(id).await.unwrap().unwrap().title;
                 let first = served.lock().unwrap().is_empty();
                 served.lock().unwrap().push(title.clone());
                 if first {
-                    control.enqueue(&others, Lane::Ordinary).await.unwrap();
+                    // Jobs first, so that the reconciler gives them none.
+                    control.enqueue(&entries, Lane::Ordinary).await.unwrap();
+                    store.upsert_many(&others, "test").await.unwrap();
                     return Outcome::Retry { after: Duration::from_secs(1), message: "later".into() };
                 }
                 if title == "before 4" {
