@@ -309,16 +309,19 @@ async fn captions_that_people_made_stand_for_a_transcript_where_they_are_wanted_
         truth.duration % 60.0 - 0.3
     );
     let title = "WEBVTT\n\n00:00.200 --> 00:01.000\nTitle only\n";
-    // What is wanted, what is there, whose transcript it is in the end.
-    for (wanted, captions, written) in [
-        ("first", whole.as_str(), true),
-        ("ignore", &whole, false),
-        ("fallback", &whole, false),
-        ("first", title, false),
+    let length = Some((truth.duration * 1000.0) as i64);
+    // What is wanted, what is there, whether the length is known; whose transcript it is in the end.
+    for (wanted, captions, length, written) in [
+        ("first", whole.as_str(), None, true),
+        ("first", &whole, length, true),
+        ("ignore", &whole, length, false),
+        ("fallback", &whole, length, false),
+        ("first", title, length, false),
     ] {
         let url = database().await;
         let library = Library::on(&url);
         let (server, item) = captioned(&talk, captions).await;
+        let item = Item { duration_ms: length, ..item };
         let store = Store::connect(&url, &StoreOptions::default()).await.unwrap();
         store.migrate().await.unwrap();
         store.upsert_many(std::slice::from_ref(&item), "test").await.unwrap();
@@ -327,6 +330,12 @@ async fn captions_that_people_made_stand_for_a_transcript_where_they_are_wanted_
         let ran = finish(command);
         assert_eq!((ran.code, ran.json()["done"].as_u64()), (0, Some(1)), "{wanted}: {ran}");
         assert_eq!(server.requests("/c/en.vtt"), usize::from(wanted != "ignore"), "{wanted}");
+        let fetched = server.requests("/stream/1/s0.ts") > 0;
+        assert_eq!(
+            fetched,
+            !(written && length.is_some()),
+            "{wanted}: the media is needless where captions do"
+        );
         let (model, text): (String, String) = sqlx::query_as(
             "select model, (select string_agg(text, ' ' order by seq) from segments s where s.media_id = m.media_id) \
              from media m",

@@ -515,7 +515,7 @@ async fn a_running_item_is_shown_where_it_runs_and_stops_when_cancelled() {
     assert_eq!((&summary["done"], &summary["failed"]), (&Value::from(1), &Value::from(0)), "{ran}");
     assert_eq!(library.counts(), [0, 0, 1, 1]);
     library.assert_in_order();
-    assert_eq!(library.query("select count(*) from workers"), 0, "the worker took its leave");
+    assert_eq!(library.query("select count(*) from nodes"), 0, "the worker took its leave");
 
     // Named again it stays out, until it is asked for.
     let ran = library.ok(&["ingest", "--json", &urls[0]]);
