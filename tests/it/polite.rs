@@ -15,6 +15,7 @@ use uuid::Uuid;
 
 use super::cli::{Library, Working, ffmpeg, finish, speeches, until};
 use super::ingest::TALKS;
+use super::roles::shared_folder;
 use super::server::{Fault, Page, Server};
 use super::store::{database, store};
 
@@ -376,6 +377,35 @@ async fn captions_that_people_made_stand_for_a_transcript_where_they_are_wanted_
     library.assert_in_order();
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn captions_travel_with_the_audio_to_another_machine() {
+    let (talk, truth) = tokio::task::spawn_blocking(|| speeches(&TALKS[..1]).remove(0)).await.unwrap();
+    let end = truth.duration - 0.3;
+    let captions =
+        format!("WEBVTT\n\n00:00.200 --> {:02}:{:06.3}\nPeople wrote this\n", end as u64 / 60, end % 60.0);
+    let url = database().await;
+    let (server, item) = captioned(&talk, &captions).await;
+    let store = Store::connect(&url, &StoreOptions::default()).await.unwrap();
+    store.migrate().await.unwrap();
+    store.upsert_many(&[item], "test").await.unwrap();
+    let (_folder, settings) = shared_folder();
+    for role in ["fetch", "transcribe"] {
+        let library = Library::on(&url);
+        let mut command = library.command(&["work", "--role", role, "--drain", "--json"]);
+        command.envs(settings.iter().cloned()).env("CAPTIONS", "first");
+        let ran = finish(command);
+        assert_eq!(ran.code, 0, "{role}: {ran}");
+    }
+    assert_eq!(server.requests("/c/en.vtt"), 1);
+    let (model, text): (String, String) =
+        sqlx::query_as("select m.model, s.text from media m join segments s using (media_id)")
+            .fetch_one(store.pool())
+            .await
+            .unwrap();
+    assert_eq!((model.as_str(), text.as_str()), ("captions:en", "People wrote this"));
+    Library::on(&url).assert_in_order();
+}
+
 /// Most requests that came within `window`.
 fn most_within(times: &[Instant], window: Duration) -> usize {
     let mut most = 0;
@@ -388,7 +418,7 @@ fn most_within(times: &[Instant], window: Duration) -> usize {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_site_that_refuses_in_every_way_gets_its_rest_and_all_are_done() {
     const REQUESTS: usize = 14;
-    const WINDOW: Duration = Duration::from_secs(5);
+    const WINDOW: Duration = Duration::from_secs(3);
     let url = database().await;
     let library = Library::on(&url);
     let talks: Vec<_> = {
@@ -417,7 +447,7 @@ async fn a_site_that_refuses_in_every_way_gets_its_rest_and_all_are_done() {
         command.env(
             "RATE_SITES",
             format!(
-                "127.0.0.1 videos=100 requests={REQUESTS} interval=0.1 downloads=2 rest=1 window={}",
+                "127.0.0.1 videos=100 requests={REQUESTS} interval=0.1 downloads=2 rest=0.3 window={}",
                 WINDOW.as_secs()
             ),
         );
