@@ -285,7 +285,8 @@ impl Watch {
         let (events, told) = Events::channel();
         let reporter = tokio::spawn(report::run(terminal.clone(), told, options));
         let stopping = Stopping::default();
-        let listener = stopping.listen(events.clone(), reload, move || terminal.close())?;
+        let grace = Duration::from_secs(loaded.config.stop_grace_seconds);
+        let listener = stopping.listen(grace, events.clone(), reload, move || terminal.close())?;
         let monitor = Monitor::start(events.clone(), Duration::from_secs(1))?;
         Ok(Self { events, stopping, reporter, listener, monitor })
     }

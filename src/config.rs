@@ -170,6 +170,8 @@ pub struct Config {
     pub max_attempts: u32,
     /// A worker that was not heard of for so many seconds is dead, and others take over what it had in hand.
     pub lease_seconds: u64,
+    /// What is in work when a service manager ends the process may go on for so many seconds; then it is given back.
+    pub stop_grace_seconds: u64,
 
     /// yt-dlp's format selection.
     pub ytdlp_format: String,
@@ -271,6 +273,8 @@ impl Config {
             ingestion_limit: 0,
             max_attempts: 5,
             lease_seconds: 120,
+            // Service managers kill after 30 s or more.
+            stop_grace_seconds: 25,
             ytdlp_format: "bestaudio/best".into(),
             cookies_file: None,
             captions: CaptionUse::Ignore,

@@ -5,7 +5,7 @@
 //! * Work on one item: [`Store::claim`], then exactly one of [`Store::complete`], [`Store::fail`],
 //!   [`Store::delay`] and [`Store::release`]. Each of the four is **fenced**: it names the number its claim
 //!   drew, and changes nothing once somebody else has claimed the item ([`SaveError::LeaseLost`]).
-//! * Workers: [`Store::note_worker`], [`Store::lost`].
+//! * Work in hand: [`Store::note_in_hand`], [`Store::lost`].
 //! * Between machines: [`Store::hand_over`] ends a claim by leaving the audio to a transcriber; [`Store::wanted`] tells
 //!   which objects are of use; [`Store::nodes`] are the processes that work here.
 //! * Subscriptions: [`sources`].
@@ -171,6 +171,11 @@ pub enum StoreError {
 }
 
 impl StoreError {
+    /// True where a row holds what this program cannot read: trying again changes nothing.
+    pub fn is_unreadable(&self) -> bool {
+        matches!(self, Self::Database(sqlx::Error::Decode(_) | sqlx::Error::ColumnDecode { .. }))
+    }
+
     /// True where the same call may succeed later without anybody doing something.
     pub fn is_transient(&self) -> bool {
         match self {

@@ -193,7 +193,7 @@ pub async fn start(
             Backlog::default()
         };
         Some(Bringing {
-            fetcher: Fetcher::new(fetch_options(config, &net(world, &worker)?, &stopping.stop))?,
+            fetcher: Fetcher::new(fetch_options(config, role, &net(world, &worker)?, &stopping.stop))?,
             decode: decode_options(config),
             backlog,
             lease: Duration::from_secs(config.lease_seconds),
@@ -298,7 +298,7 @@ pub fn embed_options(config: &Config) -> EmbedOptions {
     EmbedOptions::new(model_name(&config.embedding_model), config.data_dir.join("models"), &config.tools_dir)
 }
 
-fn fetch_options(config: &Config, net: &Net, stop: &CancellationToken) -> FetchOptions {
+fn fetch_options(config: &Config, role: Role, net: &Net, stop: &CancellationToken) -> FetchOptions {
     let mut options = FetchOptions::new(ytdlp(config, net));
     // Half of the workers may wait for busy sites; the others go on with the rest.
     options.waiting = config.io_workers / 2;
@@ -311,6 +311,8 @@ fn fetch_options(config: &Config, net: &Net, stop: &CancellationToken) -> FetchO
                 config::Task::Transcribe => config.language.as_deref().map(str::to_owned),
             },
             first: wanted == config::CaptionUse::First,
+            // What is handed over is audio.
+            alone: wanted == config::CaptionUse::First && role == Role::All,
         }),
     };
     options.format.clone_from(&config.ytdlp_format);

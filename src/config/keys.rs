@@ -392,6 +392,7 @@ pub const KEYS: &[Key] = &[
     key!(Workers, "ingestion_limit", "INGESTION_LIMIT", Kind::Int(0, 10_000_000), "new items taken on in one run; 0: all"),
     key!(Workers, "max_attempts", "MAX_ATTEMPTS", Kind::Int(1, 100), "attempts before an item is given up"),
     key!(Workers, "lease_seconds", "LEASE_SECONDS", Kind::Int(2, 3_600), "silence after which a machine's work goes to others"),
+    key!(Workers, "stop_grace_seconds", "STOP_GRACE_SECONDS", Kind::Int(0, 3_600), "what is in work may take so long after SIGTERM"),
 
     key!(Downloads, "ytdlp_format", "YTDLP_FORMAT", Kind::Text, "yt-dlp's format selection"),
     key!(Downloads, "cookies_file", "COOKIES_FILE", optional Kind::Path, "cookies for sites that want a login"),

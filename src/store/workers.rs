@@ -1,4 +1,4 @@
-//! The processes that work, as they tell of themselves, and whether what they hold is still theirs.
+//! What a process that works has in hand, as it tells of itself, and whether that is still its own.
 
 use std::collections::HashMap;
 
@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use super::{Claimed, Store, StoreError, clean};
 use crate::event::Step;
-use crate::media::MediaId;
+use crate::media::{Failure, MediaId};
 
 /// An item that a worker has in hand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,6 +41,32 @@ impl Store {
         Ok(claims.iter().filter(|claim| !stands(claim)).copied().collect())
     }
 
+    /// Gives up an item that `worker` has claimed without learning its fence, because its row cannot be read; its title and
+    /// what a person would open. None where it is not this worker's any more.
+    ///
+    /// # Errors
+    /// [`StoreError::Database`].
+    pub async fn give_up_unread(
+        &self,
+        media_id: MediaId,
+        worker: &str,
+        failure: &Failure,
+    ) -> Result<Option<(String, String)>, StoreError> {
+        let told = sqlx::query_as(
+            "UPDATE media SET state = CASE WHEN segments IS NULL THEN 'failed' ELSE 'done' END, fence = fence + 1,
+                 error_class = $3, error = $4, remedy = $5, retry_at = NULL, finished_at = now(), updated_at = now()
+             WHERE media_id = $1 AND state = 'active' AND worker = $2 RETURNING title, source",
+        )
+        .bind(media_id.0)
+        .bind(worker)
+        .bind(failure.class.as_str())
+        .bind(&*clean(&failure.message))
+        .bind(&failure.remedy)
+        .fetch_optional(&self.pool)
+        .await?;
+        Ok(told)
+    }
+
     /// True while nothing new may be taken up.
     ///
     /// # Errors
@@ -52,45 +78,24 @@ impl Store {
         Ok(paused.fetch_one(&self.pool).await?)
     }
 
-    /// Notes that `worker` (the identity that it claims with) works in this process, and on what. Workers that were not
-    /// heard of for a day are forgotten.
+    /// Tells what the process `worker` (the identity that it claims with) has in hand; `false` where it is not among the
+    /// nodes (yet).
     ///
     /// # Errors
     /// [`StoreError::Database`].
-    pub async fn note_worker(&self, worker: &str, in_hand: &[InHand]) -> Result<(), StoreError> {
-        let Ok(id) = worker.parse::<Uuid>() else { return Ok(()) };
+    pub async fn note_in_hand(&self, worker: &str, in_hand: &[InHand]) -> Result<bool, StoreError> {
+        let Ok(id) = worker.parse::<Uuid>() else { return Ok(false) };
         let in_hand: Map<String, serde_json::Value> = in_hand
             .iter()
             .map(|item| (item.media_id.to_string(), json!({"step": item.step, "ms": item.ms})))
             .collect();
-        sqlx::query(
-            "WITH forgotten AS (DELETE FROM workers WHERE seen_at < now() - interval '1 day' AND worker_id <> $1)
-             INSERT INTO workers (worker_id, host, pid, in_hand) VALUES ($1, $2, $3, $4)
-             ON CONFLICT (worker_id) DO UPDATE
-             SET host = excluded.host, pid = excluded.pid, in_hand = excluded.in_hand, seen_at = now()",
+        let noted = sqlx::query(
+            "UPDATE nodes SET in_hand = $2, told_at = now(), heartbeat_at = now() WHERE node_id = $1",
         )
         .bind(id)
-        .bind(&*clean(&host()))
-        .bind(i32::try_from(std::process::id()).unwrap_or(0))
         .bind(Json(in_hand))
         .execute(&self.pool)
         .await?;
-        Ok(())
+        Ok(noted.rows_affected() > 0)
     }
-
-    /// The worker works no more.
-    ///
-    /// # Errors
-    /// [`StoreError::Database`].
-    pub async fn forget_worker(&self, worker: &str) -> Result<(), StoreError> {
-        let Ok(id) = worker.parse::<Uuid>() else { return Ok(()) };
-        sqlx::query("DELETE FROM workers WHERE worker_id = $1").bind(id).execute(&self.pool).await?;
-        Ok(())
-    }
-}
-
-/// This machine's name.
-fn host() -> String {
-    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-    if name.trim().is_empty() { "unknown".into() } else { name.trim().into() }
 }

@@ -210,6 +210,8 @@ impl<'a> Field<'a> {
         let sources = if list { self.site.sources() } else { Vec::new() };
         let mut command = ingest(&self.hosts[host], &sources);
         command.env("SPOKEN_TOOLS_DIR", hanging_tools(&self.hosts[host]).0).env("IO_WORKERS", "6");
+        // yt-dlp may be silent for eight times as long: on a machine that is busy with other things it takes seconds to start.
+        command.env("NETWORK_TIMEOUT", "4");
         self.runs[host] = Some(Run::start(command));
     }
 
