@@ -17,7 +17,7 @@ use cache::{Heard, Said};
 use step::Row;
 
 use super::kernels::layer::{Norm, linear, weights};
-use super::kernels::matrix::{Linear, PANEL, Then, parts};
+use super::kernels::matrix::{Linear, PANEL, parts};
 use super::kernels::positions::POSITIONS;
 use super::kernels::vector::{layer_norm, quantise};
 use super::kernels::{HEAD, is_supported, share};
@@ -88,6 +88,8 @@ struct Room {
     worth: Vec<f32>,
     /// `[rows][vocabulary]`.
     logits: Vec<f32>,
+    /// Their largest, a quarter as many.
+    most: Vec<f32>,
 }
 
 /// What is decoded of a window.
@@ -255,11 +257,11 @@ impl Decoder {
             return vec![Vec::new(); windows.len()];
         };
         let all = self.vocabulary.outputs();
-        room.logits.resize(room.logits.len().max(all), 0.0);
+        room.fit(1, all);
         let each = room.ready.chunks_exact(self.width).zip(room.worth.chunks_exact(1));
         each.map(|(row, worth)| {
-            let logits = &mut room.logits[..all];
-            self.vocabulary.apply_panels(first / PANEL..last / PANEL + 1, row, worth, Then::Store, logits);
+            let (logits, most) = (&mut room.logits[..all], &mut room.most[..all / 4]);
+            self.vocabulary.measure(first / PANEL..last / PANEL + 1, row, worth, logits, most);
             let most = languages().map(|id| logits[id]).fold(f32::MIN, f32::max);
             let total: f32 = languages().map(|id| (logits[id] - most).exp()).sum();
             languages().map(|id| (id as u32, (logits[id] - most).exp() / total)).collect()
@@ -328,23 +330,25 @@ impl Decoder {
         let all = self.vocabulary.outputs();
         let mut wanted = rows.iter().filter(|row| row.start || row.next);
         for (from, size) in parts(room.worth.len(), ROWS) {
+            room.fit(size, all);
             let bytes = &room.ready[from * self.width..][..size * self.width];
             let worth = &room.worth[from..from + size];
-            room.logits.resize(room.logits.len().max(size * all), 0.0);
-            self.vocabulary.apply(bytes, worth, Then::Store, &mut room.logits[..size * all]);
-            for (logits, row) in room.logits.chunks_exact_mut(all).zip(wanted.by_ref()).take(size) {
-                let logits = &mut logits[..self.tokens];
+            let (logits, most) = (&mut room.logits[..size * all], &mut room.most[..size * all / 4]);
+            self.vocabulary.measure(0..all / PANEL, bytes, worth, logits, most);
+            let held = logits.chunks_exact_mut(all).zip(most.chunks_exact_mut(all / 4));
+            for ((logits, most), row) in held.zip(wanted.by_ref()) {
+                let mut held = logits::Row { logits: &mut logits[..self.tokens], most };
                 let Work { search, no_speech, .. } = &mut works[row.work];
                 if row.start {
-                    let most = logits.iter().copied().fold(f32::MIN, f32::max);
-                    let total = logits::sum(logits, 0..logits.len(), most, 1.0);
-                    *no_speech = (logits[self.special.no_speech as usize] - most).exp() / total;
+                    let most = held.logits.iter().copied().fold(f32::MIN, f32::max);
+                    let total = logits::sum(held.logits, 0..self.tokens, most, 1.0);
+                    *no_speech = (held.logits[self.special.no_speech as usize] - most).exp() / total;
                 }
                 if row.next {
                     let said = &search.alive[row.hypothesis].tokens;
-                    let next =
-                        rules::next(&self.special, options, said, logits, search.wanted(), &mut room.rules);
-                    search.hear(row.hypothesis, &next, logits);
+                    let wanted = search.wanted();
+                    let next = rules::next(&self.special, options, said, &mut held, wanted, &mut room.rules);
+                    search.hear(row.hypothesis, &next, held.logits);
                 }
             }
         }
@@ -473,6 +477,15 @@ impl Room {
             ready: Vec::new(),
             worth: Vec::new(),
             logits: Vec::new(),
+            most: Vec::new(),
+        }
+    }
+
+    /// Room for the logits of `rows`.
+    fn fit(&mut self, rows: usize, all: usize) {
+        if self.logits.len() < rows * all {
+            self.logits.resize(rows * all, 0.0);
+            self.most.resize(rows * all / 4, 0.0);
         }
     }
 }

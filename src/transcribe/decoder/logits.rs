@@ -6,7 +6,8 @@ use std::arch::x86_64::{
 };
 use std::ops::Range;
 
-use crate::transcribe::kernels::vector::{LANES, exp_below};
+use crate::transcribe::kernels::matrix::PANEL;
+use crate::transcribe::kernels::vector::{LANES, exp_below, load};
 
 /// What a token that may not come is worth.
 pub(super) const NEVER: f32 = f32::MIN;
@@ -17,31 +18,59 @@ const BLOCK: usize = 256;
 /// A token and its logit.
 pub(super) type Scored = (f32, u32);
 
+/// A row: what each token is worth, and at least as much as the largest of each 64 of them, in sixteen parts.
+pub(super) struct Row<'a> {
+    pub(super) logits: &'a mut [f32],
+    pub(super) most: &'a mut [f32],
+}
+
+impl Row<'_> {
+    /// Sets a token's logit.
+    pub(super) fn set(&mut self, id: u32, logit: f32) {
+        let id = id as usize;
+        self.logits[id] = logit;
+        let most = &mut self.most[id / PANEL * LANES + id % LANES];
+        *most = most.max(logit);
+    }
+}
+
 /// Puts the `most` largest of `range` that may come into `best`, the largest first, of equals the first.
 #[target_feature(enable = "avx512f")]
-pub(super) fn largest(logits: &[f32], range: Range<usize>, most: usize, best: &mut Vec<Scored>) {
+pub(super) fn largest(row: &Row<'_>, range: Range<usize>, most: usize, best: &mut Vec<Scored>) {
     best.clear();
     let mut least = _mm512_set1_ps(NEVER);
-    for at in range.clone().step_by(LANES) {
-        let (values, _) = some(logits, at, range.end);
-        let mut larger = _mm512_cmp_ps_mask::<_CMP_GT_OQ>(values, least);
-        while larger != 0 {
-            let id = at + larger.trailing_zeros() as usize;
-            larger &= larger - 1;
-            let value = logits[id];
-            if best.len() == most {
-                if best.last().is_none_or(|last| value <= last.0) {
-                    continue;
+    let mut at = range.start;
+    while at < range.end {
+        let end = (at / PANEL * PANEL + PANEL).min(range.end);
+        let bound = load(row.most, at / PANEL * LANES);
+        if _mm512_cmp_ps_mask::<_CMP_GT_OQ>(bound, least) != 0 {
+            for from in (at..end).step_by(LANES) {
+                let values = some(row.logits, from, end);
+                let mut larger = _mm512_cmp_ps_mask::<_CMP_GT_OQ>(values, least);
+                while larger != 0 {
+                    let id = from + larger.trailing_zeros() as usize;
+                    larger &= larger - 1;
+                    insert(best, most, (row.logits[id], id as u32));
                 }
-                best.pop();
-            }
-            let place = best.partition_point(|other| other.0 >= value);
-            best.insert(place, (value, id as u32));
-            if best.len() == most {
-                least = _mm512_set1_ps(best.last().map_or(NEVER, |last| last.0));
+                if best.len() == most {
+                    least = _mm512_set1_ps(best.last().map_or(NEVER, |last| last.0));
+                }
             }
         }
+        at = end;
     }
+}
+
+/// Puts a token in its place among the `most` best, if it has one.
+pub(super) fn insert(best: &mut Vec<Scored>, most: usize, one: Scored) {
+    if best.len() == most {
+        if best.last().is_none_or(|last| one.0 <= last.0) {
+            return;
+        }
+        best.pop();
+    }
+    let place = best.partition_point(|other| other.0 >= one.0);
+    best.insert(place, one);
 }
 
 /// The sum of e to the power of each of `range` less `most`, which none of them exceeds, times `sharpness`.
@@ -50,7 +79,7 @@ pub(super) fn sum(logits: &[f32], range: Range<usize>, most: f32, sharpness: f32
     let (most, sharpness) = (_mm512_set1_ps(most), _mm512_set1_ps(sharpness));
     let mut sums = [_mm512_setzero_ps(); 2];
     for at in range.clone().step_by(LANES) {
-        let (values, _) = some(logits, at, range.end);
+        let values = some(logits, at, range.end);
         let sum = &mut sums[at / LANES % 2];
         *sum = _mm512_add_ps(*sum, exp_below(_mm512_mul_ps(_mm512_sub_ps(values, most), sharpness)));
     }
@@ -96,11 +125,10 @@ pub(super) fn draw(
 /// Up to sixteen elements from `at`, those from `end` on as what never comes.
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn some(logits: &[f32], at: usize, end: usize) -> (__m512, __mmask16) {
+fn some(logits: &[f32], at: usize, end: usize) -> __m512 {
     let count = (end - at).min(LANES);
     let mask = ((1_u32 << count) - 1) as __mmask16;
     let elements = &logits[at..at + count];
     // SAFETY: only as many are read as there are.
-    let values = unsafe { _mm512_mask_loadu_ps(_mm512_set1_ps(NEVER), mask, elements.as_ptr()) };
-    (values, mask)
+    unsafe { _mm512_mask_loadu_ps(_mm512_set1_ps(NEVER), mask, elements.as_ptr()) }
 }

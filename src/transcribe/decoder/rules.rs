@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::logits::{NEVER, Scored, largest, sum};
+use super::logits::{NEVER, Row, Scored, insert, largest, sum};
 use super::options::{Options, Special};
 
 /// What may come next.
@@ -23,36 +23,36 @@ pub(super) struct Room {
     ranges: Vec<Range<usize>>,
 }
 
-/// What the rules leave of `logits` (which they change) after the tokens `said`: the `most` most probable, and how they add up.
+/// What the rules leave of `row` (which they change) after the tokens `said`: the `most` most probable, and how they add up.
 #[target_feature(enable = "avx512f")]
 pub(super) fn next<'a>(
     special: &Special,
     options: &Options,
     said: &[u32],
-    logits: &mut [f32],
+    row: &mut Row<'_>,
     most: usize,
     room: &'a mut Room,
 ) -> Next<'a> {
     // First, since what is forbidden stays so.
     if options.repetition_penalty != 1.0 {
-        penalise(said, options.repetition_penalty, logits);
+        penalise(said, options.repetition_penalty, row);
     }
-    let mut never = |id: u32| logits[id as usize] = NEVER;
+    let mut never = |id: u32| row.set(id, NEVER);
     repeated(said, options.no_repeat_ngram).for_each(&mut never);
     special.suppressed.iter().copied().for_each(&mut never);
     never(special.no_timestamps);
     if said.is_empty() {
         special.suppressed_first.iter().copied().for_each(&mut never);
     }
-    let (text, times) = allowed(special, options, said, logits.len());
+    let (text, times) = allowed(special, options, said, row.logits.len());
     let Room { text: best, times: best_times, ranges } = room;
-    largest(logits, text.clone(), most, best);
-    largest(logits, times.clone(), most, best_times);
+    largest(row, text.clone(), most, best);
+    largest(row, times.clone(), most, best_times);
     ranges.clear();
     let mut total = f32::NEG_INFINITY;
     let mut add = |range: Range<usize>, top: Option<&Scored>| {
         if let Some(&(top, _)) = top {
-            let log = top + sum(logits, range.clone(), top, 1.0).ln();
+            let log = top + sum(row.logits, range.clone(), top, 1.0).ln();
             // ln(e^a + e^b) from the larger.
             let (high, low) = if log > total { (log, total) } else { (total, log) };
             total = high + (low - high).exp().ln_1p();
@@ -62,17 +62,12 @@ pub(super) fn next<'a>(
     };
     let all_times = add(times, best_times.first());
     // All times together against the single best word.
-    let time_is_due = best.first().is_none_or(|top| all_times > top.0);
-    if time_is_due {
+    if best.first().is_none_or(|top| all_times > top.0) {
         best.clear();
     } else {
         add(text, best.first());
     }
-    for &time in best_times.iter() {
-        let place = best.partition_point(|other| other.0 >= time.0);
-        best.insert(place, time);
-    }
-    best.truncate(most);
+    best_times.iter().for_each(|&time| insert(best, most, time));
     Next { best, ranges, total }
 }
 
@@ -98,11 +93,11 @@ fn allowed(special: &Special, options: &Options, said: &[u32], all: usize) -> (R
 }
 
 /// Divides what `said` has by the penalty, each token once.
-fn penalise(said: &[u32], penalty: f32, logits: &mut [f32]) {
+fn penalise(said: &[u32], penalty: f32, row: &mut Row<'_>) {
     for (i, &token) in said.iter().enumerate() {
         if !said[..i].contains(&token) {
-            let logit = &mut logits[token as usize];
-            *logit = if *logit < 0.0 { *logit * penalty } else { *logit / penalty };
+            let logit = row.logits[token as usize];
+            row.set(token, if logit < 0.0 { logit * penalty } else { logit / penalty });
         }
     }
 }
