@@ -107,8 +107,8 @@ impl Linear {
         });
     }
 
-    /// As [`Self::apply`], of the outputs only those in `panels`, 64 each. The largest of every fourth output of panel n goes to
-    /// `most[row][n][16]`, all panels counted.
+    /// Of the layer's outputs only those in `panels`, 64 each; the largest of every fourth of a panel's go to `most`, sixteen
+    /// for each panel.
     #[target_feature(enable = "avx512f,avx512dq,avx512bw,avx512vnni")]
     pub fn measure(
         &self,
@@ -118,7 +118,7 @@ impl Linear {
         out: &mut [f32],
         most: &mut [f32],
     ) {
-        let outputs = self.outputs();
+        let (first, outputs) = (panels.start * PANEL, panels.len() * PANEL);
         let fourth = outputs / VECTORS;
         assert!(
             out.len() == worth.len() * outputs && most.len() == worth.len() * fourth,
@@ -127,7 +127,9 @@ impl Linear {
         );
         self.multiply(panels, rows, worth, |row, at, values| {
             let [a, b, c, d] = values;
-            store(&mut most[row * fourth..], at / VECTORS, _mm512_max_ps(_mm512_max_ps(a, b), _mm512_max_ps(c, d)));
+            let largest = _mm512_max_ps(_mm512_max_ps(a, b), _mm512_max_ps(c, d));
+            let at = at - first;
+            store(&mut most[row * fourth..], at / VECTORS, largest);
             let row = &mut out[row * outputs..][..outputs];
             values.iter().enumerate().for_each(|(v, value)| store(row, at + v * LANES, *value));
         });
