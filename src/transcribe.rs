@@ -17,7 +17,7 @@
 //!
 //! * how the model is run here, and why: `plan`, `shape` (a model's size), `variables` (its file), `memory` (batches after
 //!   memory ran out);
-//! * from samples to what the decoder reads: `mel`, `encoder` (where the processor suits; else the engine's own);
+//! * from samples to text: `mel`, then `encoder` and `decoder` with their `kernels` (where the processor suits; else the engine's own);
 //! * the engines: the trait in `engine`, their list in `engines`, one file each (`ct2`, `whisper_cpp`), which model in `model`;
 //! * who is next: `pool` (batches), `feed` (the feeders, retries), `job` (one file's windows), `checkpoint` (finished ones);
 //! * is it any good: `quality` (one text's figures), `guard` (invented text), `coverage` (speech without text);
@@ -29,6 +29,11 @@ mod clock;
 mod coverage;
 mod ct2;
 #[cfg(target_arch = "x86_64")]
+mod decoder;
+#[cfg(not(target_arch = "x86_64"))]
+#[path = "transcribe/decoder/absent.rs"]
+mod decoder;
+#[cfg(target_arch = "x86_64")]
 mod encoder;
 #[cfg(not(target_arch = "x86_64"))]
 #[path = "transcribe/encoder/absent.rs"]
@@ -38,6 +43,8 @@ mod engines;
 mod feed;
 mod guard;
 mod job;
+#[cfg(target_arch = "x86_64")]
+mod kernels;
 mod mel;
 mod memory;
 mod model;
@@ -79,7 +86,7 @@ pub use guard::{Evidence, GuardOptions, Verdict, judge, judge_window};
 pub use job::OnDone;
 pub use mel::{FRAMES, LogMel, Scratch};
 pub use model::{ModelDir, ModelError, hub::Download};
-pub use plan::{Compute, Device, EncoderChoice, Host, OnOutOfMemory, Plan, Wishes};
+pub use plan::{Compute, Device, Host, Kernels, OnOutOfMemory, Plan, Wishes};
 pub use sentences::{Resolution, SegmentOptions};
 
 use assemble::Rules;

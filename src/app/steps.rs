@@ -24,7 +24,7 @@ use crate::pipeline::{Bringing, Hearing, Meters, Pipeline, Sizes, Steps};
 use crate::queue::{Kind, QueueOptions};
 use crate::speech::SpeechOptions;
 use crate::transcribe::{
-    self, CheckpointOptions, Compute, Device, Download, EncoderChoice, EngineKind, OnOutOfMemory, Resolution,
+    self, CheckpointOptions, Compute, Device, Download, EngineKind, Kernels, OnOutOfMemory, Resolution,
     SegmentOptions, TranscribeOptions, Transcriber, Wishes,
 };
 use crate::web::{Guard, Net};
@@ -361,9 +361,9 @@ pub(super) fn transcribe_options(config: &Config) -> anyhow::Result<TranscribeOp
             parallel_models: config.whisper_parallel_models.set(),
             threads: config.whisper_threads.set(),
             batch_size: config.whisper_batch_size.set(),
-            encoder: match config.whisper_encoder {
-                config::Encoder::Auto => EncoderChoice::Auto,
-                config::Encoder::Engine => EncoderChoice::Engine,
+            kernels: match config.whisper_kernels {
+                config::Kernels::Auto => Kernels::Auto,
+                config::Kernels::Engine => Kernels::Engine,
             },
             on_out_of_memory: match config.whisper_on_out_of_memory {
                 config::OnOutOfMemory::Fail => OnOutOfMemory::Fail,
