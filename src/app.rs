@@ -42,6 +42,7 @@ pub mod library;
 pub mod limits;
 pub mod listing;
 pub mod node;
+pub mod models;
 pub mod notify;
 pub mod offline;
 mod patience;

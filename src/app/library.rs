@@ -13,11 +13,10 @@ use serde_json::json;
 
 pub use show::show;
 
-use super::{limits, steps, world::World};
+use super::{limits, models, world::World};
 use crate::cli::{
     EXIT_FAILED, EXIT_OK, ExportArgs, ExportFormat, RetryArgs, SearchArgs, SearchMode, StatusArgs,
 };
-use crate::embed::Embedder;
 use crate::export::{Exporter, Format, Heading};
 use crate::govern;
 use crate::media::State;
@@ -219,8 +218,7 @@ pub async fn search(world: &World, args: &SearchArgs) -> anyhow::Result<u8> {
 
 /// The query's vector, and the model that made it.
 async fn embed_query(world: &World, query: &str) -> anyhow::Result<(EmbeddingModel, Vec<f32>)> {
-    let options = steps::embed_options(&world.config);
-    let embedder = tokio::task::spawn_blocking(move || Embedder::load(&options)).await??;
+    let embedder = models::for_search(world).await?;
     let vector = embedder.embed_query(query).await?;
     Ok((EmbeddingModel { model_id: embedder.model_id().to_owned(), dimension: embedder.dimension() }, vector))
 }
