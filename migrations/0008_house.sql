@@ -35,9 +35,8 @@ CREATE TABLE upgrades (
     -- The Whisper model they were done with; `from_model` is what the transcript named before.
     model       text NOT NULL,
     from_model  text,
-    -- Windows of the recording, and how many of them were heard again; the rest was believed as it was.
-    windows     integer NOT NULL,
-    again       integer NOT NULL,
+    -- Windows of the recording that were believed as they were; the others were heard again.
+    kept        integer NOT NULL,
     finished_at timestamptz NOT NULL DEFAULT now(),
     PRIMARY KEY (media_id, model)
 );

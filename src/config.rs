@@ -150,6 +150,11 @@ pub struct Config {
     /// The embedding model: a directory in ONNX form or a name that fastembed knows.
     pub embedding_model: ModelRef,
 
+    /// The latest so many items of each subscribed source are kept; 0: all.
+    pub keep_last: u32,
+    /// Items of subscribed sources are kept for so many days; 0: for ever.
+    pub keep_days: u32,
+
     /// Downloads and decodes at the same time.
     pub io_workers: usize,
     /// Threads that find speech in decoded audio and queue its windows for the model.
@@ -253,6 +258,8 @@ impl Config {
             vad_pad_ms: Auto::Auto,
             chunk_length: Auto::Auto,
             embedding_model: ModelRef::Name("intfloat/multilingual-e5-small".into()),
+            keep_last: 0,
+            keep_days: 0,
             io_workers: 24,
             asr_workers: Auto::Auto,
             db_workers: 12,

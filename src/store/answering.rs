@@ -204,7 +204,7 @@ impl Store {
         Ok(if changed.rows_affected() == 1 { Switched::Yes } else { Switched::Already })
     }
 
-    /// Drops the table of a model that does not answer; false where it does, or there is none.
+    /// Drops the table of a model that does not answer; false where it does, or somebody is filling it, or there is none.
     ///
     /// # Errors
     /// [`StoreError::Database`].
@@ -221,6 +221,13 @@ impl Store {
         .fetch_optional(&mut *tx)
         .await?;
         let Some(table) = table else { return Ok(false) };
+        let free: bool = sqlx::query_scalar("SELECT pg_try_advisory_xact_lock(hashtextextended($1, 0))")
+            .bind(super::reembed::in_use(&table))
+            .fetch_one(&mut *tx)
+            .await?;
+        if !free {
+            return Ok(false);
+        }
         // Made by this program from letters and digits.
         sqlx::query(AssertSqlSafe(format!("DROP TABLE IF EXISTS {table}"))).execute(&mut *tx).await?;
         // What said that its vectors are complete would be wrong if it were made again. Who answers takes the place.

@@ -551,10 +551,12 @@ impl Completion<'_> {
 
     /// Of every model: vectors of another one would point at passages that no longer exist.
     async fn remove_former(&self, conn: &mut PgConnection) -> Result<(), sqlx::Error> {
-        sqlx::query("DELETE FROM upgrades WHERE media_id = $1")
-            .bind(self.claimed.media_id.0)
-            .execute(&mut *conn)
-            .await?;
+        if self.terms.again.is_none() {
+            sqlx::query("DELETE FROM upgrades WHERE media_id = $1")
+                .bind(self.claimed.media_id.0)
+                .execute(&mut *conn)
+                .await?;
+        }
         let tables: Vec<String> =
             sqlx::query_scalar("SELECT table_name FROM embedding_models").fetch_all(&mut *conn).await?;
         for table in tables.iter().map(String::as_str).chain(["passages", "segments"]) {

@@ -94,8 +94,14 @@ impl Store {
     /// [`StoreError::Database`].
     pub async fn item_locks(&self, what: impl Into<String>) -> Result<ItemLocks, StoreError> {
         // Of its own: the pool would hand it, locks and all, to whoever asks next.
-        let connection = self.pool.acquire().await?.detach();
-        Ok(ItemLocks { connection, what: what.into() })
+        let mut connection = self.pool.acquire().await?.detach();
+        let what = what.into();
+        // Says that somebody is at it: a table that is being filled is not dropped.
+        sqlx::query("SELECT pg_advisory_lock_shared(hashtextextended($1, 0))")
+            .bind(in_use(&what))
+            .execute(&mut connection)
+            .await?;
+        Ok(ItemLocks { connection, what })
     }
 
     /// Items that lack vectors of a model, in the order of their identity, from `after` on.
@@ -236,6 +242,11 @@ impl Store {
         tx.commit().await?;
         Ok(set.rows_affected() == 1)
     }
+}
+
+/// The name of the lock that whoever works on single items shares.
+pub(super) fn in_use(what: &str) -> String {
+    format!("spoken works on {what}")
 }
 
 /// Locks the item's row against being stored anew; false where that has happened already.

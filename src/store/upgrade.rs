@@ -24,7 +24,7 @@ pub struct Doubtful {
     pub model: String,
     /// The language that was asked for when the item was taken on.
     pub language_wanted: Option<String>,
-    /// Segments that are doubted, and milliseconds of them.
+    /// Segments that are doubted.
     pub doubted: i64,
     /// The same in milliseconds.
     pub doubted_ms: i64,
@@ -39,10 +39,8 @@ pub struct Upgraded {
     pub model: String,
     /// What the transcript named before.
     pub from_model: String,
-    /// Windows of the recording.
-    pub windows: usize,
-    /// Of these, heard again; the others were believed.
-    pub again: usize,
+    /// Windows of the recording that were believed as they were; the others were heard again.
+    pub kept: usize,
 }
 
 impl Store {
@@ -115,17 +113,15 @@ pub(super) async fn note(
     media_id: Uuid,
     upgraded: &Upgraded,
 ) -> Result<(), sqlx::Error> {
-    let number = |n: usize| i32::try_from(n).unwrap_or(i32::MAX);
     sqlx::query(
-        "INSERT INTO upgrades (media_id, model, from_model, windows, again) VALUES ($1, $2, $3, $4, $5)
-         ON CONFLICT (media_id, model) DO UPDATE SET from_model = excluded.from_model, windows = excluded.windows,
-             again = excluded.again, finished_at = now()",
+        "INSERT INTO upgrades (media_id, model, from_model, kept) VALUES ($1, $2, $3, $4)
+         ON CONFLICT (media_id, model) DO UPDATE
+         SET from_model = excluded.from_model, kept = excluded.kept, finished_at = now()",
     )
     .bind(media_id)
     .bind(&*clean(&upgraded.model))
     .bind(&*clean(&upgraded.from_model))
-    .bind(number(upgraded.windows))
-    .bind(number(upgraded.again))
+    .bind(i32::try_from(upgraded.kept).unwrap_or(i32::MAX))
     .execute(conn)
     .await
     .map(drop)
