@@ -2,8 +2,8 @@
 
 use std::collections::HashSet;
 use std::io::IsTerminal;
-use std::sync::{Arc, Mutex};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use console::style;
@@ -50,8 +50,7 @@ pub async fn reembed(world: &World, args: &ReembedArgs, stop: &CancellationToken
     }
     let started = Instant::now();
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let options =
-        EmbedOptions { threads: cores, batch: MODEL_BATCH, ..steps::embed_options(&world.config) };
+    let options = EmbedOptions { threads: cores, batch: MODEL_BATCH, ..steps::embed_options(&world.config) };
     let wanted = {
         let options = options.clone();
         tokio::task::spawn_blocking(move || options.model_id()).await??
@@ -59,10 +58,8 @@ pub async fn reembed(world: &World, args: &ReembedArgs, stop: &CancellationToken
     let known = store.embedding_models().await?.into_iter().find(|m| m.model_id == wanted);
     // What is complete needs no model to be loaded.
     let complete = known.filter(|m| m.items == m.of && m.of > 0);
-    let complete = complete.map(|m| EmbeddingModel {
-        model_id: m.model_id,
-        dimension: m.dimension.unsigned_abs() as usize,
-    });
+    let complete = complete
+        .map(|m| EmbeddingModel { model_id: m.model_id, dimension: m.dimension.unsigned_abs() as usize });
     let mut filled = None;
     if let Some(model) = complete
         && (args.beside || !matches!(store.switch(&model).await?, Switched::Lacks(_)))
@@ -123,7 +120,12 @@ fn tell(
         eprintln!("searches are answered by {name}: {items} of {of} items");
         let said = steps::embed_options(&world.config).model;
         if args.model.is_some() {
-            eprintln!("{}", style(format!("set EMBEDDING_MODEL={said}, so that it is meant from now on")).for_stderr().dim());
+            eprintln!(
+                "{}",
+                style(format!("set EMBEDDING_MODEL={said}, so that it is meant from now on"))
+                    .for_stderr()
+                    .dim()
+            );
         }
     } else if filled.complete {
         eprintln!("{name} is complete ({items} of {of} items) and does not answer; without --beside it will");
@@ -188,7 +190,7 @@ impl Dropped {
             eprintln!("dropped {table}");
         }
         for table in &self.in_use {
-            eprintln!("{table} stays: another process is filling it");
+            eprintln!("{table} stays: another process uses it; the same command again drops it then");
         }
     }
 }
@@ -287,8 +289,7 @@ impl Filling<'_> {
         let done = AtomicBool::new(false);
         let mut after = None;
         while !self.stop.is_cancelled() {
-            let page =
-                patiently(self.stop, || self.store.lacking(&model.model_id, after, PAGE)).await?;
+            let page = patiently(self.stop, || self.store.lacking(&model.model_id, after, PAGE)).await?;
             let Some(last) = page.last() else { break };
             after = Some(last.media_id);
             let mut work = futures::stream::iter(page)
@@ -426,7 +427,9 @@ impl Progress {
                         json!({"event": "embedding", "items": items, "of": of, "passages": passages,
                                "wall_ms": started.elapsed().as_millis() as u64})
                     ),
-                    None => eprintln!("{items} of {of} items, {passages} passages embedded here, {rate:.0} a second"),
+                    None => eprintln!(
+                        "{items} of {of} items, {passages} passages embedded here, {rate:.0} a second"
+                    ),
                 }
             }
         });

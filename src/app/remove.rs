@@ -68,7 +68,10 @@ pub async fn remove(world: &World, args: &RemoveArgs) -> anyhow::Result<u8> {
             );
         }
         for item in &kept {
-            eprintln!("{} stays: it is being worked on (`spoken queue cancel` stops that)", sanitize(&item.title));
+            eprintln!(
+                "{} stays: it is being worked on (`spoken queue cancel` stops that)",
+                sanitize(&item.title)
+            );
         }
     }
     Ok(if kept.is_empty() { EXIT_OK } else { EXIT_FAILED })

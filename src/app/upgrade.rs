@@ -31,7 +31,9 @@ use crate::media::{Audio, Failure, FailureClass, MediaId, Metadata, Transcript};
 use crate::pipeline::embedders::Embedders;
 use crate::pipeline::{Meters, Sizes};
 use crate::report::figures;
-use crate::store::{Condition, Doubtful, ItemLocks, Results, SaveError, Store, StoreError, Upgraded, WindowFigures};
+use crate::store::{
+    Condition, Doubtful, ItemLocks, Results, SaveError, Store, StoreError, Upgraded, WindowFigures,
+};
 use crate::telemetry::sanitize;
 use crate::transcribe::Transcriber;
 
@@ -70,7 +72,8 @@ fn target(config: &Config) -> String {
     match &config.whisper_model {
         ModelRef::Name(name) => name.clone(),
         ModelRef::Path(path) => {
-            let name = path.canonicalize().ok().and_then(|p| Some(p.file_name()?.to_string_lossy().into_owned()));
+            let name =
+                path.canonicalize().ok().and_then(|p| Some(p.file_name()?.to_string_lossy().into_owned()));
             name.unwrap_or_else(|| path.to_string_lossy().into_owned())
         }
     }
@@ -251,7 +254,9 @@ impl Upgrade<'_> {
                 self.events.send(Event::ItemFinished { media_id, title, audio_ms, segments, took_ms });
             }
             Ok(None) => skipped("it was done again meanwhile"),
-            Err(_) if self.stopping.stop.is_cancelled() => skipped("stopped before its end; it stays as it was"),
+            Err(_) if self.stopping.stop.is_cancelled() => {
+                skipped("stopped before its end; it stays as it was")
+            }
             Err(failure) => {
                 let message = format!("{}; the transcript stays as it was", failure.message);
                 let (class, remedy, source) = (failure.class, failure.remedy, doubtful.item.source.clone());
@@ -335,7 +340,9 @@ impl Upgrade<'_> {
             })
         });
         let believed = Some(believed).filter(|b| self.condition.is_of_segments() && !b.is_empty());
-        let Ok(_permit) = self.hearing.acquire().await else { return Err(Failure::new(FailureClass::Internal, "stopped")) };
+        let Ok(_permit) = self.hearing.acquire().await else {
+            return Err(Failure::new(FailureClass::Internal, "stopped"));
+        };
         let (told, heard) = oneshot::channel();
         let submit = {
             let (transcriber, audio) = (self.transcriber.clone(), audio.clone());
@@ -393,8 +400,13 @@ impl Upgrade<'_> {
             let vectors = embedder.embed_under(&heading, texts).await?;
             progress.set(total, Some(total));
             let embedding = identity(&embedder);
-            let results =
-                Results { metadata, transcript, passages: &passages, vectors: &vectors, embedding: &embedding };
+            let results = Results {
+                metadata,
+                transcript,
+                passages: &passages,
+                vectors: &vectors,
+                embedding: &embedding,
+            };
             let replaced = patiently(stop, || self.store.replace(&doubtful.former, &results, upgraded)).await;
             match replaced {
                 Ok(()) => return Ok(true),

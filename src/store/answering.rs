@@ -204,7 +204,7 @@ impl Store {
         Ok(if changed.rows_affected() == 1 { Switched::Yes } else { Switched::Already })
     }
 
-    /// Drops the table of a model that does not answer; false where it does, or somebody is filling it, or there is none.
+    /// Drops the table of a model that does not answer; false where it does, or somebody uses it, or there is none.
     ///
     /// # Errors
     /// [`StoreError::Database`].
@@ -228,8 +228,15 @@ impl Store {
         if !free {
             return Ok(false);
         }
+        // It takes the table, and for its foreign key `media`, from everybody for a moment. Behind a long export it would wait,
+        // and all others behind it.
+        sqlx::query("SET LOCAL lock_timeout = '5s'").execute(&mut *tx).await?;
         // Made by this program from letters and digits.
-        sqlx::query(AssertSqlSafe(format!("DROP TABLE IF EXISTS {table}"))).execute(&mut *tx).await?;
+        let drop = AssertSqlSafe(format!("DROP TABLE IF EXISTS {table}"));
+        if let Err(error) = sqlx::query(drop).execute(&mut *tx).await {
+            let busy = error.as_database_error().is_some_and(|e| e.code().as_deref() == Some("55P03"));
+            return if busy { Ok(false) } else { Err(error.into()) };
+        }
         // What said that its vectors are complete would be wrong if it were made again. Who answers takes the place.
         sqlx::query(
             "UPDATE media SET

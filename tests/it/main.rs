@@ -7,6 +7,7 @@ mod cli;
 mod config;
 mod engines;
 mod faults;
+mod house;
 mod ingest;
 mod hostile;
 mod kill;
