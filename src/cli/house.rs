@@ -124,6 +124,7 @@ Examples:
   spoken remove --forget 3f2a                        let it in again
 
 Exit codes: 0 done, 1 some items are being worked on and stay, 2 wrong usage")]
+#[command(override_usage = "spoken remove [OPTIONS] [MEDIA]...")]
 #[command(group = clap::ArgGroup::new("which").required(true).multiple(true).args(["media", "source", "channel", "before", "since", "list"]))]
 pub struct RemoveArgs {
     /// Ids of items (their first characters will do), or the files or addresses they came from
