@@ -19,7 +19,8 @@
 //!   memory ran out);
 //! * from samples to what the decoder reads: `mel`, `encoder` (where the processor suits; else the engine's own);
 //! * the engines: the trait in `engine`, their list in `engines`, one file each (`ct2`, `whisper_cpp`), which model in `model`;
-//! * who is next: `pool` (batches), `feed` (the feeders, retries), `job` (one file's windows), `checkpoint` (finished ones);
+//! * who is next: `pool` (batches), `feed` (the feeders, retries), `job` (one file's windows), `checkpoint` (finished ones),
+//!   `believed` (those that another model finished well enough);
 //! * is it any good: `quality` (one text's figures), `guard` (invented text), `coverage` (speech without text);
 //! * the transcript: `tokens`, `clock` (a window's time to the file's), `assemble`.
 

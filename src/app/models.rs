@@ -26,6 +26,9 @@ pub struct Choice {
     pub setting: String,
     /// That EMBEDDING_MODEL means another model than the one that answers, and what to do about it.
     pub notice: Option<String>,
+    /// What the model has to be, where a directory was taken at its word: reading all of it twice would take as long as a
+    /// search.
+    expected: Option<String>,
 }
 
 /// The model that answers searches, or the configured one where nothing was embedded yet.
@@ -36,17 +39,19 @@ pub struct Choice {
 pub async fn choose(config: &Config, answering: Option<Answering>) -> anyhow::Result<Choice> {
     let options = steps::embed_options(config);
     let setting = setting(config);
+    let Some(Answering { model, setting: last, .. }) = answering else {
+        return Ok(Choice { options, setting, notice: None, expected: None });
+    };
+    if last.as_ref() == Some(&setting) {
+        return Ok(Choice { options, setting, notice: None, expected: Some(model.model_id) });
+    }
     let configured = {
         let options = options.clone();
         // Of a directory, the network's file is read: far from nothing.
         tokio::task::spawn_blocking(move || options.model_id()).await?
     };
-    let Some(Answering { model, setting: last, .. }) = answering else {
-        configured?;
-        return Ok(Choice { options, setting, notice: None });
-    };
     if configured.as_ref().is_ok_and(|id| *id == model.model_id) {
-        return Ok(Choice { options, setting, notice: None });
+        return Ok(Choice { options, setting, notice: None, expected: None });
     }
     // A name on the hub is its own setting.
     let last = last.unwrap_or_else(|| model.model_id.clone());
@@ -66,20 +71,24 @@ pub async fn choose(config: &Config, answering: Option<Answering>) -> anyhow::Re
                  filled the table of the other; to keep it, set EMBEDDING_MODEL={last}",
                 model.model_id
             );
-            Ok(Choice { options: former, setting: last, notice: Some(notice) })
+            Ok(Choice { options: former, setting: last, notice: Some(notice), expected: None })
         }
         found => {
             let why = match found {
                 Ok(other) => format!("{last} holds {other} now"),
                 Err(error) => error.to_string(),
             };
-            anyhow::bail!(
-                "the library's vectors are of the embedding model {}, EMBEDDING_MODEL is {wanted}: let EMBEDDING_MODEL name the \
-                 former ({why}), or run `spoken reembed` to change over to the latter",
-                model.model_id
-            )
+            Err(other_model(&model.model_id, &wanted, &why))
         }
     }
+}
+
+/// That the model which answers cannot be had, with both ways out.
+fn other_model(answers: &str, wanted: &str, why: &str) -> anyhow::Error {
+    anyhow::anyhow!(
+        "the library's vectors are of the embedding model {answers}, EMBEDDING_MODEL is {wanted}: let EMBEDDING_MODEL name the \
+         former ({why}), or run `spoken reembed` to change over to the latter"
+    )
 }
 
 /// What EMBEDDING_MODEL says, a directory as a full path.
@@ -110,7 +119,7 @@ pub async fn load(options: EmbedOptions) -> anyhow::Result<Embedder> {
 /// # Errors
 /// The database's; as for [`choose`]; a model that does not work.
 pub async fn for_search(world: &World) -> anyhow::Result<Embedder> {
-    load(choose(&world.config, world.store.answering().await?).await?.options).await
+    load_chosen(&choose(&world.config, world.store.answering().await?).await?).await
 }
 
 /// Loads the model that items are embedded with, and says where it is not the configured one; another one takes its place
@@ -141,8 +150,19 @@ pub async fn embedders(
     Ok(Embedders::new(first, Box::new(load)))
 }
 
+async fn load_chosen(choice: &Choice) -> anyhow::Result<Embedder> {
+    let embedder = load(choice.options.clone()).await?;
+    match &choice.expected {
+        Some(answers) if answers != embedder.model_id() => {
+            let why = format!("{} holds {} now", choice.setting, embedder.model_id());
+            Err(other_model(answers, &choice.setting, &why))
+        }
+        _ => Ok(embedder),
+    }
+}
+
 async fn load_and_note(choice: Choice, store: &Store) -> anyhow::Result<Embedder> {
-    let embedder = load(choice.options).await?;
+    let embedder = load_chosen(&choice).await?;
     note(store, &embedder, &choice.setting).await;
     Ok(embedder)
 }
