@@ -10,7 +10,9 @@
 //! * [`steps`] — settings into running steps.
 //! * [`offline`] — files to transcripts without a database: [`transcribe`] and [`mod@bench`].
 //! * [`limits`] — `spoken limits`: how sites stand.
-//! * [`library`] — commands that read: status, show, search, export, and retry.
+//! * [`library`] — commands that read: status, show, search, and retry.
+//! * [`mod@export`] — transcripts to take elsewhere.
+//! * [`stats`] — the library in figures.
 //! * [`mod@queue`] — looking at the queue and steering it.
 //! * [`world`] — the open database that commands share.
 //! * [`doctor`] — is everything there?
@@ -37,6 +39,7 @@ use crate::telemetry::{self, Output, TelemetryOptions};
 pub mod bench;
 pub mod check;
 pub mod doctor;
+pub mod export;
 pub mod ingest;
 pub mod library;
 pub mod limits;
@@ -49,6 +52,7 @@ pub mod queue;
 pub mod run;
 pub mod signals;
 pub mod source;
+pub mod stats;
 pub mod steps;
 pub mod sync;
 pub mod transcribe;
@@ -108,6 +112,11 @@ fn start(cli: &Cli) -> anyhow::Result<u8> {
     })?;
     if let Command::Config(args) = &cli.command {
         return show_config(args, &loaded);
+    }
+    if let Command::Export(args) = &cli.command
+        && args.schema
+    {
+        return export::schema(args);
     }
     if let Command::Bench(args) = &cli.command {
         // Only starts processes, or is one of them: nothing here waits for the network.
@@ -175,6 +184,12 @@ async fn run_cli(cli: &Cli, loaded: Loaded, output: &Output) -> anyhow::Result<u
             world.close().await;
             done
         }
+        Command::Stats(args) => {
+            let world = World::open(loaded.config, READER_CONNECTIONS).await?;
+            let done = stats::stats(&world, args).await;
+            world.close().await;
+            done
+        }
         Command::Retry(args) => {
             let world = World::open(loaded.config, READER_CONNECTIONS).await?;
             let done = library::retry(&world, args).await;
@@ -206,8 +221,10 @@ async fn run_cli(cli: &Cli, loaded: Loaded, output: &Output) -> anyhow::Result<u
             done
         }
         Command::Export(args) => {
+            // A mistake in the arguments is told without starting a server for it.
+            let plan = export::Plan::read(args)?;
             let world = World::open(loaded.config, READER_CONNECTIONS).await?;
-            let done = library::export(&world, args).await;
+            let done = export::export(&world, plan).await;
             world.close().await;
             done
         }

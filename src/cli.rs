@@ -4,6 +4,7 @@
 //! is checked and one order in which the places win.
 
 mod args;
+mod export;
 mod offline;
 mod queue;
 mod sources;
@@ -15,9 +16,10 @@ use clap::builder::styling::{AnsiColor, Styles};
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueHint};
 
 pub use args::{
-    CompletionsArgs, ConfigArgs, DbArgs, DbCommand, DoctorArgs, ExportArgs, ExportFormat, IngestArgs,
+    CompletionsArgs, ConfigArgs, DbArgs, DbCommand, DoctorArgs, IngestArgs,
     LimitsArgs, NodesArgs, RetryArgs, RoleName, SearchArgs, SearchMode, ShowArgs, StatusArgs, WorkArgs,
 };
+pub use export::{ExportArgs, ExportFormat, Product, RowKind, StatsArgs, TranscriptFormat};
 pub use offline::{BenchArgs, TranscribeArgs};
 pub use queue::{
     BumpArgs, CancelArgs, DrillArgs, Moment, PauseArgs, QueueArgs, QueueCommand, parse_duration,
@@ -49,7 +51,7 @@ const STYLES: Styles = Styles::styled()
 const GROUPS: &[(&str, &[&str])] = &[
     ("Bring in", &["ingest", "status", "queue", "retry", "limits"]),
     ("Keep up", &["source", "sync", "run"]),
-    ("Find and read", &["search", "show", "export"]),
+    ("Find and read", &["search", "show", "export", "stats"]),
     ("Share the work", &["work", "nodes"]),
     ("Without a library", &["transcribe", "bench"]),
     ("Set up", &["doctor", "config", "db", "completions"]),
@@ -157,8 +159,11 @@ pub enum Command {
     Search(SearchArgs),
     /// Print what was said in one item, with times
     Show(ShowArgs),
-    /// Write one transcript as text, subtitles or JSON
+    /// Write transcripts as text, subtitles, JSON, Markdown or tables
+    #[command(long_about = export::EXPORT)]
     Export(ExportArgs),
+    /// Say what the library holds: hours, words, languages, doubts, room, speed
+    Stats(StatsArgs),
     /// Work off the queue, as one of several machines
     #[command(long_about = args::WORK)]
     Work(WorkArgs),

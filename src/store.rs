@@ -10,7 +10,7 @@
 //!   which objects are of use; [`Store::nodes`] are the processes that work here.
 //! * Subscriptions: [`sources`].
 //! * Reading: [`Store::counts`], [`Store::items`], [`Store::find`], [`Store::segments`],
-//!   [`Store::dropped`].
+//!   [`Store::dropped`]; a whole library: [`bulk`], its figures: [`stats`].
 //!
 //! Segments, passages, vectors and the state of the item change in one transaction, so `done` means complete.
 //! Statements that may be repeated are repeated when the connection breaks or a deadlock is resolved against
@@ -21,6 +21,7 @@
 
 mod account;
 mod again;
+pub mod bulk;
 mod claim;
 mod copy;
 mod handover;
@@ -30,6 +31,7 @@ mod migrate;
 mod nodes;
 mod read;
 pub mod sources;
+pub mod stats;
 mod vectors;
 mod workers;
 

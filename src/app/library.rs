@@ -1,4 +1,4 @@
-//! Commands about what is known: status, show, search, export, retry.
+//! Commands about what is known: status, show, search, retry.
 //!
 //! What is asked for goes to standard output; what is said about it (hints, questions back) to standard error.
 
@@ -15,10 +15,9 @@ pub use show::show;
 
 use super::{limits, steps, world::World};
 use crate::cli::{
-    EXIT_FAILED, EXIT_OK, ExportArgs, ExportFormat, RetryArgs, SearchArgs, SearchMode, StatusArgs,
+    EXIT_FAILED, EXIT_OK, RetryArgs, SearchArgs, SearchMode, StatusArgs,
 };
 use crate::embed::Embedder;
-use crate::export::{Exporter, Format, Heading};
 use crate::govern;
 use crate::media::State;
 use crate::queue::place::Lane;
@@ -239,62 +238,6 @@ fn print_hit(out: &mut impl Write, hit: &Hit) -> std::io::Result<()> {
     }
     writeln!(out, "{}", sanitize(hit.text.get(at..).unwrap_or_default()))?;
     writeln!(out, "  {}", style(sanitize(&hit.link)).dim())
-}
-
-/// `spoken export`.
-///
-/// # Errors
-/// Where the item is not known, not unique or not done, the database's, or the output's.
-pub async fn export(world: &World, args: &ExportArgs) -> anyhow::Result<u8> {
-    let row = the_one(&world.store, &args.media).await?;
-    // What is done again is still there as it was.
-    if row.state != State::Done && row.segments.is_none() {
-        bail!("{} is {}, there is no transcript to export yet", sanitize(&row.title), row.state.as_str());
-    }
-    match &args.output {
-        // A file appears whole or not at all.
-        Some(path) => {
-            let mut name = path.file_name().unwrap_or_default().to_owned();
-            name.push(".part");
-            let part = path.with_file_name(name);
-            let written = match std::fs::File::create(&part) {
-                Ok(file) => write_export(world, &row, args.format, BufWriter::new(file)).await,
-                Err(error) => Err(error.into()),
-            };
-            let renamed = written.and_then(|()| Ok(std::fs::rename(&part, path)?));
-            if let Err(error) = renamed {
-                let _ = std::fs::remove_file(&part);
-                return Err(error.context(format!("failed to write {}", path.display())));
-            }
-        }
-        None => write_export(world, &row, args.format, BufWriter::new(std::io::stdout().lock())).await?,
-    }
-    Ok(EXIT_OK)
-}
-
-async fn write_export(
-    world: &World,
-    row: &MediaRow,
-    format: ExportFormat,
-    out: impl Write,
-) -> anyhow::Result<()> {
-    let heading = Heading {
-        media_id: row.media_id,
-        source: row.address().to_owned(),
-        title: row.title.clone(),
-        language: row.language.clone(),
-        duration_ms: row.duration_ms,
-    };
-    let mut exporter = Exporter::start(format.into(), &heading, out)?;
-    let mut segments = world.store.segments(row.media_id);
-    while let Some(segment) = segments.try_next().await? {
-        exporter.segment(&segment)?;
-    }
-    if Format::from(format) == Format::Json {
-        exporter.account(row.coverage.clone(), world.store.dropped(row.media_id).await?);
-    }
-    exporter.finish()?.flush()?;
-    Ok(())
 }
 
 /// `spoken retry`: the items are queued again; the next `ingest` (or one that runs now) works on them.

@@ -264,7 +264,8 @@ fn interval(text: &str) -> Result<Duration, String> {
     Ok(Duration::from_secs(all))
 }
 
-fn since(text: &str) -> Result<Since, String> {
+/// Reads `2026-01-31` or `30d`.
+pub(super) fn since(text: &str) -> Result<Since, String> {
     if let Ok(day) = text.trim().parse::<NaiveDate>() {
         return Ok(Since::Day(day));
     }

@@ -16,7 +16,7 @@ use crate::media::{Coverage, Dropped, FailureClass, Flag, Locator, MediaId, Segm
 /// Most rows that [`Store::find`] returns.
 const FIND_LIMIT: i64 = 50;
 
-const COLUMNS: &str = "media_id, extractor, source_id, locator, source, webpage_url, title, channel, published_at, \
+pub(super) const COLUMNS: &str = "media_id, extractor, source_id, locator, source, webpage_url, title, channel, published_at, \
      state, generation, attempts, crashes, retry_at, error_class, error, remedy, duration_ms, speech_ms, language, \
      model, embedding_model, segments, coverage, dropped_count, worker, discovered_at, started_at, finished_at, updated_at";
 
@@ -110,7 +110,7 @@ impl MediaRow {
         done.map_or(&[], |coverage| &coverage.flags)
     }
 
-    fn read(row: &PgRow) -> Result<Self, sqlx::Error> {
+    pub(super) fn read(row: &PgRow) -> Result<Self, sqlx::Error> {
         let at: serde_json::Value = row.try_get("locator")?;
         Ok(Self {
             media_id: MediaId(row.try_get("media_id")?),

@@ -6,6 +6,7 @@ mod bench;
 mod cli;
 mod config;
 mod engines;
+mod export;
 mod faults;
 mod ingest;
 mod hostile;
