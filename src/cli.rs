@@ -16,8 +16,8 @@ use clap::builder::styling::{AnsiColor, Styles};
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueHint};
 
 pub use args::{
-    CompletionsArgs, ConfigArgs, DbArgs, DbCommand, DoctorArgs, IngestArgs,
-    LimitsArgs, NodesArgs, RetryArgs, RoleName, SearchArgs, SearchMode, ShowArgs, StatusArgs, WorkArgs,
+    CompletionsArgs, ConfigArgs, DbArgs, DbCommand, DoctorArgs, IngestArgs, LimitsArgs, NodesArgs, RetryArgs,
+    RoleName, SearchArgs, SearchMode, ShowArgs, StatusArgs, WorkArgs,
 };
 pub use export::{ExportArgs, ExportFormat, Product, RowKind, StatsArgs, TranscriptFormat};
 pub use offline::{BenchArgs, TranscribeArgs};

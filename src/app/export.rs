@@ -59,7 +59,9 @@ impl Plan {
                 }
                 let target = match &args.output {
                     None if several => {
-                        bail!("several items make several {format} files: name a folder for them with --output")
+                        bail!(
+                            "several items make several {format} files: name a folder for them with --output"
+                        )
                     }
                     None => Target::Stdout,
                     Some(path) if several || named_folder(path) => Target::Folder(path.clone()),
@@ -139,7 +141,9 @@ pub async fn export(world: &World, mut plan: Plan) -> anyhow::Result<u8> {
     let written = async {
         match &plan.work {
             Work::Documents(format) => documents(reading, *format, &plan.target).await,
-            Work::Tables { form, kinds, vectors } => tables(reading, *form, kinds, *vectors, &plan.target).await,
+            Work::Tables { form, kinds, vectors } => {
+                tables(reading, *form, kinds, *vectors, &plan.target).await
+            }
         }
     };
     if matches!(plan.target, Target::Stdout) {
@@ -248,7 +252,8 @@ async fn document(reading: &mut Reading, row: &MediaRow, format: Format, out: Ou
     if format == Format::Json {
         exporter.account(row.coverage.clone(), reading.dropped(row.media_id).await?);
     }
-    let mut segments = reading.segments(row_alone, matches!(format, Format::Srt | Format::Vtt | Format::Json));
+    let mut segments =
+        reading.segments(row_alone, matches!(format, Format::Srt | Format::Vtt | Format::Json));
     while let Some((_, _, segment)) = segments.try_next().await? {
         exporter.segment(&segment)?;
     }
@@ -396,6 +401,7 @@ fn segment_row(tables: &mut Tables, of: &Of<'_>, seq: i32, segment: &Segment) ->
             Cell::Text(&segment.language),
             Cell::Real(segment.avg_logprob),
             Cell::Real(segment.no_speech_prob),
+            Cell::text(segment.speaker.as_deref()),
             Cell::Words(&segment.words),
             Cell::Text(of.row.model.as_deref().unwrap_or_default()),
             Cell::Text(&of.row.title),

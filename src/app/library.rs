@@ -14,9 +14,7 @@ use serde_json::json;
 pub use show::show;
 
 use super::{limits, steps, world::World};
-use crate::cli::{
-    EXIT_FAILED, EXIT_OK, RetryArgs, SearchArgs, SearchMode, StatusArgs,
-};
+use crate::cli::{EXIT_FAILED, EXIT_OK, RetryArgs, SearchArgs, SearchMode, StatusArgs};
 use crate::embed::Embedder;
 use crate::govern;
 use crate::media::State;

@@ -72,7 +72,11 @@ fn lines(stats: &Stats) -> Vec<(&'static str, String)> {
         let covered = percent(number(totals.transcribed_ms), number(totals.speech_ms));
         lines.push((
             "audio",
-            format!("{}, {} of it speech, {covered} % of which has text", hours(totals.audio_ms), hours(totals.speech_ms)),
+            format!(
+                "{}, {} of it speech, {covered} % of which has text",
+                hours(totals.audio_ms),
+                hours(totals.speech_ms)
+            ),
         ));
         lines.push((
             "text",
@@ -107,7 +111,8 @@ fn lines(stats: &Stats) -> Vec<(&'static str, String)> {
     }
     lines.push(("storage", format!("{}: {}", bytes(number(storage.database)), room.join(", "))));
     for (n, run) in stats.runs.iter().enumerate() {
-        let speed = rate(number(run.audio_ms), number(run.wall_ms)).map_or_else(String::new, |r| format!(", {r} × realtime"));
+        let speed = rate(number(run.audio_ms), number(run.wall_ms))
+            .map_or_else(String::new, |r| format!(", {r} × realtime"));
         lines.push((
             if n == 0 { "runs" } else { "" },
             format!(

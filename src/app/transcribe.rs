@@ -33,7 +33,10 @@ pub fn transcribe(
     if files.is_empty() {
         bail!("there is no media in what was named");
     }
-    if files.len() > 1 && args.output_dir.is_none() && matches!(format, Format::Srt | Format::Vtt | Format::Md) {
+    if files.len() > 1
+        && args.output_dir.is_none()
+        && matches!(format, Format::Srt | Format::Vtt | Format::Md)
+    {
         bail!(
             "{} files make {} separate {format} files: name a folder for them with --output-dir",
             files.len(),

@@ -87,10 +87,10 @@ pub(super) struct Captions {
 
 impl Captions {
     /// Takes the next segment.
-    pub(super) fn take(&mut self, segment: &Segment, speaker: Option<&str>) {
-        if self.speaker.as_deref() != speaker {
+    pub(super) fn take(&mut self, segment: &Segment) {
+        if self.speaker != segment.speaker {
             self.divide(0);
-            self.speaker = speaker.map(str::to_owned);
+            self.speaker.clone_from(&segment.speaker);
         }
         for mut piece in pieces(segment, WIDE) {
             if let Some(last) = self.stretch.last_mut() {

@@ -35,7 +35,8 @@ pub(super) fn chapters(segments: &[Segment], topics: &[Topic]) -> Vec<usize> {
         let mut found = (f64::NEG_INFINITY, end - 1);
         // Until where a chapter is too long: what is shorter than the shortest, only if nothing else is there.
         for begin in (0..end).rev() {
-            let length = segments[end - 1].end_ms.max(segments[begin].start_ms + 1) - segments[begin].start_ms;
+            let length =
+                segments[end - 1].end_ms.max(segments[begin].start_ms + 1) - segments[begin].start_ms;
             if length > LONGEST_MS && begin + 1 < end {
                 break;
             }
@@ -128,6 +129,7 @@ mod tests {
                     avg_logprob: 0.0,
                     no_speech_prob: 0.0,
                     words: Vec::new(),
+                    speaker: None,
                 }
             })
             .collect()
@@ -138,7 +140,11 @@ mod tests {
         segments
             .chunks(4)
             .enumerate()
-            .map(|(n, of)| Topic { start_ms: of[0].start_ms, end_ms: of[of.len() - 1].end_ms, vector: about(4 * n).to_vec() })
+            .map(|(n, of)| Topic {
+                start_ms: of[0].start_ms,
+                end_ms: of[of.len() - 1].end_ms,
+                vector: about(4 * n).to_vec(),
+            })
             .collect()
     }
 

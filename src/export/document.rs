@@ -41,6 +41,8 @@ struct JsonSegment<'a> {
     end_ms: i64,
     text: &'a str,
     language: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    speaker: Option<&'a str>,
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
     words: &'a [Word],
 }
@@ -123,12 +125,13 @@ impl<W: Write> Exporter<W> {
                 }
                 self.written += 1;
                 self.out.write_all(b"\n")?;
-                let Segment { start_ms, end_ms, text, language, words, .. } = segment;
-                let line = JsonSegment { start_ms: *start_ms, end_ms: *end_ms, text, language, words };
+                let Segment { start_ms, end_ms, text, language, words, speaker, .. } = segment;
+                let (start_ms, end_ms, speaker) = (*start_ms, *end_ms, speaker.as_deref());
+                let line = JsonSegment { start_ms, end_ms, text, language, speaker, words };
                 serde_json::to_writer(&mut self.out, &line)?;
             }
             Format::Srt | Format::Vtt => {
-                self.captions.take(segment, None);
+                self.captions.take(segment);
                 while let Some(caption) = self.captions.next(false) {
                     self.write_caption(&caption)?;
                 }

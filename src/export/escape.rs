@@ -80,9 +80,15 @@ mod tests {
 
     #[test]
     fn commands_become_text() {
-        assert_eq!(srt("<font color=red>x --> y</font> {\\an8} 3 < 5"), "‹font color=red>x → y‹/font> (\\an8) 3 < 5");
+        assert_eq!(
+            srt("<font color=red>x --> y</font> {\\an8} 3 < 5"),
+            "‹font color=red>x → y‹/font> (\\an8) 3 < 5"
+        );
         assert_eq!(vtt("a < b && c --> d"), "a &lt; b &amp;&amp; c --&gt; d");
         assert_eq!(markdown("*a* [b](c) <d> &amp;"), "\\*a\\* \\[b\\](c) \\<d\\> \\&amp;");
-        assert_eq!(target("file:///a (1)\n.mp4#t=3"), "file:///a%20%281%29%20.mp4#t=3".replace("a%20%281", "a%20%281"));
+        assert_eq!(
+            target("file:///a (1)\n.mp4#t=3"),
+            "file:///a%20%281%29%20.mp4#t=3".replace("a%20%281", "a%20%281")
+        );
     }
 }

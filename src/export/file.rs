@@ -61,7 +61,9 @@ impl OutputFile {
         // A link stays one: what it leads to is written.
         let path = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
         if let Ok(known) = fs::metadata(&path)
-            && (known.file_type().is_fifo() || known.file_type().is_char_device() || known.file_type().is_socket())
+            && (known.file_type().is_fifo()
+                || known.file_type().is_char_device()
+                || known.file_type().is_socket())
         {
             let file = OpenOptions::new().write(true).open(&path)?;
             return Ok(Self { out: BufWriter::new(Target::Other(file)), rename: None });
@@ -75,13 +77,14 @@ impl OutputFile {
         // What a killed process left is written over.
         let file = loop {
             let file = OpenOptions::new().write(true).create(true).truncate(false).open(&part)?;
-            let file = Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, error)| match error {
-                nix::errno::Errno::EWOULDBLOCK => io::Error::new(
-                    io::ErrorKind::ResourceBusy,
-                    format!("another process is writing {}", path.display()),
-                ),
-                error => error.into(),
-            })?;
+            let file =
+                Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, error)| match error {
+                    nix::errno::Errno::EWOULDBLOCK => io::Error::new(
+                        io::ErrorKind::ResourceBusy,
+                        format!("another process is writing {}", path.display()),
+                    ),
+                    error => error.into(),
+                })?;
             // Between opening and locking another one may have finished it: then this is the file with the final name.
             let same = fs::metadata(&part).is_ok_and(|there| {
                 file.metadata().is_ok_and(|here| (here.dev(), here.ino()) == (there.dev(), there.ino()))

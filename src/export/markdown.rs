@@ -68,10 +68,19 @@ pub(super) fn write(
             writeln!(out, "\n## {} {}", time(heading, chapter), name(chapter))?;
         }
         for paragraph in paragraphs(chapter) {
+            let speaker = paragraph
+                .first()
+                .and_then(|s| s.speaker.as_deref())
+                .map_or_else(String::new, |name| format!("**{}:** ", escape::markdown(&one_line(name))));
             let said: Vec<String> =
                 paragraph.iter().map(|s| one_line(&s.text)).filter(|text| !text.is_empty()).collect();
             if !said.is_empty() {
-                writeln!(out, "\n{} {}", time(heading, paragraph), escape::markdown(&said.join(" ")))?;
+                writeln!(
+                    out,
+                    "\n{} {speaker}{}",
+                    time(heading, paragraph),
+                    escape::markdown(&said.join(" "))
+                )?;
             }
         }
     }
@@ -113,14 +122,15 @@ fn name(chapter: &[Segment]) -> String {
     format!("{}…", escape::markdown(text[..cut].trim_end_matches([',', '、', ' '])))
 }
 
-/// Stretches that are read in one go; they end at pauses, and before they are too long.
+/// Stretches that are read in one go; they end at pauses, before they are too long, and where somebody else speaks.
 fn paragraphs(segments: &[Segment]) -> Vec<&[Segment]> {
     let mut paragraphs = Vec::new();
     let (mut begun, mut width) = (0, 0);
     for (n, segment) in segments.iter().enumerate() {
         width += columns(&segment.text);
         let pause = segments.get(n + 1).map_or(0, |next| next.start_ms - segment.end_ms);
-        if width >= LONGEST || (width >= PARAGRAPH && pause >= PAUSE_MS) {
+        let same = segments.get(n + 1).is_none_or(|next| next.speaker == segment.speaker);
+        if width >= LONGEST || (width >= PARAGRAPH && pause >= PAUSE_MS) || !same {
             paragraphs.push(&segments[begun..=n]);
             (begun, width) = (n + 1, 0);
         }

@@ -1,7 +1,7 @@
 //! A segment taken apart: the smallest stretches of text that stay together, and when each was said.
 
-use super::width::{characters, columns, is_square, leads_on, one_line, stands_alone, stays_behind};
 use super::phrase::{ends_clause, ends_sentence, is_weak, opens_phrase};
+use super::width::{characters, columns, is_square, leads_on, one_line, stands_alone, stays_behind};
 use crate::media::Segment;
 
 /// A word that the model timed is cut only where it is wider than this: it is a word in a script without spaces, or
@@ -73,11 +73,24 @@ pub(super) fn pieces(segment: &Segment, limit: usize) -> Vec<Piece> {
     for token in &tokens {
         cut(token, limit, &segment.language, &mut pieces);
     }
+    // Inside a word no line should end, wherever it was cut, nor before a mark.
+    for n in 1..pieces.len() {
+        let last = characters(&pieces[n - 1].text).last().unwrap_or_default();
+        let first = characters(&pieces[n].text).next().unwrap_or_default();
+        if !pieces[n].spaced && !parts(last, first) {
+            pieces[n - 1].end = End::Inside;
+        }
+    }
     // Sentence by sentence, as segments are; even where one is without a mark, the model heard an end.
     if let Some(last) = pieces.last_mut() {
         last.end = End::Sentence;
     }
     pieces
+}
+
+/// True where a line may end between two characters without a space between them.
+fn parts(before: &str, after: &str) -> bool {
+    stands_alone(before) && stands_alone(after) && !stays_behind(after) && !leads_on(before)
 }
 
 /// The text as its timed words, each with the marks around it; `None` where they are not those of the text.
@@ -149,17 +162,9 @@ fn cut(token: &Token<'_>, limit: usize, language: &str, pieces: &mut Vec<Piece>)
         let mut before = "";
         for character in characters(word) {
             let wide = columns(character);
-            let between = !whole
-                && stands_alone(before)
-                && stands_alone(character)
-                && !stays_behind(character)
-                && !leads_on(before);
+            let between = !whole && parts(before, character);
             if !piece.is_empty() && (between || width + wide > limit) {
                 pieces.push(piece_of(std::mem::take(&mut piece), spaced, (at(begun), at(passed)), language));
-                if let Some(last) = pieces.last_mut() {
-                    // Between two characters that stand alone a line may end, inside a word it should not.
-                    last.end = if between { last.end.max(End::Word) } else { End::Inside };
-                }
                 (spaced, begun, width) = (false, passed, 0);
             }
             piece.push_str(character);
@@ -219,6 +224,7 @@ mod tests {
                     prob: 1.0,
                 })
                 .collect(),
+            speaker: None,
         }
     }
 
@@ -229,7 +235,10 @@ mod tests {
 
     #[test]
     fn words_bring_their_times_and_the_text_its_marks() {
-        let said = segment("“Well,  two… words!”", &[("Well,", 1_100, 1_400), ("two", 1_500, 1_800), ("words!", 1_900, 2_400)]);
+        let said = segment(
+            "“Well,  two… words!”",
+            &[("Well,", 1_100, 1_400), ("two", 1_500, 1_800), ("words!", 1_900, 2_400)],
+        );
         assert_eq!(
             read(&said),
             [
@@ -243,10 +252,10 @@ mod tests {
     #[test]
     fn words_of_another_text_are_not_believed() {
         let said = segment("one two", &[("three", 1_100, 1_400)]);
-        assert_eq!(read(&said), [
-            ("one".to_owned(), true, 1_000, 1_857, false),
-            ("two".to_owned(), true, 2_142, 3_000, false),
-        ]);
+        assert_eq!(
+            read(&said),
+            [("one".to_owned(), true, 1_000, 1_857, false), ("two".to_owned(), true, 2_142, 3_000, false),]
+        );
         // A word is missing: the text goes on without it.
         let long = segment("one and a great many words more that have no time", &[("one", 1_100, 1_400)]);
         assert!(read(&long).iter().all(|p| !p.4));
@@ -255,7 +264,10 @@ mod tests {
     #[test]
     fn times_never_run_backwards() {
         let said = segment("a b", &[("a", 2_000, 1_500), ("b", 1_200, 1_300)]);
-        assert_eq!(read(&said), [("a".to_owned(), true, 2_000, 2_000, true), ("b".to_owned(), true, 2_000, 2_000, false)]);
+        assert_eq!(
+            read(&said),
+            [("a".to_owned(), true, 2_000, 2_000, true), ("b".to_owned(), true, 2_000, 2_000, false)]
+        );
     }
 
     #[test]

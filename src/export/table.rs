@@ -90,6 +90,7 @@ const SEGMENTS: &[Column] = &[
     column("language", Kind::Name),
     column("avg_logprob", Kind::Real),
     column("no_speech_prob", Kind::Real),
+    optional("speaker", Kind::Name),
     column("words", Kind::Words),
     column("model", Kind::Name),
     column("title", Kind::Name),

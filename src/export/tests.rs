@@ -28,6 +28,7 @@ fn segment(start_ms: i64, end_ms: i64, text: &str) -> Segment {
         avg_logprob: -0.2,
         no_speech_prob: 0.0,
         words: Vec::new(),
+        speaker: None,
     }
 }
 
@@ -77,7 +78,10 @@ fn vtt_says_when_each_word_begins() {
     let cue = "00:00:01.010 --> 00:00:02.480\nHello, <00:00:01.500>“wide” <00:00:02.001>world.\n";
     assert!(text.contains(cue), "{text}");
     // SubRip has no such thing; times that run backwards are no times.
-    assert!(export(Format::Srt, &[said.clone()]).contains("00:00:01,010 --> 00:00:02,480\nHello, “wide” world.\n"));
+    assert!(
+        export(Format::Srt, &[said.clone()])
+            .contains("00:00:01,010 --> 00:00:02,480\nHello, “wide” world.\n")
+    );
     said.words[1].start_ms = 900;
     let text = export(Format::Vtt, &[said]);
     assert!(text.contains("Hello, “wide” <00:00:02.001>world."), "{text}");
@@ -173,7 +177,13 @@ fn markdown_has_links_and_nothing_that_was_said_is_markup() {
 fn markdown_has_chapters_where_there_is_much() {
     use pulldown_cmark::{Event, HeadingLevel, Parser, Tag};
     let segments: Vec<Segment> = (0..200)
-        .map(|n| segment(n * 5_000 + n / 80 * 4_000, n * 5_000 + n / 80 * 4_000 + 4_900, &format!("Sentence {n} is about nothing in particular.")))
+        .map(|n| {
+            segment(
+                n * 5_000 + n / 80 * 4_000,
+                n * 5_000 + n / 80 * 4_000 + 4_900,
+                &format!("Sentence {n} is about nothing in particular."),
+            )
+        })
         .collect();
     let text = export(Format::Md, &segments);
     let count = |wanted: fn(&Tag<'_>) -> bool| {
@@ -181,7 +191,12 @@ fn markdown_has_chapters_where_there_is_much() {
     };
     assert_eq!(count(|tag| matches!(tag, Tag::Heading { level: HeadingLevel::H2, .. })), 3);
     assert_eq!(count(|tag| matches!(tag, Tag::Item)), 3);
-    assert!(text.contains("## [6:44](file:///tmp/%22a%22%20%281%29.mp4#t=404) Sentence 80 is about nothing in particular"), "{text}");
+    assert!(
+        text.contains(
+            "## [6:44](file:///tmp/%22a%22%20%281%29.mp4#t=404) Sentence 80 is about nothing in particular"
+        ),
+        "{text}"
+    );
 }
 
 #[test]

@@ -153,9 +153,10 @@ impl Reading {
         page: &[MediaRow],
         words: bool,
     ) -> BoxStream<'_, Result<(MediaId, i32, Segment), StoreError>> {
-        type Columns = (Uuid, i32, i64, i64, String, String, f32, f32, Option<Json<Vec<account::WordRow>>>);
+        type Words = Option<Json<Vec<account::WordRow>>>;
+        type Columns = (Uuid, i32, i64, i64, String, String, f32, f32, Words, Option<String>);
         let sql = format!(
-            "SELECT media_id, seq, start_ms, end_ms, text, language, avg_logprob, no_speech_prob, {}
+            "SELECT media_id, seq, start_ms, end_ms, text, language, avg_logprob, no_speech_prob, {}, speaker
              FROM segments WHERE {}",
             if words { "words" } else { "NULL::jsonb" },
             OF_PAGE
@@ -167,10 +168,21 @@ impl Reading {
             .bind(self.choice.languages_within())
             .fetch(&mut *self.tx)
             .map_ok(|row| {
-                let (media_id, seq, start_ms, end_ms, text, language, avg_logprob, no_speech_prob, words) = row;
+                let (
+                    media_id,
+                    seq,
+                    start_ms,
+                    end_ms,
+                    text,
+                    language,
+                    avg_logprob,
+                    no_speech_prob,
+                    words,
+                    speaker,
+                ) = row;
                 let words = account::words(words);
                 let segment =
-                    Segment { start_ms, end_ms, text, language, avg_logprob, no_speech_prob, words };
+                    Segment { start_ms, end_ms, text, language, avg_logprob, no_speech_prob, words, speaker };
                 (MediaId(media_id), seq, segment)
             })
             .map_err(StoreError::from)
@@ -221,7 +233,8 @@ impl Reading {
                 n + 1
             ));
         }
-        let embedded_by: Vec<String> = page.iter().map(|m| m.embedding_model.clone().unwrap_or_default()).collect();
+        let embedded_by: Vec<String> =
+            page.iter().map(|m| m.embedding_model.clone().unwrap_or_default()).collect();
         let known: Vec<String> = tables.into_iter().map(|(_, model)| model).collect();
         let sql = format!(
             "SELECT media_id, seq, start_ms, end_ms, first_segment, end_segment, text, language, coalesce({vector})
@@ -246,7 +259,8 @@ impl Reading {
                     first_segment: number(first),
                     end_segment: number(end),
                 };
-                let vector = vector.map_or_else(Vec::new, |v| v.to_vec().iter().map(|x| x.to_f32()).collect());
+                let vector =
+                    vector.map_or_else(Vec::new, |v| v.to_vec().iter().map(|x| x.to_f32()).collect());
                 PassageRow { media_id: MediaId(media_id), seq, passage, vector }
             })
             .map_err(StoreError::from)

@@ -268,14 +268,15 @@ impl Store {
 
     /// The stored segments of an item in order, as they come from the server. Empty until it is done.
     pub fn segments(&self, media_id: MediaId) -> BoxStream<'_, Result<Segment, StoreError>> {
-        type Columns = (i64, i64, String, String, f32, f32, Option<Json<Vec<account::WordRow>>>);
+        type Columns =
+            (i64, i64, String, String, f32, f32, Option<Json<Vec<account::WordRow>>>, Option<String>);
         sqlx::query_as::<_, Columns>(
-            "SELECT start_ms, end_ms, text, language, avg_logprob, no_speech_prob, words
+            "SELECT start_ms, end_ms, text, language, avg_logprob, no_speech_prob, words, speaker
              FROM segments WHERE media_id = $1 ORDER BY model_id, seq",
         )
         .bind(media_id.0)
         .fetch(&self.pool)
-        .map_ok(|(start_ms, end_ms, text, language, avg_logprob, no_speech_prob, words)| Segment {
+        .map_ok(|(start_ms, end_ms, text, language, avg_logprob, no_speech_prob, words, speaker)| Segment {
             start_ms,
             end_ms,
             text,
@@ -283,6 +284,7 @@ impl Store {
             avg_logprob,
             no_speech_prob,
             words: account::words(words),
+            speaker,
         })
         .map_err(StoreError::from)
         .boxed()

@@ -23,10 +23,38 @@ const SEGMENTS: usize = 30;
 
 /// What is said in each language; the third one is what formats choke on.
 const SAID: &[(&str, &[&str])] = &[
-    ("en", &["Good morning, everybody, and welcome to the first part of our long journey through the mountains.", "Yes.", "<i>He</i> said \"no, --> never\", {\\an8} & went [on](x) | *far*."]),
-    ("de", &["Gestern sind wir, obwohl es regnete, mit dem Fahrrad über die Brücke nach Hause gefahren.", "Ja.", "Größe = 3 < 5; „so“ geht’s."]),
-    ("es", &["¿Qué quieres hacer mañana por la tarde, cuando salgamos del trabajo?", "Nada.", "¡Canción! 🎉 👩\u{200d}👩\u{200d}👧"]),
-    ("ja", &["私は東京に住んでいますが、来月大阪に引っ越すつもりです。", "はい。", "「東京（とうきょう）」と言いました。"]),
+    (
+        "en",
+        &[
+            "Good morning, everybody, and welcome to the first part of our long journey through the mountains.",
+            "Yes.",
+            "<i>He</i> said \"no, --> never\", {\\an8} & went [on](x) | *far*.",
+        ],
+    ),
+    (
+        "de",
+        &[
+            "Gestern sind wir, obwohl es regnete, mit dem Fahrrad über die Brücke nach Hause gefahren.",
+            "Ja.",
+            "Größe = 3 < 5; „so“ geht’s.",
+        ],
+    ),
+    (
+        "es",
+        &[
+            "¿Qué quieres hacer mañana por la tarde, cuando salgamos del trabajo?",
+            "Nada.",
+            "¡Canción! 🎉 👩\u{200d}👩\u{200d}👧",
+        ],
+    ),
+    (
+        "ja",
+        &[
+            "私は東京に住んでいますが、来月大阪に引っ越すつもりです。",
+            "はい。",
+            "「東京（とうきょう）」と言いました。",
+        ],
+    ),
     ("he", &["זה משפט ארוך למדי בעברית שנועד לבדוק שהכתוביות נשברות נכון.", "כן.", "הוא אמר: \"לא\"."]),
 ];
 
@@ -59,9 +87,23 @@ fn segments(n: usize) -> Vec<Segment> {
             at += 151 + 377 * (seq as i64 % 6);
             let words = if n % 5 == 4 { Vec::new() } else { words };
             let avg_logprob = if seq == 3 { -1.5 } else { -0.25 };
-            Segment { start_ms, end_ms, text: text.into(), language: language.into(), avg_logprob, no_speech_prob: 0.01, words }
+            Segment {
+                start_ms,
+                end_ms,
+                text: text.into(),
+                language: language.into(),
+                avg_logprob,
+                no_speech_prob: 0.01,
+                words,
+                speaker: speaker(n, seq),
+            }
         })
         .collect()
+}
+
+/// In every sixth item two people talk, one of whom has a strange name.
+fn speaker(n: usize, seq: usize) -> Option<String> {
+    (n % 6 == 0).then(|| ["Anna", "B<o>b & \"C\""][seq / 3 % 2].to_owned())
 }
 
 fn title(n: usize) -> String {
@@ -84,8 +126,10 @@ async fn library(items: usize) -> (Library, String) {
         let mut transcript = transcript(segments);
         transcript.coverage = Coverage { transcribed_ms: speech, words, ..Coverage::default() };
         let passages = passages(&transcript.segments, 4);
-        let vectors: Vec<Vec<f32>> = (0..passages.len()).map(|p| vec![1.0, p as f32, n as f32, 0.5]).collect();
-        let metadata = Metadata { channel: (n % 2 == 0).then(|| "Señor Bob".to_owned()), ..Metadata::default() };
+        let vectors: Vec<Vec<f32>> =
+            (0..passages.len()).map(|p| vec![1.0, p as f32, n as f32, 0.5]).collect();
+        let metadata =
+            Metadata { channel: (n % 2 == 0).then(|| "Señor Bob".to_owned()), ..Metadata::default() };
         store.complete(&work.claimed, &metadata, &transcript, &passages, &vectors, &model()).await.unwrap();
     }
     store.close().await;
@@ -113,11 +157,24 @@ fn export_all(library: &Library, format: &str) -> BTreeMap<usize, PathBuf> {
 /// `[start, end]` of every caption in milliseconds, as ffmpeg reads them.
 fn captions(path: &Path, demuxer: &str) -> Vec<[i64; 2]> {
     let output = Command::new("ffprobe")
-        .args(["-v", "warning", "-f", demuxer, "-show_entries", "packet=pts_time,duration_time", "-of", "csv=p=0"])
+        .args([
+            "-v",
+            "warning",
+            "-f",
+            demuxer,
+            "-show_entries",
+            "packet=pts_time,duration_time",
+            "-of",
+            "csv=p=0",
+        ])
         .arg(path)
         .output()
         .expect("ffprobe, which comes with the ffmpeg package, should be installed");
-    assert!(output.status.success() && output.stderr.is_empty(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(
+        output.status.success() && output.stderr.is_empty(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     let ms = |seconds: &str| (seconds.parse::<f64>().unwrap() * 1000.0).round() as i64;
     String::from_utf8(output.stdout)
         .unwrap()
@@ -156,7 +213,8 @@ async fn documents_of_twenty_items_are_read_with_every_time_as_it_was_stored() {
         for (read, stored) in read.iter().zip(&stored) {
             let words = if stored.words.is_empty() { Value::Null } else { json!(stored.words) };
             let expected = json!([stored.start_ms, stored.end_ms, stored.text, stored.language, words]);
-            let read = json!([read["start_ms"], read["end_ms"], read["text"], read["language"], read["words"]]);
+            let read =
+                json!([read["start_ms"], read["end_ms"], read["text"], read["language"], read["words"]]);
             assert_eq!(read, expected);
         }
     }
@@ -175,7 +233,9 @@ async fn documents_of_twenty_items_are_read_with_every_time_as_it_was_stored() {
                 if !starts.is_empty() {
                     assert!(starts.contains(start), "{format} {n}: {start} is no word's start");
                     // As the last word ends; a second at least; or just before the next one.
-                    let known = ends.contains(end) || *end == start + 1_000 || Some(*end) == next.map(|next| next - 83);
+                    let known = ends.contains(end)
+                        || *end == start + 1_000
+                        || Some(*end) == next.map(|next| next - 83);
                     assert!(known, "{format} {n}: {end} is no word's end");
                 }
             }
@@ -183,7 +243,13 @@ async fn documents_of_twenty_items_are_read_with_every_time_as_it_was_stored() {
             let widest = text.lines().filter(|line| !line.contains("-->") && !line.starts_with("WEBVTT"));
             let shown = |line: &str| {
                 let stamp = regex::Regex::new("<[0-9:.]+>").unwrap();
-                stamp.replace_all(line, "").replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&").chars().count()
+                stamp
+                    .replace_all(line, "")
+                    .replace("&lt;", "<")
+                    .replace("&gt;", ">")
+                    .replace("&amp;", "&")
+                    .chars()
+                    .count()
             };
             assert!(widest.clone().all(|line| shown(line) <= 42), "{text}");
             if format == "vtt" {
@@ -218,7 +284,10 @@ async fn documents_of_twenty_items_are_read_with_every_time_as_it_was_stored() {
 
     for (n, path) in export_all(&library, "txt") {
         let text = fs::read_to_string(path).unwrap();
-        assert_eq!(text.lines().collect::<Vec<_>>(), segments(n).iter().map(|s| s.text.as_str()).collect::<Vec<_>>());
+        assert_eq!(
+            text.lines().collect::<Vec<_>>(),
+            segments(n).iter().map(|s| s.text.as_str()).collect::<Vec<_>>()
+        );
     }
 }
 
@@ -236,8 +305,10 @@ async fn rows_of_twenty_items_are_read_with_every_time_as_it_was_stored() {
 
     // All kinds at once.
     library.ok(&["export", "--all", "--format", "parquet", "-o", &path("all/")]);
-    let open = |name: &str| SerializedFileReader::new(fs::File::open(out.join("all").join(name)).unwrap()).unwrap();
-    let rows = |name: &str| -> Vec<Row> { open(name).get_row_iter(None).unwrap().map(Result::unwrap).collect() };
+    let open =
+        |name: &str| SerializedFileReader::new(fs::File::open(out.join("all").join(name)).unwrap()).unwrap();
+    let rows =
+        |name: &str| -> Vec<Row> { open(name).get_row_iter(None).unwrap().map(Result::unwrap).collect() };
     let read = rows("segments.parquet");
     assert_eq!(read.len(), ITEMS * SEGMENTS);
     for (at, row) in read.iter().enumerate() {
@@ -246,10 +317,16 @@ async fn rows_of_twenty_items_are_read_with_every_time_as_it_was_stored() {
         assert_eq!((row.get_string(0).unwrap(), row.get_int(1).unwrap()), (&ids[n], seq as i32));
         assert_eq!((row.get_long(2).unwrap(), row.get_long(3).unwrap()), (segment.start_ms, segment.end_ms));
         assert_eq!(row.get_string(4).unwrap(), &segment.text);
-        let words: Vec<(i64, i64, String)> = row.get_list(8).unwrap().elements().iter().map(|word| {
-            let Field::Group(word) = word else { panic!("{word:?}") };
-            (word.get_long(0).unwrap(), word.get_long(1).unwrap(), word.get_string(2).unwrap().clone())
-        }).collect();
+        let words: Vec<(i64, i64, String)> = row
+            .get_list(9)
+            .unwrap()
+            .elements()
+            .iter()
+            .map(|word| {
+                let Field::Group(word) = word else { panic!("{word:?}") };
+                (word.get_long(0).unwrap(), word.get_long(1).unwrap(), word.get_string(2).unwrap().clone())
+            })
+            .collect();
         let expected: Vec<_> = segment.words.iter().map(|w| (w.start_ms, w.end_ms, w.text.clone())).collect();
         assert_eq!(words, expected);
     }
@@ -270,12 +347,19 @@ async fn rows_of_twenty_items_are_read_with_every_time_as_it_was_stored() {
     assert_eq!(read.len(), ITEMS * SEGMENTS);
     for (at, row) in read.iter().enumerate() {
         let segment = &stored[at / SEGMENTS][at % SEGMENTS];
-        let expected = json!([segment.start_ms.to_string(), segment.end_ms.to_string(), segment.text, title(at / SEGMENTS)]);
+        let expected = json!([
+            segment.start_ms.to_string(),
+            segment.end_ms.to_string(),
+            segment.text,
+            title(at / SEGMENTS)
+        ]);
         assert_eq!(json!([row["start_ms"], row["end_ms"], row["text"], row["title"]]), expected);
     }
 
     // JSON lines, from standard output.
-    for (kind, count) in [("items", ITEMS), ("segments", ITEMS * SEGMENTS), ("passages", ITEMS * SEGMENTS.div_ceil(4))] {
+    for (kind, count) in
+        [("items", ITEMS), ("segments", ITEMS * SEGMENTS), ("passages", ITEMS * SEGMENTS.div_ceil(4))]
+    {
         let ran = library.ok(&["export", "--all", "--rows", kind]);
         let (schemas, index) = schema(ROWS_SCHEMA, &format!("#/$defs/{kind}"));
         let rows = ran.json_lines();
@@ -286,13 +370,15 @@ async fn rows_of_twenty_items_are_read_with_every_time_as_it_was_stored() {
             }
         }
         if kind == "segments" {
-            let times: Vec<Value> = rows.iter().map(|row| json!([row["start_ms"], row["end_ms"], row["words"]])).collect();
+            let times: Vec<Value> =
+                rows.iter().map(|row| json!([row["start_ms"], row["end_ms"], row["words"]])).collect();
             let expected: Vec<Value> =
                 stored.iter().flatten().map(|s| json!([s.start_ms, s.end_ms, s.words])).collect();
             assert_eq!(times, expected);
         }
     }
-    let passages = library.ok(&["export", &ids[3], "--format", "jsonl", "--rows", "passages", "--vectors"]).json_lines();
+    let passages =
+        library.ok(&["export", &ids[3], "--format", "jsonl", "--rows", "passages", "--vectors"]).json_lines();
     let vectors: Vec<&Value> = passages.iter().map(|row| &row["vector"]).collect();
     assert_eq!((vectors.len(), vectors[2]), (SEGMENTS.div_ceil(4), &json!([1.0, 2.0, 3.0, 0.5])));
     assert_eq!(passages[0]["vector_model"], "test/model-small");
@@ -303,8 +389,11 @@ async fn rows_of_twenty_items_are_read_with_every_time_as_it_was_stored() {
 async fn what_is_exported_can_be_chosen_and_what_makes_no_sense_is_told() {
     let (library, url) = library(7).await;
     let ids = |ran: &Ran| -> Vec<String> {
-        let mut ids: Vec<String> =
-            ran.json_lines().iter().map(|row| row["title"].as_str().unwrap()["talk ".len()..][..2].to_owned()).collect();
+        let mut ids: Vec<String> = ran
+            .json_lines()
+            .iter()
+            .map(|row| row["title"].as_str().unwrap()["talk ".len()..][..2].to_owned())
+            .collect();
         ids.dedup();
         ids
     };
@@ -356,7 +445,10 @@ async fn what_is_exported_can_be_chosen_and_what_makes_no_sense_is_told() {
     }
     let schema = library.ok(&["export", "--schema"]).json();
     assert_eq!(schema["properties"]["version"]["const"], 1);
-    assert_eq!(library.ok(&["export", "--schema", "--format", "jsonl"]).json()["title"], "A row of a library");
+    assert_eq!(
+        library.ok(&["export", "--schema", "--format", "jsonl"]).json()["title"],
+        "A row of a library"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -370,7 +462,8 @@ async fn an_export_that_is_broken_off_leaves_the_file_of_before() {
         // Held up where it has begun to write and waits for segments.
         let mut connection = PgConnection::connect(&url).await.unwrap();
         connection.execute("BEGIN; LOCK TABLE segments IN ACCESS EXCLUSIVE MODE").await.unwrap();
-        let mut child = library.command(&arguments).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        let mut child =
+            library.command(&arguments).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
         until("it waits for the lock", || part.exists());
         waits_for_lock(&mut connection).await;
         kill(Pid::from_raw(child.id() as i32), signal).unwrap();
@@ -409,7 +502,10 @@ async fn nothing_exports_as_nothing_and_counts_as_nothing() {
     let stats = library.ok(&["stats"]);
     assert!(stats.stdout.is_empty() && stats.stderr.contains("nothing here yet"), "{stats}");
     let stats = library.ok(&["stats", "--json"]).json();
-    assert_eq!((&stats["totals"]["words"], &stats["activity"], &stats["runs"]), (&json!(0), &json!([]), &json!([])));
+    assert_eq!(
+        (&stats["totals"]["words"], &stats["activity"], &stats["runs"]),
+        (&json!(0), &json!([]), &json!([]))
+    );
     assert!(library.ok(&["export", "--all"]).stdout.is_empty());
     assert_eq!(library.ok(&["export", "--all", "--format", "csv"]).stdout.lines().count(), 1);
     let file = library.folder("out").join("none.parquet");
@@ -468,7 +564,9 @@ async fn stats_add_up() {
 
     let chart = library.folder("out").join("chart.svg");
     let told = library.ok(&["stats", "--chart", chart.to_str().unwrap()]);
-    for line in ["items      10 done, 1 failed", "languages  ", "channels   Señor Bob ", "runs       ", "activity   "] {
+    for line in
+        ["items      10 done, 1 failed", "languages  ", "channels   Señor Bob ", "runs       ", "activity   "]
+    {
         assert!(told.stdout.contains(line), "{line:?} is not in {told}");
     }
     assert!(told.stdout.contains("·········"), "{told}");

@@ -86,7 +86,8 @@ fn date(bucket: &Bucket, unit: Unit) -> String {
 fn scale(most: f64) -> (f64, f64) {
     let rough = most.max(0.001) / 5.0;
     let power = 10f64.powf(rough.log10().floor());
-    let step = [1.0, 2.0, 5.0, 10.0].into_iter().map(|n| n * power).find(|step| *step >= rough).unwrap_or(rough);
+    let step =
+        [1.0, 2.0, 5.0, 10.0].into_iter().map(|n| n * power).find(|step| *step >= rough).unwrap_or(rough);
     ((most.max(0.001) / step).ceil() * step, step)
 }
 
@@ -102,10 +103,18 @@ mod tests {
 
     #[test]
     fn scales_are_round() {
-        for (most, top, step) in [(4.3, 5.0, 1.0), (97.0, 100.0, 20.0), (0.0, 0.001, 0.0002), (1_234.0, 1_500.0, 500.0)] {
+        for (most, top, step) in
+            [(4.3, 5.0, 1.0), (97.0, 100.0, 20.0), (0.0, 0.001, 0.0002), (1_234.0, 1_500.0, 500.0)]
+        {
             let (found_top, found_step) = scale(most);
-            assert!((found_top - top).abs() < 1e-9 && (found_step - step).abs() < 1e-9, "{most}: {found_top} {found_step}");
+            assert!(
+                (found_top - top).abs() < 1e-9 && (found_step - step).abs() < 1e-9,
+                "{most}: {found_top} {found_step}"
+            );
         }
-        assert_eq!((short(0.5), short(20.0), short(0.0)), ("0.5".to_owned(), "20".to_owned(), "0".to_owned()));
+        assert_eq!(
+            (short(0.5), short(20.0), short(0.0)),
+            ("0.5".to_owned(), "20".to_owned(), "0".to_owned())
+        );
     }
 }

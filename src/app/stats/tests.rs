@@ -3,8 +3,8 @@
 use chrono::{TimeZone, Utc};
 
 use super::*;
-use crate::store::stats::{Failed, Ran, Storage, Totals, Vectors};
 use crate::store::Counts;
+use crate::store::stats::{Failed, Ran, Storage, Totals, Vectors};
 
 fn share(name: Option<&str>, items: i64, hours: i64, others: i64) -> Share {
     Share { name: name.map(str::to_owned), items, audio_ms: hours * 3_600_000, words: 0, others }

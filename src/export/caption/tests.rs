@@ -28,6 +28,7 @@ fn untimed(start_ms: i64, end_ms: i64, text: &str, language: &str) -> Segment {
         avg_logprob: 0.0,
         no_speech_prob: 0.0,
         words: Vec::new(),
+        speaker: None,
     }
 }
 
@@ -35,7 +36,7 @@ fn captions(segments: &[Segment]) -> Vec<Caption> {
     let mut captions = Captions::default();
     let mut all = Vec::new();
     for segment in segments {
-        captions.take(segment, None);
+        captions.take(segment);
         all.extend(std::iter::from_fn(|| captions.next(false)));
     }
     all.extend(std::iter::from_fn(|| captions.next(true)));
@@ -103,14 +104,16 @@ fn speech_becomes_readable_captions() {
         assert_eq!(caption.start_ms, caption.lines[0][0].start_ms);
         assert!(caption.lines[0][0].timed);
     }
-    let ends_well = captions.iter().filter(|c| c.lines.last().unwrap().last().unwrap().end >= End::Clause).count();
+    let ends_well =
+        captions.iter().filter(|c| c.lines.last().unwrap().last().unwrap().end >= End::Clause).count();
     assert!(ends_well * 3 >= captions.len() * 2, "{:?}", lines(&captions));
 }
 
 #[test]
 fn a_caption_ends_with_its_last_word() {
     // Long enough, and nothing comes for a while.
-    let captions = captions(&[said(1_000, "This is said and then nothing.", "en"), said(9_000, "More.", "en")]);
+    let captions =
+        captions(&[said(1_000, "This is said and then nothing.", "en"), said(9_000, "More.", "en")]);
     let [first, second] = &captions[..] else { panic!("{captions:?}") };
     assert_eq!((first.start_ms, first.end_ms), (1_000, 1_000 + 60 * 25 + 5 * 40));
     // Too short by itself: a second.
@@ -183,7 +186,8 @@ fn hostile_speech_makes_captions_all_the_same() {
     segments.extend((0..2_000).map(|n| untimed(90_001_000 + n, 90_001_001 + n, "word", "en")));
     let captions = captions(&segments);
     check(&captions);
-    let shown: usize = lines(&captions).concat().iter().map(|line| line.chars().filter(|c| *c == 'a').count()).sum();
+    let shown: usize =
+        lines(&captions).concat().iter().map(|line| line.chars().filter(|c| *c == 'a').count()).sum();
     assert_eq!(shown, 10_000 + segments[0].text.matches('a').count() + segments[1].text.matches('a').count());
 }
 
@@ -193,7 +197,7 @@ fn who_never_pauses_is_divided_like_anybody_else() {
     let text = "these are words without any stop at all ".repeat(200);
     let segment = said(0, text.trim(), "en");
     let mut stream = Captions::default();
-    stream.take(&segment, None);
+    stream.take(&segment);
     let early: Vec<Caption> = std::iter::from_fn(|| stream.next(false)).collect();
     assert!(early.len() > 50, "{}", early.len());
     let all = captions(&[segment]);
@@ -204,8 +208,8 @@ fn who_never_pauses_is_divided_like_anybody_else() {
 #[test]
 fn speakers_do_not_share_a_caption() {
     let mut captions = Captions::default();
-    captions.take(&said(0, "Hello.", "en"), Some("Anna"));
-    captions.take(&said(500, "Hi there.", "en"), Some("Ben"));
+    captions.take(&Segment { speaker: Some("Anna".into()), ..said(0, "Hello.", "en") });
+    captions.take(&Segment { speaker: Some("Ben".into()), ..said(500, "Hi there.", "en") });
     let all: Vec<_> = std::iter::from_fn(|| captions.next(true)).map(|c| c.speaker).collect();
     assert_eq!(all, [Some("Anna".to_owned()), Some("Ben".to_owned())]);
 }

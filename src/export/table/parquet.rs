@@ -89,15 +89,24 @@ fn failed(error: ParquetError) -> io::Error {
     }
 }
 
-fn primitive(name: &str, physical: Physical, logical: Option<LogicalType>, repetition: Repetition) -> Result<Arc<Type>, ParquetError> {
-    let built =
-        Type::primitive_type_builder(name, physical).with_logical_type(logical).with_repetition(repetition).build()?;
+fn primitive(
+    name: &str,
+    physical: Physical,
+    logical: Option<LogicalType>,
+    repetition: Repetition,
+) -> Result<Arc<Type>, ParquetError> {
+    let built = Type::primitive_type_builder(name, physical)
+        .with_logical_type(logical)
+        .with_repetition(repetition)
+        .build()?;
     Ok(Arc::new(built))
 }
 
 fn list(name: &str, element: Arc<Type>) -> Result<Arc<Type>, ParquetError> {
-    let repeated =
-        Type::group_type_builder("list").with_repetition(Repetition::REPEATED).with_fields(vec![element]).build()?;
+    let repeated = Type::group_type_builder("list")
+        .with_repetition(Repetition::REPEATED)
+        .with_fields(vec![element])
+        .build()?;
     let list = Type::group_type_builder(name)
         .with_repetition(Repetition::REQUIRED)
         .with_logical_type(Some(LogicalType::List))
@@ -305,7 +314,10 @@ impl Buffer {
         }
     }
 
-    fn write<W: Write + Send>(&self, group: &mut SerializedRowGroupWriter<'_, W>) -> Result<(), ParquetError> {
+    fn write<W: Write + Send>(
+        &self,
+        group: &mut SerializedRowGroupWriter<'_, W>,
+    ) -> Result<(), ParquetError> {
         match self {
             Self::Text { leaf, .. } | Self::Names(leaf) => leaf.write::<ByteArrayType, W>(group),
             Self::Number { leaf, .. } => leaf.write::<Int32Type, W>(group),

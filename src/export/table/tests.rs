@@ -43,6 +43,7 @@ fn segment<'a>(seq: i64, text: &'a str, words: &'a [Word]) -> Vec<Cell<'a>> {
         Cell::Text("en"),
         Cell::Real(-0.25),
         Cell::Real(f32::NAN),
+        Cell::Text("Anna"),
         Cell::Words(words),
         Cell::Text("micro"),
         Cell::Text("Title"),
@@ -70,7 +71,10 @@ fn python_reads_the_csv() {
         (&read[0]["text"], &read[0]["end_ms"], &read[0]["avg_logprob"], &read[0]["no_speech_prob"]),
         (&HOSTILE.into(), &"999".into(), &"-0.25".into(), &"".into())
     );
-    assert_eq!((&read[1]["text"], &read[1]["published_at"]), (&"".into(), &"2023-11-14T22:13:20.123Z".into()));
+    assert_eq!(
+        (&read[1]["text"], &read[1]["published_at"]),
+        (&"".into(), &"2023-11-14T22:13:20.123Z".into())
+    );
     assert_eq!(read[0].get("words"), None);
 }
 
@@ -79,7 +83,8 @@ fn a_json_line_is_an_object_of_the_schema() {
     let words = [word(5, "a"), word(105, "b")];
     let lines = write(Form::Jsonl, Rows::Segments, &[segment(0, HOSTILE, &words), segment(1, "", &[])]);
     let lines = String::from_utf8(lines).unwrap();
-    let rows: Vec<serde_json::Value> = lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let rows: Vec<serde_json::Value> =
+        lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!(rows.len(), 2);
     assert_eq!((&rows[0]["text"], &rows[0]["words"][1]["start_ms"]), (&HOSTILE.into(), &105.into()));
     assert!(rows[0]["no_speech_prob"].is_null() && rows[1]["words"].as_array().unwrap().is_empty());
@@ -103,13 +108,13 @@ fn parquet_holds_the_same_values() {
     assert_eq!(rows[0].get_string(4).unwrap(), HOSTILE);
     assert_eq!((rows[1].get_int(1).unwrap(), rows[1].get_long(2).unwrap()), (1, 1_001));
     assert!(rows[0].get_float(7).unwrap().is_nan());
-    assert!(matches!(rows[0].get_column_iter().nth(12).unwrap().1, Field::Null));
-    assert_eq!(rows[1].get_timestamp_millis(12).unwrap(), 1_700_000_000_123);
-    let list = rows[0].get_list(8).unwrap();
+    assert!(matches!(rows[0].get_column_iter().nth(13).unwrap().1, Field::Null));
+    assert_eq!(rows[1].get_timestamp_millis(13).unwrap(), 1_700_000_000_123);
+    let list = rows[0].get_list(9).unwrap();
     assert_eq!(list.len(), 2);
     let Field::Group(second) = &list.elements()[1] else { panic!("{list:?}") };
     assert_eq!((second.get_long(0).unwrap(), second.get_string(2).unwrap().as_str()), (105, "b"));
-    assert_eq!(rows[1].get_list(8).unwrap().len(), 0);
+    assert_eq!(rows[1].get_list(9).unwrap().len(), 0);
 }
 
 #[test]
