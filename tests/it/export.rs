@@ -241,21 +241,18 @@ async fn documents_of_twenty_items_are_read_with_every_time_as_it_was_stored() {
             }
             let text = fs::read_to_string(&path).unwrap();
             let widest = text.lines().filter(|line| !line.contains("-->") && !line.starts_with("WEBVTT"));
+            let marks = regex::Regex::new("<(?:[0-9:.]+|v [^>]*)>").unwrap();
             let shown = |line: &str| {
-                let stamp = regex::Regex::new("<[0-9:.]+>").unwrap();
-                stamp
-                    .replace_all(line, "")
-                    .replace("&lt;", "<")
-                    .replace("&gt;", ">")
-                    .replace("&amp;", "&")
-                    .chars()
-                    .count()
+                let line = marks.replace_all(line, "");
+                line.replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&").chars().count()
             };
             assert!(widest.clone().all(|line| shown(line) <= 42), "{text}");
             if format == "vtt" {
                 // Each word begins a caption or has its time.
-                let stamps = text.matches(":").count() / 2 - 2 * read.len();
+                let stamps = marks.find_iter(&text).filter(|mark| !mark.as_str().starts_with("<v")).count();
                 assert_eq!(stamps + read.len(), starts.len().max(read.len()), "{text}");
+                let voices = ["<v Anna>", "<v B&lt;o&gt;b &amp; \"C\">"].map(|voice| text.contains(voice));
+                assert_eq!(voices, [n % 6 == 0; 2], "{text}");
             }
         }
     }

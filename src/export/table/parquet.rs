@@ -160,7 +160,7 @@ impl<T> Default for Leaf<T> {
 }
 
 impl<T> Leaf<T> {
-    /// Of a column that is not a list. Levels are ignored where it is not optional.
+    /// Of a column that is not a list, and has no repetitions. Definitions are ignored where it is not optional.
     fn push(&mut self, value: Option<T>) {
         self.definitions.push(value.is_some().into());
         self.values.extend(value);
@@ -192,7 +192,8 @@ impl<T> Leaf<T> {
         let Some(mut column) = group.next_column()? else {
             return Err(ParquetError::General("there are more columns than the schema has".to_owned()));
         };
-        column.typed::<D>().write_batch(&self.values, Some(&self.definitions), Some(&self.repetitions))?;
+        let repetitions = (!self.repetitions.is_empty()).then_some(&self.repetitions[..]);
+        column.typed::<D>().write_batch(&self.values, Some(&self.definitions), repetitions)?;
         column.close()
     }
 }
