@@ -154,6 +154,9 @@ pub struct Segment {
     /// The words of `text` with their times, in order; empty where no word times were asked for or found.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub words: Vec<Word>,
+    /// Who speaks, where somebody wrote that down. Untrusted text.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub speaker: Option<String>,
 }
 
 /// One word and when it was said. Punctuation belongs to the word it touches.

@@ -15,7 +15,7 @@
 //! * Keeping house: [`Store::doubtful`] and [`Store::replace`] (doing again what was badly understood), [`Store::remove`],
 //!   [`Store::expired`].
 //! * Reading: [`Store::counts`], [`Store::items`], [`Store::find`], [`Store::segments`],
-//!   [`Store::dropped`]. Words for searches: [`Store::learn_words`].
+//!   [`Store::dropped`]; a whole library: [`bulk`], its figures: [`stats`]. Words for searches: [`Store::learn_words`].
 //!
 //! Segments, passages, vectors and the state of the item change in one transaction, so `done` means complete.
 //! Statements that may be repeated are repeated when the connection breaks or a deadlock is resolved against
@@ -27,6 +27,7 @@
 mod account;
 mod again;
 mod answering;
+pub mod bulk;
 mod claim;
 mod copy;
 mod handover;
@@ -40,6 +41,7 @@ mod reembed;
 mod remove;
 pub mod sources;
 mod upgrade;
+pub mod stats;
 mod vectors;
 mod vocabulary;
 mod workers;

@@ -99,6 +99,7 @@ pub fn segment(start_ms: i64, end_ms: i64, language: &str, text: &str) -> Segmen
         avg_logprob: -0.25,
         no_speech_prob: 0.01,
         words: Vec::new(),
+        speaker: None,
     }
 }
 
