@@ -185,11 +185,6 @@ pub enum StoreError {
 }
 
 impl StoreError {
-    /// True where a row holds what this program cannot read: trying again changes nothing.
-    pub fn is_unreadable(&self) -> bool {
-        matches!(self, Self::Database(sqlx::Error::Decode(_) | sqlx::Error::ColumnDecode { .. }))
-    }
-
     /// True where the same call may succeed later without anybody doing something.
     pub fn is_transient(&self) -> bool {
         match self {

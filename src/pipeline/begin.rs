@@ -7,9 +7,9 @@ use tokio::sync::oneshot;
 use super::ending::given_back;
 use super::{Active, Job, Shared};
 use crate::event::Event;
-use crate::media::{Failure, FailureClass, MediaId, Metadata};
+use crate::media::{MediaId, Metadata};
 use crate::queue::Outcome;
-use crate::store::{Claim, StoreError, Work};
+use crate::store::{Claim, Work};
 
 /// An item that is this worker's, and who waits for it.
 pub(super) struct Begun {
@@ -45,28 +45,10 @@ async fn claim(shared: &Shared, media_id: MediaId) -> Result<Box<Work>, Outcome>
         Ok(Claim::Work(work)) => Ok(work),
         // Done by a worker that died before it could delete the job, given up, or removed: nothing is left to do.
         Ok(Claim::AlreadyDone | Claim::GivenUp | Claim::Gone) => Err(Outcome::Done),
-        Err(error) if error.is_unreadable() => Err(give_up(shared, media_id, &error).await),
         Err(error) => {
             tracing::warn!(%media_id, %error, "failed to claim an item; trying again");
             Err(Outcome::Retry { after: Duration::from_secs(5), message: error.to_string() })
         }
-    }
-}
-
-/// An item whose row says nothing that could be worked on: it would be claimed for ever.
-async fn give_up(shared: &Shared, media_id: MediaId, error: &StoreError) -> Outcome {
-    let failure = Failure::new(FailureClass::Internal, format!("its row cannot be read: {error}"))
-        .with_remedy(
-            "it may have been written by another version: remove the item, then ingest its source again",
-        );
-    match shared.store.give_up_unread(media_id, &shared.worker, &failure).await {
-        Ok(Some((title, source))) => {
-            let Failure { class, message, remedy, .. } = failure;
-            shared.events.send(Event::ItemFailed { media_id, title, source, class, message, remedy });
-            Outcome::Done
-        }
-        Ok(None) => Outcome::LeaseLost,
-        Err(error) => Outcome::Retry { after: Duration::from_secs(5), message: error.to_string() },
     }
 }
 

@@ -6,9 +6,9 @@ use serde_json::{Map, json};
 use sqlx::types::Json;
 use uuid::Uuid;
 
-use super::{Claimed, Store, StoreError, clean};
+use super::{Claimed, Store, StoreError};
 use crate::event::Step;
-use crate::media::{Failure, MediaId};
+use crate::media::MediaId;
 
 /// An item that a worker has in hand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,32 +39,6 @@ impl Store {
                 .collect();
         let stands = |claim: &&Claimed| fences.get(&claim.media_id.0) == Some(&claim.fence);
         Ok(claims.iter().filter(|claim| !stands(claim)).copied().collect())
-    }
-
-    /// Gives up an item that `worker` has claimed without learning its fence, because its row cannot be read; its title and
-    /// what a person would open. None where it is not this worker's any more.
-    ///
-    /// # Errors
-    /// [`StoreError::Database`].
-    pub async fn give_up_unread(
-        &self,
-        media_id: MediaId,
-        worker: &str,
-        failure: &Failure,
-    ) -> Result<Option<(String, String)>, StoreError> {
-        let told = sqlx::query_as(
-            "UPDATE media SET state = CASE WHEN segments IS NULL THEN 'failed' ELSE 'done' END, fence = fence + 1,
-                 error_class = $3, error = $4, remedy = $5, retry_at = NULL, finished_at = now(), updated_at = now()
-             WHERE media_id = $1 AND state = 'active' AND worker = $2 RETURNING title, source",
-        )
-        .bind(media_id.0)
-        .bind(worker)
-        .bind(failure.class.as_str())
-        .bind(&*clean(&failure.message))
-        .bind(&failure.remedy)
-        .fetch_optional(&self.pool)
-        .await?;
-        Ok(told)
     }
 
     /// True while nothing new may be taken up.

@@ -10,7 +10,6 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use serde_json::Value;
 use spoken::postgres::{Server as Postgres, ServerOptions};
-use spoken::store::{Store, StoreOptions};
 use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
 
 use super::cli::{Library, Ran, embedding_model, ffmpeg, finish, repository, shell, speech};
@@ -271,29 +270,6 @@ fn complaint(row: &Bad, failure: &Value, ran: &Ran) -> Option<String> {
     }
     let told = ran.stderr.lines().any(|line| line.contains(row.name()));
     (!told).then(|| format!("{} is not named on standard error", row.source))
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_row_that_cannot_be_read_is_given_up_and_the_rest_goes_on() {
-    let url = database().await;
-    let library = Library::on(&url);
-    let store = Store::connect(&url, &StoreOptions::default()).await.unwrap();
-    store.migrate().await.unwrap();
-    sqlx::query(
-        "insert into media (media_id, extractor, source_id, locator, source, title) \
-         values (gen_random_uuid(), 'test', 'x', '{\"kind\": \"of a later version\"}', 'x', 'Strange')",
-    )
-    .execute(store.pool())
-    .await
-    .unwrap();
-    let (talk, _) = speech("talk.wav", 7201, 9, &[]);
-    let ran = library.run(&["ingest", "--json", talk.to_str().unwrap()]);
-    assert_eq!((ran.code, ran.json()["done"].as_u64()), (1, Some(1)), "{ran}");
-    let failure = &ran.json()["failures"][0];
-    assert_eq!((text(&failure["title"]), text(&failure["class"])), ("Strange", "internal"), "{ran}");
-    assert!(text(&failure["message"]).contains("cannot be read"), "{ran}");
-    library.assert_in_order();
-    store.close().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -207,6 +207,21 @@ impl Run {
         let _ = kill(Pid::from_raw(i32::try_from(self.child.id()).unwrap()), signal);
     }
 
+    /// Stops it for a while, and returns when it has stopped: one thread takes the signal and stops the others, and as long
+    /// as that one waits for a processor they go on.
+    fn freeze(&self) {
+        self.signal(Signal::SIGSTOP);
+        let threads = format!("/proc/{}/task", self.child.id());
+        until("every thread has stopped", || {
+            // Gone, or ended and not waited for yet, it stands still too.
+            fs::read_dir(&threads).into_iter().flatten().flatten().all(|thread| {
+                fs::read_to_string(thread.path().join("stat")).map_or(true, |stat| {
+                    stat.rsplit_once(") ").is_some_and(|(_, state)| state.starts_with(['T', 't', 'Z', 'X']))
+                })
+            })
+        });
+    }
+
     fn is_over(&mut self) -> bool {
         self.child.try_wait().unwrap().is_some()
     }

@@ -447,7 +447,7 @@ async fn a_site_that_refuses_in_every_way_gets_its_rest_and_all_are_done() {
         command.env(
             "RATE_SITES",
             format!(
-                "127.0.0.1 videos=100 requests={REQUESTS} interval=0.1 downloads=2 rest=0.3 window={}",
+                "127.0.0.1 videos=100 requests={REQUESTS} interval=0.1 downloads=2 rest=1 window={}",
                 WINDOW.as_secs()
             ),
         );

@@ -108,7 +108,7 @@ async fn stopped_past_its_lease_it_finds_its_work_done_by_another() {
     let url = database().await;
     let hosts = [Library::on(&url), Library::on(&url)];
     let (server, mut zombie) = at_work(&hosts[0], LEASE).await;
-    zombie.signal(Signal::SIGSTOP);
+    zombie.freeze();
     server.calm();
     let began = Instant::now();
     let other = finish(&hosts[1], &[]);
@@ -145,7 +145,7 @@ async fn stopped_in_the_middle_of_writing_it_does_not_keep_the_rows() {
             and query like 'INSERT INTO languages%')",
     )
     .await;
-    zombie.signal(Signal::SIGSTOP);
+    zombie.freeze();
     // Now the statement succeeds, and the transaction waits for a client that does not go on.
     guard.close().await.unwrap();
     let began = Instant::now();
@@ -166,7 +166,7 @@ async fn stopped_for_less_than_its_lease_it_keeps_its_work() {
     let url = database().await;
     let hosts = [Library::on(&url), Library::on(&url)];
     let (server, run) = at_work(&hosts[0], Duration::from_secs(60)).await;
-    run.signal(Signal::SIGSTOP);
+    run.freeze();
     let mut command = ingest(&hosts[1], &[]);
     command.env("LEASE_SECONDS", "60");
     let mut other = Run::start(command);

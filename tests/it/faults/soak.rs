@@ -280,7 +280,9 @@ impl<'a> Field<'a> {
             }
             Strike::Pause | Strike::Freeze => {
                 let ms = if matches!(strike, Strike::Pause) { 100 + dice.below(900) } else { 4000 };
-                first(self, Signal::SIGSTOP);
+                if let Some(run) = &self.runs[0] {
+                    run.freeze();
+                }
                 std::thread::park_timeout(Duration::from_millis(ms));
                 first(self, Signal::SIGCONT);
             }
