@@ -204,6 +204,20 @@ impl Store {
         Ok(if changed.rows_affected() == 1 { Switched::Yes } else { Switched::Already })
     }
 
+    /// Whether a table of vectors has an index that searches may use.
+    ///
+    /// # Errors
+    /// [`StoreError::Database`].
+    pub async fn has_vector_index(&self, table: &str) -> Result<bool, StoreError> {
+        Ok(sqlx::query_scalar(
+            "SELECT EXISTS (SELECT FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid JOIN pg_am a ON a.oid = c.relam
+                            WHERE i.indrelid = to_regclass($1) AND a.amname IN ('hnsw', 'ivfflat') AND i.indisvalid)",
+        )
+        .bind(table)
+        .fetch_one(&self.pool)
+        .await?)
+    }
+
     /// Drops the table of a model that does not answer; false where it does, or somebody uses it, or there is none.
     ///
     /// # Errors
