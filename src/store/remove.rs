@@ -140,9 +140,9 @@ impl Store {
     ) -> Result<Vec<Uuid>, StoreError> {
         let mut tx = self.pool.begin().await?;
         keep_answering(&mut tx).await?;
-        // In one order, so that two of these cannot wait for each other.
+        // Changed to what they are, and thereby locked: rows that may lie on several machines are locked by name only.
         let ids: Vec<Uuid> = sqlx::query_scalar(
-            "SELECT media_id FROM media WHERE media_id = ANY($1) AND state <> 'active' ORDER BY media_id FOR UPDATE",
+            "UPDATE media SET updated_at = updated_at WHERE media_id = ANY($1) AND state <> 'active' RETURNING media_id",
         )
         .bind(batch)
         .fetch_all(&mut *tx)
