@@ -80,6 +80,7 @@ pub async fn reembed(world: &World, args: &ReembedArgs, stop: &CancellationToken
             result?
         }
     };
+    store.name_answering().await?;
     let now = store.answering().await?;
     let answers = now.as_ref().is_some_and(|a| a.model == filled.model);
     if let (Some(former), Some(now)) = (&former, &now)
