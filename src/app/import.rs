@@ -9,13 +9,13 @@ use futures::StreamExt;
 use serde::Serialize;
 use walkdir::WalkDir;
 
-use super::{listing, steps, world::World};
+use super::{listing, models, world::World};
 use crate::cli::{EXIT_FAILED, EXIT_OK, ImportArgs};
-use crate::embed::{self, Embedder, PassageOptions};
+use crate::embed::{self, Embedder, Heading, PassageOptions};
 use crate::import::{self, Imported};
 use crate::media::{Item, Locator, MediaId, State};
 use crate::source::{Found, Lister};
-use crate::store::{Claim, EmbeddingModel, SaveError, Selection, Upserted};
+use crate::store::{Claim, Claimed, Results, SaveError, Selection, Upserted};
 use crate::telemetry::sanitize;
 use crate::web::media_extension;
 
@@ -39,8 +39,7 @@ struct Summary {
 /// # Errors
 /// The embedding model's, the database's, or standard output's; what is wrong with single files is told and counted.
 pub async fn import(world: &World, args: &ImportArgs) -> anyhow::Result<u8> {
-    let options = steps::embed_options(&world.config);
-    let embedder = tokio::task::spawn_blocking(move || Embedder::load(&options)).await??;
+    let embedder = models::for_writing(world).await?;
     let lister = Lister::new(listing::source_options(world, &uuid::Uuid::new_v4().to_string())?)?;
     let (mut summary, mut files) = (Summary::default(), Vec::new());
     for source in &args.sources {
@@ -133,7 +132,7 @@ impl Bringer<'_> {
             Upserted::New | Upserted::Known { state: State::Queued, .. } => {}
         }
         let Claim::Work(work) = store.claim(item.media_id, "import").await? else { return Ok(None) };
-        let stored = self.write(&work.claimed, &imported).await;
+        let stored = self.write(&item.title, &work.claimed, &imported).await;
         if stored.is_err() {
             // Best effort: whoever claims it next takes it over in any case.
             let _ = store.release(&work.claimed).await;
@@ -163,15 +162,19 @@ impl Bringer<'_> {
         anyhow::bail!("the medium beside it, {}, cannot be read", path.display())
     }
 
-    async fn write(&self, claimed: &crate::store::Claimed, imported: &Imported) -> anyhow::Result<()> {
-        let (embedder, transcript) = (self.embedder, &imported.transcript);
-        let passages = embed::passages(&transcript.segments, &PassageOptions::default());
+    async fn write(&self, title: &str, claimed: &Claimed, imported: &Imported) -> anyhow::Result<()> {
+        let Imported { transcript, metadata, .. } = imported;
+        let embedder = self.embedder;
+        let heading = Heading::new(metadata.title.as_deref().unwrap_or(title), metadata.channel.as_deref());
+        let usual = PassageOptions::default();
+        let options = PassageOptions { max_tokens: usual.max_tokens.min(embedder.room(&heading)), ..usual };
+        let passages = embed::passages(&transcript.segments, &options, |text| embedder.tokens(text));
         let texts = passages.iter().map(|p| p.text.clone()).collect();
-        let vectors = embedder.embed_passages(texts).await?;
-        let model =
-            EmbeddingModel { model_id: embedder.model_id().to_owned(), dimension: embedder.dimension() };
-        let store = &self.world.store;
-        match store.complete(claimed, &imported.metadata, transcript, &passages, &vectors, &model).await {
+        let vectors = embedder.embed_under(&heading, texts).await?;
+        let embedding = models::identity(embedder);
+        let results =
+            Results { metadata, transcript, passages: &passages, vectors: &vectors, embedding: &embedding };
+        match self.world.store.complete_answering(claimed, &results).await {
             Ok(()) => Ok(()),
             Err(SaveError::LeaseLost) => anyhow::bail!("another process is working on the same item"),
             Err(error) => Err(error.into()),
