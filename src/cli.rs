@@ -22,9 +22,9 @@ pub use args::{
     CompletionsArgs, ConfigArgs, DbArgs, DbCommand, DoctorArgs, ExportArgs, ExportFormat, IngestArgs,
     LimitsArgs, NodesArgs, RetryArgs, RoleName, ShowArgs, StatusArgs, WorkArgs,
 };
+pub use house::{ReembedArgs, RemoveArgs, RetentionArgs, UpgradeArgs};
 pub use import::ImportArgs;
 pub use index::{IndexArgs, IndexBuildArgs, IndexCommand, IndexDrillArgs, IndexStatusArgs};
-pub use house::{ReembedArgs, RemoveArgs, RetentionArgs, UpgradeArgs};
 pub use offline::{BenchArgs, TranscribeArgs};
 pub use queue::{
     BumpArgs, CancelArgs, DrillArgs, Moment, PauseArgs, QueueArgs, QueueCommand, parse_duration,
