@@ -12,7 +12,7 @@ use walkdir::WalkDir;
 use super::{listing, models, world::World};
 use crate::cli::{EXIT_FAILED, EXIT_OK, ImportArgs};
 use crate::embed::{self, Embedder, Heading, PassageOptions};
-use crate::import::{self, Imported};
+use crate::import::{self, ImportError, Imported};
 use crate::media::{Item, Locator, MediaId, State};
 use crate::source::{Found, Lister};
 use crate::store::{Claim, Claimed, Results, SaveError, Selection, Upserted};
@@ -30,6 +30,7 @@ const LEARN: Duration = Duration::from_secs(20);
 struct Summary {
     done: usize,
     known: usize,
+    skipped: usize,
     failed: usize,
     segments: usize,
 }
@@ -55,16 +56,20 @@ pub async fn import(world: &World, args: &ImportArgs) -> anyhow::Result<u8> {
     let mut brought = futures::stream::iter(files)
         .map(|(source, file)| {
             let bringer = &bringer;
-            async move { (bringer.bring(source, &file).await, file) }
+            async move { (bringer.bring(source, &file).await, *source != file, file) }
         })
         .buffered(AT_A_TIME);
-    while let Some((outcome, file)) = brought.next().await {
+    while let Some((outcome, met, file)) = brought.next().await {
         match outcome {
             Ok(Some(segments)) => {
                 summary.done += 1;
                 summary.segments += segments;
             }
             Ok(None) => summary.known += 1,
+            // Folders hold JSON of many kinds.
+            Err(error) if met && matches!(error.downcast_ref(), Some(ImportError::Json(_))) => {
+                summary.skipped += 1;
+            }
             Err(error) => {
                 summary.failed += 1;
                 eprintln!("{}", sanitize(&format!("failed to bring in {}: {error:#}", file.display())));
@@ -77,8 +82,9 @@ pub async fn import(world: &World, args: &ImportArgs) -> anyhow::Result<u8> {
     if args.json {
         println!("{}", serde_json::to_string(&summary)?);
     } else {
-        let Summary { done, known, failed, segments } = summary;
-        eprintln!("{done} brought in ({segments} segments), {known} known before, {failed} failed");
+        let Summary { done, known, skipped, failed, segments } = summary;
+        let skipped = if skipped > 0 { format!(", {skipped} no transcripts") } else { String::new() };
+        eprintln!("{done} brought in ({segments} segments), {known} known before{skipped}, {failed} failed");
     }
     Ok(if summary.failed > 0 { EXIT_FAILED } else { EXIT_OK })
 }
