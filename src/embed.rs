@@ -248,7 +248,6 @@ impl Embedder {
         })
     }
 
-    /// Vectors of passages, in order, each of length 1.
     /// Tokens of a text, as this model reads it.
     pub fn tokens(&self, text: &str) -> usize {
         // What its tokenizer cannot take is counted as the worst: a token a character.

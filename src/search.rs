@@ -291,25 +291,36 @@ fn share_out(found: &mut Vec<Found>, per_item: usize) -> HashMap<MediaId, usize>
 }
 
 /// How much each word of the query tells: by how rare it is in the library, as far as its words have been counted
-/// ([`Store::learn_words`]), else by its length.
+/// ([`Store::learn_words`]), else by its length; next to nothing where it is a stop word of a language that occurs.
 async fn weights(store: &Store, query: &Query) -> Result<Weights, SearchError> {
     let words: Vec<&str> = query.words.iter().map(|w| w.folded.as_str()).collect();
-    let rows: Vec<(Option<String>, Option<i64>, f64)> = sqlx::query_as(
-        "SELECT v.word, v.said, greatest(c.reltuples, 0)::float8
-         FROM pg_class c LEFT JOIN vocabulary v ON v.word = ANY($1)
+    let rows: Vec<(String, Option<i64>, bool, f64)> = sqlx::query_as(
+        "WITH configs AS MATERIALIZED (SELECT DISTINCT spoken_config(language) AS config FROM languages)
+         SELECT w.word, v.said,
+                EXISTS (SELECT FROM configs WHERE numnode(plainto_tsquery(config, w.word)) = 0),
+                greatest(c.reltuples, 0)::float8
+         FROM unnest($1::text[]) AS w (word) LEFT JOIN vocabulary v USING (word), pg_class c
          WHERE c.oid = 'segments'::regclass",
     )
     .bind(words)
     .fetch_all(store.pool())
     .await?;
-    let segments = rows.first().map_or(0.0, |(.., segments)| *segments);
-    let said: HashMap<String, i64> = rows.into_iter().filter_map(|(word, said, _)| word.zip(said)).collect();
+    let mut most = rows.first().map_or(0.0, |(.., segments)| *segments);
+    let (mut said, mut stop) = (HashMap::new(), HashSet::new());
+    for (word, times, is_stop, _) in rows {
+        if is_stop {
+            stop.insert(word.clone());
+        }
+        if let Some(times) = times {
+            // The server's own count may be old; less than one word's it cannot be.
+            most = most.max(times as f64);
+            said.insert(word, times);
+        }
+    }
     if said.is_empty() {
         return Ok(Weights::by_length(&query.words));
     }
-    // The server's own count may be old; more than all it cannot be.
-    let most = said.values().copied().max().unwrap_or(1) as f64;
-    Ok(Weights::by_rarity(&query.words, &said, segments.max(most)))
+    Ok(Weights::by_rarity(&query.words, &said, &stop, most))
 }
 
 /// Finds where in each passage the query was said, and lets that have its say in the order.

@@ -122,6 +122,14 @@ pub async fn for_search(world: &World) -> anyhow::Result<Embedder> {
     load_chosen(&choose(&world.config, world.store.answering().await?).await?).await
 }
 
+/// Loads the model that items are embedded with, for a command that ends before another one could take its place.
+///
+/// # Errors
+/// As for [`for_search`].
+pub async fn for_writing(world: &World) -> anyhow::Result<Embedder> {
+    load_and_note(choose(&world.config, world.store.answering().await?).await?, &world.store).await
+}
+
 /// Loads the model that items are embedded with, and says where it is not the configured one; another one takes its place
 /// as soon as that one answers.
 ///

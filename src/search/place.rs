@@ -14,6 +14,11 @@ const SIMILAR: i32 = 1;
 const DIFFERENT: i32 = -1;
 const GAP: i32 = -1;
 
+/// What a stop word weighs at most; a word that a thousandth of all segments hold weighs 7.
+const STOP_WORD: f64 = 0.1;
+/// So small a share of the query is none: a stop word in common.
+const LEAST_SHARE: f64 = 0.1;
+
 /// Words of a query that are aligned; more would cost time and add nothing.
 const QUERY_WORDS: usize = 64;
 
@@ -43,10 +48,17 @@ impl Weights {
     /// Words that are said less often weigh more: by the logarithm of how rare they are (inverse document frequency, Spärck
     /// Jones, "A statistical interpretation of term specificity", 1972). `said` tells in how many of all `segments` a word is
     /// said; what is not in it is said nowhere, or nobody has counted yet.
-    pub(super) fn by_rarity(query: &[Word], said: &HashMap<String, i64>, segments: f64) -> Self {
+    /// Stop words, which `stop` names, weigh next to nothing: in a small library they may be rare.
+    pub(super) fn by_rarity(
+        query: &[Word],
+        said: &HashMap<String, i64>,
+        stop: &HashSet<String>,
+        segments: f64,
+    ) -> Self {
         let weight = |word: &str| {
             let times = said.get(word).map_or(0.5, |n| (*n).max(1) as f64);
-            (1.0 + segments / times).ln()
+            let rarity = (1.0 + segments / times).ln();
+            if stop.contains(word) { rarity.min(STOP_WORD) } else { rarity }
         };
         Self(query.iter().map(|w| (w.folded.clone(), weight(&w.folded))).collect())
     }
@@ -88,7 +100,8 @@ pub(super) fn locate(
         };
     }
     let at = if share > 0.0 { best } else { hint.filter(|h| *h < segments.len()).unwrap_or(0) };
-    Place { segments: at..at + 1, closeness: share * 0.5, verbatim: false, words: HashSet::new() }
+    let closeness = if share < LEAST_SHARE { 0.0 } else { share * 0.5 };
+    Place { segments: at..at + 1, closeness, verbatim: false, words: HashSet::new() }
 }
 
 /// The segment with the largest share of the query's different words, each counting as much as it weighs, and all shares.
@@ -276,8 +289,13 @@ mod tests {
         let query = words("what about yaks");
         let segments = [words("what is it about"), words("yaks eat grass")];
         let said = [("what", 900), ("about", 800), ("yaks", 2)].map(|(w, n)| (w.to_owned(), n)).into();
-        let rare = Weights::by_rarity(&query, &said, 1000.0);
+        let rare = Weights::by_rarity(&query, &said, &HashSet::new(), 1000.0);
         assert_eq!(locate(&query, &rare, &segments, None).segments, 1..2);
+        // In a library of two segments every word is as rare; what tells nothing is known all the same.
+        let stop = ["what", "about"].map(str::to_owned).into();
+        let few = Weights::by_rarity(&query, &HashMap::new(), &stop, 2.0);
+        assert_eq!(locate(&query, &few, &segments, None).segments, 1..2);
+        assert_eq!(locate(&query, &few, &segments[..1], None).closeness, 0.0);
         assert_eq!(locate(&query, &Weights::by_length(&query), &segments, None).segments, 0..1);
     }
 
