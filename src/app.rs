@@ -14,6 +14,8 @@
 //! * [`library`] — commands that read: status, show, export, and retry.
 //! * [`import`] — transcripts that exist already.
 //! * [`mod@search`] — finding it again.
+//! * [`models`] — which embedding model a command works with; [`mod@reembed`] changes over to another one.
+//! * [`mod@upgrade`] — doubtful transcripts done again; [`mod@remove`] — what goes, and how long items are kept.
 //! * [`mod@queue`] — looking at the queue and steering it.
 //! * [`world`] — the open database that commands share.
 //! * [`doctor`] — is everything there?
@@ -27,8 +29,8 @@ use std::time::Duration;
 use anyhow::Context;
 
 use crate::cli::{
-    Cli, Command, DbCommand, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE, IngestArgs, SourceCommand,
-    SyncArgs, TranscribeArgs, WorkArgs,
+    Cli, Command, DbCommand, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE, IngestArgs, ReembedArgs,
+    SourceCommand, SyncArgs, TranscribeArgs, UpgradeArgs, WorkArgs,
 };
 use crate::config::{self, Inputs, Loaded, LogFormat};
 use crate::event::{self, Event, Events};
@@ -47,10 +49,13 @@ pub mod library;
 pub mod limits;
 pub mod listing;
 pub mod node;
+pub mod models;
 pub mod notify;
 pub mod offline;
 mod patience;
 pub mod queue;
+pub mod reembed;
+pub mod remove;
 pub mod run;
 pub mod search;
 pub mod signals;
@@ -58,6 +63,7 @@ pub mod source;
 pub mod steps;
 pub mod sync;
 pub mod transcribe;
+pub mod upgrade;
 pub mod work;
 pub mod works;
 pub mod world;
@@ -67,6 +73,8 @@ use world::World;
 
 /// Connections of one-shot readers.
 const READER_CONNECTIONS: u32 = 2;
+/// Connections of `spoken reembed`, which embeds several items at once.
+const REEMBED_CONNECTIONS: u32 = 8;
 /// Connections of `spoken queue`, whose drill works.
 const QUEUE_CONNECTIONS: u32 = 8;
 
@@ -244,6 +252,20 @@ async fn run_cli(cli: &Cli, loaded: Loaded, output: &Output) -> anyhow::Result<u
             world.close().await;
             done
         }
+        Command::Upgrade(args) => upgrade_command(args, loaded, output).await,
+        Command::Reembed(args) => reembed_command(args, loaded).await,
+        Command::Remove(args) => {
+            let world = World::open(loaded.config, READER_CONNECTIONS).await?;
+            let done = remove::remove(&world, args).await;
+            world.close().await;
+            done
+        }
+        Command::Retention(args) => {
+            let world = World::open(loaded.config, READER_CONNECTIONS).await?;
+            let done = remove::retention(&world, args).await;
+            world.close().await;
+            done
+        }
         Command::Sync(args) => sync_command(args, loaded, output).await,
         Command::Run(_) => run_command(cli, loaded, output).await,
         // Answered before the runtime started.
@@ -359,6 +381,53 @@ async fn work_command(args: &WorkArgs, loaded: Loaded, output: &Output) -> anyho
     }
     // Who works until told to stop did what was asked for, whatever became of single items.
     Ok(if args.drain { code } else { EXIT_OK })
+}
+
+/// `spoken upgrade`: as `ingest`, of what is doubtful.
+async fn upgrade_command(args: &UpgradeArgs, loaded: Loaded, output: &Output) -> anyhow::Result<u8> {
+    let request = upgrade::Request::from(args);
+    if args.dry_run {
+        let world = World::open(loaded.config, READER_CONNECTIONS).await?;
+        let done = upgrade::dry_run(&world, &request, args.json).await;
+        world.close().await;
+        return done;
+    }
+    let watch = Watch::start(&loaded, output, true, report::Options::default())?;
+    let connections = work_connections(&loaded);
+    let result = match World::open(loaded.config, connections).await {
+        Ok(world) => {
+            let result = upgrade::upgrade(&world, &request, &watch.events, &watch.stopping).await;
+            world.close().await;
+            result
+        }
+        Err(error) => Err(error),
+    };
+    let (summary, code) = watch.end(result, output).await?;
+    if args.json {
+        println!("{}", serde_json::to_string(&summary)?);
+    }
+    Ok(code)
+}
+
+/// `spoken reembed`: a bar of its own, since it knows neither audio nor stages.
+async fn reembed_command(args: &ReembedArgs, loaded: Loaded) -> anyhow::Result<u8> {
+    let (events, mut told) = Events::channel();
+    let stopping = Stopping::default();
+    let listener = stopping.listen(events.clone(), None, || ())?;
+    let teller = tokio::spawn(async move {
+        while let Some(event) = told.recv().await {
+            if matches!(event, Event::StopRequested) {
+                eprintln!("stopping after the passages in work");
+            }
+        }
+    });
+    let world = World::open(loaded.config, REEMBED_CONNECTIONS).await?;
+    let done = reembed::reembed(&world, args, &stopping.stop).await;
+    world.close().await;
+    listener.abort();
+    drop(events);
+    teller.abort();
+    done
 }
 
 /// `spoken sync`: bars for who watches; else one line, and what went wrong.

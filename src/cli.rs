@@ -6,6 +6,7 @@
 mod args;
 mod import;
 mod index;
+mod house;
 mod offline;
 mod queue;
 mod search;
@@ -21,6 +22,7 @@ pub use args::{
     CompletionsArgs, ConfigArgs, DbArgs, DbCommand, DoctorArgs, ExportArgs, ExportFormat, IngestArgs,
     LimitsArgs, NodesArgs, RetryArgs, RoleName, ShowArgs, StatusArgs, WorkArgs,
 };
+pub use house::{ReembedArgs, RemoveArgs, RetentionArgs, UpgradeArgs};
 pub use import::ImportArgs;
 pub use index::{IndexArgs, IndexBuildArgs, IndexCommand, IndexDrillArgs, IndexStatusArgs};
 pub use offline::{BenchArgs, TranscribeArgs};
@@ -56,6 +58,7 @@ const GROUPS: &[(&str, &[&str])] = &[
     ("Bring in", &["ingest", "import", "status", "queue", "retry", "limits"]),
     ("Keep up", &["source", "sync", "run"]),
     ("Find and read", &["search", "show", "export"]),
+    ("Keep house", &["upgrade", "reembed", "remove", "retention"]),
     ("Share the work", &["work", "nodes"]),
     ("Without a library", &["transcribe", "bench"]),
     ("Set up", &["doctor", "config", "db", "index", "completions"]),
@@ -171,6 +174,18 @@ pub enum Command {
     /// Build, look at or remove the index that large libraries are searched with
     #[command(long_about = index::INDEX)]
     Index(IndexArgs),
+    /// Do again what was badly understood, with another Whisper model
+    #[command(long_about = house::UPGRADE)]
+    Upgrade(UpgradeArgs),
+    /// Change over to another embedding model
+    #[command(long_about = house::REEMBED)]
+    Reembed(ReembedArgs),
+    /// Remove items for good
+    #[command(long_about = house::REMOVE)]
+    Remove(RemoveArgs),
+    /// Remove what is kept no longer
+    #[command(long_about = house::RETENTION)]
+    Retention(RetentionArgs),
     /// Work off the queue, as one of several machines
     #[command(long_about = args::WORK)]
     Work(WorkArgs),
@@ -249,6 +264,15 @@ impl Cli {
             set("whisper_model", args.model.clone(), "--model");
             set("whisper_profile", args.quality.clone(), "--quality");
             set("beam_size", args.beam_size.clone(), "--beam-size");
+        }
+        if let Command::Reembed(args) = &self.command {
+            set("embedding_model", args.model.clone(), "--model");
+        }
+        if let Command::Upgrade(args) = &self.command {
+            set("whisper_model", args.model.clone(), "--model");
+            if args.no_progress && global.log_format.is_none() {
+                set("log_format", Some("text".to_owned()), "--no-progress");
+            }
         }
         if let Command::Work(args) = &self.command
             && args.no_progress

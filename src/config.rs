@@ -158,6 +158,11 @@ pub struct Config {
     /// Of the nearest passages, the share (0 to 1) that a search through the index shall find.
     pub index_recall: f64,
 
+    /// The latest so many items of each subscribed source are kept; 0: all.
+    pub keep_last: u32,
+    /// Items of subscribed sources are kept for so many days; 0: for ever.
+    pub keep_days: u32,
+
     /// Downloads and decodes at the same time.
     pub io_workers: usize,
     /// Threads that find speech in decoded audio and queue its windows for the model.
@@ -265,6 +270,8 @@ impl Config {
             index_min_passages: 20_000,
             index_memory_mb: Auto::Auto,
             index_recall: 0.95,
+            keep_last: 0,
+            keep_days: 0,
             io_workers: 24,
             asr_workers: Auto::Auto,
             db_workers: 12,

@@ -1,7 +1,9 @@
 //! Forms passages from segments, and vectors from passages.
 //!
 //! [`passages`] joins segments at sentence ends. An [`Embedder`] turns their text into vectors of length 1 with an ONNX
-//! model: one thread owns it and forms batches of whatever all callers have waiting; a search's query goes first.
+//! model: one thread owns it and forms batches of whatever all callers have waiting; a search's query goes first. What a
+//! passage is from (a [`Heading`]: title, channel, who speaks) is told to the model before its text and stored nowhere: a
+//! passage that names nothing is still near a question that does.
 //!
 //! A network that quantises its activations while it runs ("dynamic" int8) scales them by all that is in the batch, so
 //! that a text's vector would depend on its neighbours (measured with all-MiniLM-L6-v2: by up to 0.02 a number, a cosine
@@ -21,6 +23,7 @@ use tokio::sync::oneshot;
 
 use crate::media::{Failure, FailureClass};
 
+mod heading;
 mod model;
 mod passage;
 mod prompts;
@@ -30,6 +33,7 @@ mod worker;
 #[cfg(test)]
 mod tests;
 
+pub use heading::Heading;
 pub use passage::{PassageOptions, passages};
 
 use prompts::Prompts;
@@ -82,6 +86,14 @@ impl EmbedOptions {
     pub fn check(&self) -> Result<(), EmbedError> {
         Embedder::check_runtime(&self.tools_dir)?;
         model::check(&self.model)
+    }
+
+    /// The name that [`Embedder::model_id`] will have, without loading the model.
+    ///
+    /// # Errors
+    /// Where there is no such model, or its file cannot be read.
+    pub fn model_id(&self) -> Result<String, EmbedError> {
+        model::id(&self.model)
     }
 }
 
@@ -166,6 +178,7 @@ pub struct Embedder {
     id: Arc<str>,
     prompts: Arc<Prompts>,
     tokenizer: Arc<Tokenizer>,
+    max_tokens: usize,
 }
 
 impl Embedder {
@@ -183,15 +196,27 @@ impl Embedder {
         let dimension = vectors[0].len();
         worker::normalise(&mut vectors[0], dimension).map_err(broken)?;
 
+        // Texts are cut off at what the network reads; counted is all of them.
+        let mut tokenizer = model.network.tokenizer.clone();
+        let max_tokens = tokenizer.get_truncation().map_or(model::MAX_TOKENS, |t| t.max_length);
+        tokenizer.with_truncation(None).map_err(|e| broken(e.to_string()))?;
+        tokenizer.with_padding(None);
+
         let (requests, receiver) = async_channel::bounded(QUEUE);
         let batch = if model.alone { 1 } else { options.batch };
-        let tokenizer = Arc::new(model.network.tokenizer.clone());
         let worker = Worker::new(model.network, batch, dimension);
         thread::Builder::new()
             .name("embed".to_owned())
             .spawn(move || worker.run(&receiver))
             .map_err(EmbedError::Thread)?;
-        Ok(Self { requests, dimension, id: model.id.into(), prompts: model.prompts.into(), tokenizer })
+        Ok(Self {
+            requests,
+            dimension,
+            id: model.id.into(),
+            prompts: model.prompts.into(),
+            tokenizer: tokenizer.into(),
+            max_tokens,
+        })
     }
 
     /// Checks without a model that ONNX Runtime can be loaded; returns the library's path.
@@ -223,12 +248,33 @@ impl Embedder {
         })
     }
 
-    /// Vectors of passages, in order, each of length 1.
+    /// Tokens of a text, as this model reads it.
+    pub fn tokens(&self, text: &str) -> usize {
+        // What its tokenizer cannot take is counted as the worst: a token a character.
+        self.tokenizer.encode(text, false).map_or_else(|_| text.chars().count(), |encoding| encoding.len())
+    }
+
+    /// Tokens of a passage under `heading` that the model reads to their end; at least 16.
+    pub fn room(&self, heading: &Heading) -> usize {
+        let prompt = heading.opening(&self.prompts.passage);
+        // A beginning and an end, which every model adds.
+        self.max_tokens.saturating_sub(self.tokens(&prompt) + 2).max(16)
+    }
+
+    /// Vectors of passages without a heading, in order, each of length 1.
     ///
     /// # Errors
     /// [`FailureClass::Internal`], naming the text that could not be embedded.
     pub async fn embed_passages(&self, texts: Vec<String>) -> Result<Vec<Vec<f32>>, Failure> {
         self.embed(texts, &self.prompts.passage, false).await
+    }
+
+    /// As [`Self::embed_passages`], of passages of one item, which `heading` tells about.
+    ///
+    /// # Errors
+    /// As [`Self::embed_passages`].
+    pub async fn embed_under(&self, heading: &Heading, texts: Vec<String>) -> Result<Vec<Vec<f32>>, Failure> {
+        self.embed(texts, &heading.opening(&self.prompts.passage), false).await
     }
 
     /// The vector of a query, of length 1. Goes before passages that wait.

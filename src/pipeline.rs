@@ -32,7 +32,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::decode::DecodeOptions;
-use crate::embed::{Embedder, PassageOptions};
+use crate::embed::PassageOptions;
 use crate::event::Events;
 use crate::fetch::Fetcher;
 use crate::handover::{Handover, Key};
@@ -46,6 +46,7 @@ mod asr;
 mod backoff;
 pub mod backlog;
 mod db;
+pub mod embedders;
 mod ending;
 mod hand;
 mod io;
@@ -56,6 +57,7 @@ pub mod spool;
 use asr::asr_worker;
 use backlog::Backlog;
 use db::db_worker;
+use embedders::Embedders;
 use hand::{Hand, Held};
 use io::io_worker;
 use receive::receive_worker;
@@ -100,7 +102,7 @@ pub struct Hearing {
     /// How segments become passages.
     pub passages: PassageOptions,
     /// Turns passages into vectors.
-    pub embedder: Embedder,
+    pub embedders: Embedders,
 }
 
 /// How many workers each stage has, and how patient they are.

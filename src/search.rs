@@ -31,7 +31,7 @@ use serde::{Serialize, Serializer};
 use crate::media::MediaId;
 use crate::store::{EmbeddingModel, Store, StoreError};
 use lists::Unit;
-use place::Place;
+use place::{Place, Weights};
 use query::Query;
 use scope::Scope;
 use words::Word;
@@ -264,7 +264,8 @@ async fn run(
     let mut fused = fusion::fuse(&lists);
     fused.retain(|f| wanted(&f.unit));
     fused.truncate(depth);
-    let mut found = located(store, query, fused, request.mode).await?;
+    let weights = weights(store, query).await?;
+    let mut found = located(store, query, &weights, fused, request.mode).await?;
     let counts = share_out(&mut found, request.per_item);
     found.truncate(request.limit);
     hits(store, query, found, &counts, request.around_ms).await
@@ -289,10 +290,44 @@ fn share_out(found: &mut Vec<Found>, per_item: usize) -> HashMap<MediaId, usize>
     counts
 }
 
+/// How much each word of the query tells: by how rare it is in the library, as far as its words have been counted
+/// ([`Store::learn_words`]), else by its length; next to nothing where it is a stop word of a language that occurs.
+async fn weights(store: &Store, query: &Query) -> Result<Weights, SearchError> {
+    let words: Vec<&str> = query.words.iter().map(|w| w.folded.as_str()).collect();
+    let rows: Vec<(String, Option<i64>, bool, f64)> = sqlx::query_as(
+        "WITH configs AS MATERIALIZED (SELECT DISTINCT spoken_config(language) AS config FROM languages)
+         SELECT w.word, v.said,
+                EXISTS (SELECT FROM configs WHERE numnode(plainto_tsquery(config, w.word)) = 0),
+                greatest(c.reltuples, 0)::float8
+         FROM unnest($1::text[]) AS w (word) LEFT JOIN vocabulary v USING (word), pg_class c
+         WHERE c.oid = 'segments'::regclass",
+    )
+    .bind(words)
+    .fetch_all(store.pool())
+    .await?;
+    let mut most = rows.first().map_or(0.0, |(.., segments)| *segments);
+    let (mut said, mut stop) = (HashMap::new(), HashSet::new());
+    for (word, times, is_stop, _) in rows {
+        if is_stop {
+            stop.insert(word.clone());
+        }
+        if let Some(times) = times {
+            // The server's own count may be old; less than one word's it cannot be.
+            most = most.max(times as f64);
+            said.insert(word, times);
+        }
+    }
+    if said.is_empty() {
+        return Ok(Weights::by_length(&query.words));
+    }
+    Ok(Weights::by_rarity(&query.words, &said, &stop, most))
+}
+
 /// Finds where in each passage the query was said, and lets that have its say in the order.
 async fn located(
     store: &Store,
     query: &Query,
+    weights: &Weights,
     fused: Vec<fusion::Fused>,
     mode: Mode,
 ) -> Result<Vec<Found>, SearchError> {
@@ -307,7 +342,7 @@ async fn located(
         }
         let words: Vec<Vec<Word>> = segments.iter().map(|s| words::words(&s.text)).collect();
         let hint = hint.and_then(|seq| segments.iter().position(|s| s.seq == seq));
-        let place = place::locate(&query.words, &words, hint);
+        let place = place::locate(&query.words, weights, &words, hint);
         found.push(Found { unit, segments, place, score });
     }
     if mode != Mode::Semantic {

@@ -10,6 +10,10 @@
 //!   which objects are of use; [`Store::nodes`] are the processes that work here.
 //! * Subscriptions: [`sources`].
 //! * The index of the vectors: [`mod@index`].
+//! * Embedding models: [`Store::answering`] is the one that answers, [`Store::lacking`] what another one lacks,
+//!   [`Store::switch`] lets that one answer.
+//! * Keeping house: [`Store::doubtful`] and [`Store::replace`] (doing again what was badly understood), [`Store::remove`],
+//!   [`Store::expired`].
 //! * Reading: [`Store::counts`], [`Store::items`], [`Store::find`], [`Store::segments`],
 //!   [`Store::dropped`]. Words for searches: [`Store::learn_words`].
 //!
@@ -22,6 +26,7 @@
 
 mod account;
 mod again;
+mod answering;
 mod claim;
 mod copy;
 mod handover;
@@ -31,7 +36,10 @@ mod locator;
 mod migrate;
 mod nodes;
 mod read;
+mod reembed;
+mod remove;
 pub mod sources;
+mod upgrade;
 mod vectors;
 mod vocabulary;
 mod workers;
@@ -45,13 +53,17 @@ use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions};
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection};
 use uuid::Uuid;
 
-pub use claim::{Attempt, Claim, Claimed, SaveError, Work};
+pub use answering::{Answering, ModelState, Switched};
+pub use claim::{Attempt, Claim, Claimed, Results, SaveError, Work};
 pub use handover::{Backlog, HandedOver, Wanted};
 pub use items::{Requeued, Selection, Unfinished, Upserted};
 pub use migrate::{Migrated, Version};
 pub use nodes::{Figures, NewNode, NodeRow};
 pub(crate) use read::spellings;
 pub use read::{Counts, ItemFilter, MediaRow};
+pub use reembed::{Added, Bare, ItemLocks, Lacking};
+pub use remove::{Expired, Keep, Removal, Removed, Which};
+pub use upgrade::{Condition, Doubtful, GRAMMAR, Upgraded, WindowFigures};
 pub use vectors::EmbeddingModel;
 pub use workers::InHand;
 

@@ -19,11 +19,13 @@
 //!   memory ran out);
 //! * from samples to what the decoder reads: `mel`, `encoder` (where the processor suits; else the engine's own);
 //! * the engines: the trait in `engine`, their list in `engines`, one file each (`ct2`, `whisper_cpp`), which model in `model`;
-//! * who is next: `pool` (batches), `feed` (the feeders, retries), `job` (one file's windows), `checkpoint` (finished ones);
+//! * who is next: `pool` (batches), `feed` (the feeders, retries), `job` (one file's windows), `checkpoint` (finished ones),
+//!   `believed` (those that another model finished well enough);
 //! * is it any good: `quality` (one text's figures), `guard` (invented text), `coverage` (speech without text);
 //! * the transcript: `tokens`, `clock` (a window's time to the file's), `assemble`.
 
 mod assemble;
+mod believed;
 mod checkpoint;
 mod clock;
 mod coverage;
@@ -69,6 +71,7 @@ use crate::media::{Audio, Failure, FailureClass, MediaId};
 use crate::speech::{self, SpeechOptions};
 use crate::stage::StageMeter;
 
+pub use believed::{Believed, Figures};
 pub use checkpoint::CheckpointOptions;
 pub use engine::{
     DecodeOptions, Engine, EngineError, Fallback, Input, InputKind, LoadEngine, Loaded, Sound, Task,
@@ -384,6 +387,34 @@ impl Transcriber {
         cancel: &CancellationToken,
         on_done: OnDone,
     ) {
+        self.submit_believing(None, language, media_id, audio, events, cancel, on_done);
+    }
+
+    /// What is believed of a file that another model heard before, of the windows that were kept on this machine: see
+    /// [`Believed`]. `stored` are the mean log-probabilities of its stored segments, `doubted` says which windows are to be
+    /// heard again.
+    pub fn believed(
+        &self,
+        audio: &Audio,
+        stored: &[f32],
+        doubted: impl Fn(Figures<'_>) -> bool,
+    ) -> Arc<Believed> {
+        let kept = self.checkpoints.as_ref().map(|c| c.others(&audio.hash)).unwrap_or_default();
+        Arc::new(Believed::new(kept, stored, doubted))
+    }
+
+    /// As [`Self::submit_in`]; windows that are `believed` keep the text they had.
+    #[expect(clippy::too_many_arguments, reason = "as submit_in, with one more")]
+    pub fn submit_believing(
+        &self,
+        believed: Option<Arc<Believed>>,
+        language: Option<&str>,
+        media_id: MediaId,
+        audio: &Audio,
+        events: &Events,
+        cancel: &CancellationToken,
+        on_done: OnDone,
+    ) {
         let file = self.files.fetch_add(1, Relaxed);
         let progress = events.progress(media_id, Step::Transcribe);
         let job = Arc::new(
@@ -396,7 +427,8 @@ impl Transcriber {
                 progress,
                 on_done,
             )
-            .in_language(language.map(str::to_owned)),
+            .in_language(language.map(str::to_owned))
+            .believing(believed),
         );
         if let Some(language) = language.filter(|l| !self.known.iter().any(|k| k == l)) {
             let message =

@@ -9,13 +9,13 @@ use futures::StreamExt;
 use serde::Serialize;
 use walkdir::WalkDir;
 
-use super::{listing, steps, world::World};
+use super::{listing, models, world::World};
 use crate::cli::{EXIT_FAILED, EXIT_OK, ImportArgs};
-use crate::embed::{self, Embedder, PassageOptions};
-use crate::import::{self, Imported};
+use crate::embed::{self, Embedder, Heading, PassageOptions};
+use crate::import::{self, ImportError, Imported};
 use crate::media::{Item, Locator, MediaId, State};
 use crate::source::{Found, Lister};
-use crate::store::{Claim, EmbeddingModel, SaveError, Selection, Upserted};
+use crate::store::{Claim, Claimed, Results, SaveError, Selection, Upserted};
 use crate::telemetry::sanitize;
 use crate::web::media_extension;
 
@@ -30,6 +30,7 @@ const LEARN: Duration = Duration::from_secs(20);
 struct Summary {
     done: usize,
     known: usize,
+    skipped: usize,
     failed: usize,
     segments: usize,
 }
@@ -39,8 +40,7 @@ struct Summary {
 /// # Errors
 /// The embedding model's, the database's, or standard output's; what is wrong with single files is told and counted.
 pub async fn import(world: &World, args: &ImportArgs) -> anyhow::Result<u8> {
-    let options = steps::embed_options(&world.config);
-    let embedder = tokio::task::spawn_blocking(move || Embedder::load(&options)).await??;
+    let embedder = models::for_writing(world).await?;
     let lister = Lister::new(listing::source_options(world, &uuid::Uuid::new_v4().to_string())?)?;
     let (mut summary, mut files) = (Summary::default(), Vec::new());
     for source in &args.sources {
@@ -56,16 +56,20 @@ pub async fn import(world: &World, args: &ImportArgs) -> anyhow::Result<u8> {
     let mut brought = futures::stream::iter(files)
         .map(|(source, file)| {
             let bringer = &bringer;
-            async move { (bringer.bring(source, &file).await, file) }
+            async move { (bringer.bring(source, &file).await, *source != file, file) }
         })
         .buffered(AT_A_TIME);
-    while let Some((outcome, file)) = brought.next().await {
+    while let Some((outcome, met, file)) = brought.next().await {
         match outcome {
             Ok(Some(segments)) => {
                 summary.done += 1;
                 summary.segments += segments;
             }
             Ok(None) => summary.known += 1,
+            // Folders hold JSON of many kinds.
+            Err(error) if met && matches!(error.downcast_ref(), Some(ImportError::Json(_))) => {
+                summary.skipped += 1;
+            }
             Err(error) => {
                 summary.failed += 1;
                 eprintln!("{}", sanitize(&format!("failed to bring in {}: {error:#}", file.display())));
@@ -78,8 +82,9 @@ pub async fn import(world: &World, args: &ImportArgs) -> anyhow::Result<u8> {
     if args.json {
         println!("{}", serde_json::to_string(&summary)?);
     } else {
-        let Summary { done, known, failed, segments } = summary;
-        eprintln!("{done} brought in ({segments} segments), {known} known before, {failed} failed");
+        let Summary { done, known, skipped, failed, segments } = summary;
+        let skipped = if skipped > 0 { format!(", {skipped} no transcripts") } else { String::new() };
+        eprintln!("{done} brought in ({segments} segments), {known} known before{skipped}, {failed} failed");
     }
     Ok(if summary.failed > 0 { EXIT_FAILED } else { EXIT_OK })
 }
@@ -133,7 +138,7 @@ impl Bringer<'_> {
             Upserted::New | Upserted::Known { state: State::Queued, .. } => {}
         }
         let Claim::Work(work) = store.claim(item.media_id, "import").await? else { return Ok(None) };
-        let stored = self.write(&work.claimed, &imported).await;
+        let stored = self.write(&item.title, &work.claimed, &imported).await;
         if stored.is_err() {
             // Best effort: whoever claims it next takes it over in any case.
             let _ = store.release(&work.claimed).await;
@@ -163,15 +168,19 @@ impl Bringer<'_> {
         anyhow::bail!("the medium beside it, {}, cannot be read", path.display())
     }
 
-    async fn write(&self, claimed: &crate::store::Claimed, imported: &Imported) -> anyhow::Result<()> {
-        let (embedder, transcript) = (self.embedder, &imported.transcript);
-        let passages = embed::passages(&transcript.segments, &PassageOptions::default());
+    async fn write(&self, title: &str, claimed: &Claimed, imported: &Imported) -> anyhow::Result<()> {
+        let Imported { transcript, metadata, .. } = imported;
+        let embedder = self.embedder;
+        let heading = Heading::new(metadata.title.as_deref().unwrap_or(title), metadata.channel.as_deref());
+        let usual = PassageOptions::default();
+        let options = PassageOptions { max_tokens: usual.max_tokens.min(embedder.room(&heading)), ..usual };
+        let passages = embed::passages(&transcript.segments, &options, |text| embedder.tokens(text));
         let texts = passages.iter().map(|p| p.text.clone()).collect();
-        let vectors = embedder.embed_passages(texts).await?;
-        let model =
-            EmbeddingModel { model_id: embedder.model_id().to_owned(), dimension: embedder.dimension() };
-        let store = &self.world.store;
-        match store.complete(claimed, &imported.metadata, transcript, &passages, &vectors, &model).await {
+        let vectors = embedder.embed_under(&heading, texts).await?;
+        let embedding = models::identity(embedder);
+        let results =
+            Results { metadata, transcript, passages: &passages, vectors: &vectors, embedding: &embedding };
+        match self.world.store.complete_answering(claimed, &results).await {
             Ok(()) => Ok(()),
             Err(SaveError::LeaseLost) => anyhow::bail!("another process is working on the same item"),
             Err(error) => Err(error.into()),

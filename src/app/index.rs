@@ -30,6 +30,8 @@ const SAMPLES: (usize, Duration) = (40, Duration::from_secs(20));
 const SMALL_BACKLOG: f64 = 0.1;
 /// How often a build that runs is told of where nobody looks at a terminal.
 const TOLD_EVERY: Duration = Duration::from_secs(15);
+/// How long words may be learnt after a run; searches learn the rest.
+const LEARN: Duration = Duration::from_secs(10);
 /// Pause before it is looked again whether another process's build is over.
 const ELSEWHERE: Duration = Duration::from_secs(1);
 
@@ -275,9 +277,16 @@ async fn drop_all(store: &Store) -> anyhow::Result<u8> {
     Ok(code)
 }
 
-/// Builds what is missing after a run that has brought in all there was: where that is wished for, the library is large
-/// enough to need it, and little is still to come. What fails here is told and fails nothing else.
+/// After a run that has brought in all there was: learns the words that were said, for searches, and builds the index that is
+/// missing, where that is wished for, the library is large enough to need it, and little is still to come. What fails here is
+/// told and fails nothing else.
 pub async fn after_a_run(world: &World, events: &Events, cancel: &CancellationToken) {
+    if cancel.is_cancelled() {
+        return;
+    }
+    if let Err(error) = world.store.learn_words(LEARN).await {
+        tracing::debug!(%error, "the words of what was brought in are learnt later");
+    }
     if world.config.index_build != IndexBuild::Auto || cancel.is_cancelled() {
         return;
     }

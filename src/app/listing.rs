@@ -183,6 +183,13 @@ impl Listing {
                 Upserted::Known { state: State::Failed, class } => {
                     self.tell_failed_before(item, class).await?
                 }
+                Upserted::Removed => {
+                    let reason = format!(
+                        "removed before; `spoken remove --forget {}` lets it in again",
+                        item.media_id
+                    );
+                    self.tell_skipped(item, &reason);
+                }
             }
         }
         let again = Selection::Ids(again);
@@ -236,7 +243,7 @@ impl Listing {
         if let Upserted::Known { state: State::Done, .. } = noted {
             let message = format!("{}: {failure}; it was stored earlier", item.source);
             self.events.send(Event::Noticed { warning: true, message });
-        } else if self.first_time(item.media_id) {
+        } else if noted != Upserted::Removed && self.first_time(item.media_id) {
             let Failure { class, message, remedy, .. } = failure;
             let (media_id, title, source) = (item.media_id, item.title.clone(), item.source.clone());
             self.events.send(Event::ItemFailed { media_id, title, source, class, message, remedy });

@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use crate::queue::QueueError;
-use crate::store::{StoreError, is_transient};
+use crate::store::{SaveError, StoreError, is_transient};
 
 /// First and longest pause between two tries.
 const PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
@@ -16,6 +16,12 @@ pub(super) trait MayPass: std::fmt::Display {
 }
 
 impl MayPass for StoreError {
+    fn may_pass(&self) -> bool {
+        self.is_transient()
+    }
+}
+
+impl MayPass for SaveError {
     fn may_pass(&self) -> bool {
         self.is_transient()
     }

@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use super::check::{Check, Checker, Outcome};
 use super::index;
 use super::notify::Notifier;
+use super::remove::{keep, retain, told};
 use super::signals::Stopping;
 use super::works::{self, Progress, Seat, Taken, Taking, Worked, Works};
 use super::world::World;
@@ -170,6 +171,9 @@ async fn round(world: &World, events: &Events, epoch: &CancellationToken) -> any
     }
     // What limits held back, as room is made for it.
     take(world, events).await?;
+    for message in told(&retain(store, keep(&world.config)).await?) {
+        events.send(Event::Noticed { warning: false, message });
+    }
     if world.config.ingestion_limit > 0 && store.entries_left_over().await? > 0 {
         // Room is made by every item that ends.
         return Ok(LOOK);
@@ -188,7 +192,7 @@ async fn take(world: &World, events: &Events) -> anyhow::Result<()> {
             room => room,
         },
     };
-    Taking::new(world.store.clone(), events.clone(), room).take().await.map(drop)
+    Taking::new(world.store.clone(), events.clone(), room, keep(&world.config)).take().await.map(drop)
 }
 
 /// Works whenever something is queued; until `epoch` is over and what was in hand is finished.

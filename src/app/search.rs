@@ -10,7 +10,7 @@ use anyhow::Context;
 use serde::Serialize;
 
 use super::library::the_one;
-use super::{steps, world::World};
+use super::{models, world::World};
 use crate::cli::{EXIT_OK, SearchArgs, SearchMode, Since};
 use crate::embed::Embedder;
 use crate::search::{self, Answer, Correction, Filter, Hit, Mode, Moment, Note, QueryVector, SearchRequest};
@@ -102,14 +102,13 @@ async fn embedder(world: &World, mode: Mode) -> anyhow::Result<Option<Embedder>>
     if mode == Mode::Text {
         return Ok(None);
     }
-    let options = steps::embed_options(&world.config);
-    match tokio::task::spawn_blocking(move || Embedder::load(&options)).await? {
+    match models::for_search(world).await {
         Ok(embedder) => Ok(Some(embedder)),
         Err(error) if mode == Mode::Hybrid => {
             eprintln!("searching by words only: {error:#}");
             Ok(None)
         }
-        Err(error) => Err(error.into()),
+        Err(error) => Err(error),
     }
 }
 

@@ -123,6 +123,7 @@ async fn add(store: &Store, args: &SourceAddArgs, addition: Addition) -> anyhow:
         priority: args.priority.number(),
     };
     let (source, fresh) = store.add_source(&new).await?;
+    store.keep_source(source.id, args.keep_last, args.keep_days).await?;
     if args.json {
         println!("{}", to_json(&source));
     } else {
@@ -196,6 +197,9 @@ async fn show(store: &Store, args: &SourceShowArgs) -> anyhow::Result<u8> {
     for line in wishes(&source) {
         writeln!(out, "  {line}")?;
     }
+    for line in keeps(store.source_keeps(source.id).await?) {
+        writeln!(out, "  {line}")?;
+    }
     if source.paused {
         writeln!(out, "  paused")?;
     } else {
@@ -256,6 +260,19 @@ fn wishes(source: &Source) -> Vec<String> {
         }
     }
     all
+}
+
+/// How long the items of a source are kept, where it says so itself.
+fn keeps((last, days): (Option<i32>, Option<i32>)) -> Vec<String> {
+    let last = last.map(|n| match n {
+        0 => "all items are kept".to_owned(),
+        n => format!("the latest {} kept", figures::count(n.unsigned_abs().into(), "item")),
+    });
+    let days = days.map(|n| match n {
+        0 => "items are kept for ever".to_owned(),
+        n => format!("items are kept for {}", figures::count(n.unsigned_abs().into(), "day")),
+    });
+    last.into_iter().chain(days).collect()
 }
 
 async fn pause(store: &Store, args: &SourceNameArgs, paused: bool) -> anyhow::Result<u8> {

@@ -9,11 +9,12 @@ use anyhow::Context;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
+use super::models;
 use super::signals::Stopping;
 use super::world::World;
 use crate::config::{self, Config, ModelRef};
 use crate::decode::DecodeOptions;
-use crate::embed::{EmbedOptions, Embedder, PassageOptions};
+use crate::embed::{EmbedOptions, PassageOptions};
 use crate::event::{Event, Events};
 use crate::fetch::{CaptionWishes, FetchOptions, Fetcher};
 use crate::govern::{self, Governor, Rules};
@@ -67,7 +68,7 @@ pub struct Plan {
     /// Workers of the stages.
     pub sizes: Sizes,
     /// Nothing for a process that only fetches.
-    hearing: Option<(TranscribeOptions, EmbedOptions)>,
+    hearing: Option<TranscribeOptions>,
 }
 
 impl Plan {
@@ -137,7 +138,7 @@ pub fn plan_for(config: &Config, role: Role) -> anyhow::Result<Plan> {
 }
 
 /// What is needed to transcribe and to embed, checked as far as that costs nothing.
-fn plan_hearing(config: &Config) -> anyhow::Result<(TranscribeOptions, EmbedOptions)> {
+fn plan_hearing(config: &Config) -> anyhow::Result<TranscribeOptions> {
     let transcribe = transcribe_options(config)?;
     let needs_network = match &config.whisper_model {
         ModelRef::Path(_) => false,
@@ -151,9 +152,8 @@ fn plan_hearing(config: &Config) -> anyhow::Result<(TranscribeOptions, EmbedOpti
         Some(transcribe.engine.resolve(&transcribe.model, &transcribe.models_dir, &mut |_| {})?)
     };
     transcribe::check(&transcribe, model.as_ref())?;
-    let embed = embed_options(config);
-    embed.check()?;
-    Ok((transcribe, embed))
+    embed_options(config).check()?;
+    Ok(transcribe)
 }
 
 /// Threads that find speech. It runs at a thousand times real time: two keep any model fed, and more only take its cores.
@@ -180,7 +180,7 @@ pub async fn start(
     // How many feeders the model has shows when it is loaded.
     let meters = Meters::new(&sizes, 1);
     let hearing = match hearing {
-        Some(options) => Some(load(options, &meters, events).await?),
+        Some(options) => Some(load(world, options, &meters, events, &stopping.stop).await?),
         None => None,
     };
     let bringing = if role == Role::Transcribe {
@@ -204,20 +204,31 @@ pub async fn start(
     Ok(Pipeline::start(steps, sizes, meters, worker, events.clone(), stop, cancel)?)
 }
 
-/// Loads both models at the same time.
+/// Loads both models at the same time: of those that embed, the one that answers searches.
 async fn load(
-    (transcribe, embed): (TranscribeOptions, EmbedOptions),
+    world: &World,
+    transcribe: TranscribeOptions,
     meters: &Meters,
     events: &Events,
+    stop: &CancellationToken,
 ) -> anyhow::Result<Hearing> {
+    let transcriber = load_transcriber(transcribe, meters, events);
+    let (transcriber, embedders) = tokio::try_join!(transcriber, models::embedders(world, events, stop))?;
+    Ok(Hearing { transcriber, passages: PassageOptions::default(), embedders })
+}
+
+/// Loads the Whisper model, telling of its download.
+pub(super) async fn load_transcriber(
+    options: TranscribeOptions,
+    meters: &Meters,
+    events: &Events,
+) -> anyhow::Result<Transcriber> {
     let (speech, asr, told) = (meters.speech.clone(), meters.asr.clone(), events.clone());
     let transcriber = tokio::task::spawn_blocking(move || {
         let mut shown = None;
-        Transcriber::start(transcribe, speech, asr, &mut |d| tell_download(&told, &mut shown, &d))
+        Transcriber::start(options, speech, asr, &mut |d| tell_download(&told, &mut shown, &d))
     });
-    let embedder = tokio::task::spawn_blocking(move || Embedder::load(&embed));
-    let (transcriber, embedder) = tokio::try_join!(transcriber, embedder)?;
-    Ok(Hearing { transcriber: transcriber?, passages: PassageOptions::default(), embedder: embedder? })
+    Ok(transcriber.await??)
 }
 
 /// The store between machines, if one is set, opened and tried out.
@@ -298,7 +309,7 @@ pub fn embed_options(config: &Config) -> EmbedOptions {
     EmbedOptions::new(model_name(&config.embedding_model), config.data_dir.join("models"), &config.tools_dir)
 }
 
-fn fetch_options(config: &Config, net: &Net, stop: &CancellationToken) -> FetchOptions {
+pub(super) fn fetch_options(config: &Config, net: &Net, stop: &CancellationToken) -> FetchOptions {
     let mut options = FetchOptions::new(ytdlp(config, net));
     // Half of the workers may wait for busy sites; the others go on with the rest.
     options.waiting = config.io_workers / 2;

@@ -12,6 +12,7 @@ use tokio::sync::mpsc;
 
 use super::check::{Check, Checker, Outcome};
 use super::ingest::paused_message;
+use super::remove::{keep, retain, told};
 use super::signals::Stopping;
 use super::source::the_ones;
 use super::works::{self, Progress, Seat, Taken, Worked, Works};
@@ -114,6 +115,8 @@ pub struct Summary {
     pub handed_over: bool,
     /// The queue is paused, and something waits for its end.
     pub paused: bool,
+    /// Items that are kept no longer and were removed.
+    pub removed: usize,
     /// What failed and why.
     pub failures: Vec<FailedItem>,
     /// From the start to the end.
@@ -137,6 +140,9 @@ impl Summary {
         line += &format!(", {} new, {} done, {} failed", self.new, self.done, self.failed);
         if self.left_over > 0 {
             line += &format!(", {} left for later runs", self.left_over);
+        }
+        if self.removed > 0 {
+            line += &format!(", {} removed", self.removed);
         }
         match (self.handed_over, self.left_to) {
             (true, Some(pid)) => line += &format!(", the work left to process {pid}"),
@@ -176,7 +182,8 @@ pub async fn sync(
     }
     let checker = Checker::new(world, events.clone(), stopping.stop.clone())?;
     let (found, mut work) = mpsc::channel(1);
-    let taking = works::Taking::new(store.clone(), events.clone(), world.config.ingestion_limit);
+    let taking =
+        works::Taking::new(store.clone(), events.clone(), world.config.ingestion_limit, keep(&world.config));
     let full = request.full;
     let checks = tokio::spawn(async move {
         let (tell, mut told) = mpsc::channel::<Check>(16);
@@ -240,6 +247,10 @@ pub async fn sync(
         }
     }
     let (results, new) = checks.await??;
+    let expired = retain(store, keep(&world.config)).await?;
+    for message in told(&expired) {
+        events.send(Event::Noticed { warning: false, message });
+    }
 
     let paused = match store.unfinished_count().await? {
         0 => None,
@@ -269,6 +280,7 @@ pub async fn sync(
         handed_over: left_to.is_some(),
         paused: paused.is_some(),
         left_to: left_to.flatten(),
+        removed: expired.len(),
         failures: run.failures.clone(),
         wall_ms: run.wall_ms,
         interrupted: run.interrupted,

@@ -26,7 +26,7 @@ use crate::queue::place::{self, Lane, Line};
 use crate::queue::{self, Entry, JobInfo, Queue};
 use crate::stage::StageSummary;
 use crate::store::sources as entries;
-use crate::store::{ItemFilter, Store};
+use crate::store::{ItemFilter, Keep, Store};
 use crate::transcribe::WindowCounts;
 
 /// How often the database is asked whether anything is left, and the stages are shown.
@@ -278,13 +278,15 @@ pub struct Taking {
     events: Events,
     /// New items that may be taken on; 0: all.
     limit: usize,
+    /// What is not kept is not taken on.
+    keep: Keep,
     taken: AtomicUsize,
 }
 
 impl Taking {
     /// A taking of at most `limit` new items in all; 0: of all.
-    pub fn new(store: Store, events: Events, limit: usize) -> Self {
-        Self { store, events, limit, taken: AtomicUsize::new(0) }
+    pub fn new(store: Store, events: Events, limit: usize, keep: Keep) -> Self {
+        Self { store, events, limit, keep, taken: AtomicUsize::new(0) }
     }
 
     /// How many were taken on so far.
@@ -297,6 +299,7 @@ impl Taking {
     /// # Errors
     /// The database's.
     pub async fn take(&self) -> anyhow::Result<bool> {
+        self.store.leave_expired(self.keep).await?;
         let most = (self.limit > 0).then(|| self.limit.saturating_sub(self.taken()));
         let taken = self.store.take_entries(most).await?;
         if taken.is_empty() {

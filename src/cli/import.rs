@@ -30,7 +30,7 @@ pub struct ImportArgs {
     #[arg(short, long, value_name = "CODE")]
     pub language: Option<String>,
 
-    /// Print JSON at the end: {"done", "known", "failed", "segments"}
+    /// Print JSON at the end: {"done", "known", "skipped", "failed", "segments"}
     #[arg(long)]
     pub json: bool,
 }

@@ -113,6 +113,14 @@ pub struct SourceAddArgs {
     #[arg(short = 'n', long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub limit: Option<u32>,
 
+    /// Keep the latest N of its items; what was there before is removed; 0: all [default: KEEP_LAST]
+    #[arg(long, value_name = "N")]
+    pub keep_last: Option<u32>,
+
+    /// Keep its items for N days from their publication; 0: for ever [default: KEEP_DAYS]
+    #[arg(long, value_name = "N")]
+    pub keep_days: Option<u32>,
+
     /// Language spoken in it, such as en or de
     #[arg(short, long, value_name = "CODE")]
     pub language: Option<String>,

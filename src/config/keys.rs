@@ -23,6 +23,8 @@ pub enum Group {
     Speech,
     /// The embedding model, and the index of what it makes.
     Embedding,
+    /// How long items are kept.
+    Keeping,
     /// How much at a time.
     Workers,
     /// Downloads and their limits.
@@ -42,6 +44,7 @@ impl Group {
             Self::Quality => "Quality",
             Self::Speech => "Speech detection",
             Self::Embedding => "Embedding",
+            Self::Keeping => "Keeping",
             Self::Workers => "Workers",
             Self::Downloads => "Downloads",
             Self::Machines => "Several machines",
@@ -385,6 +388,9 @@ pub const KEYS: &[Key] = &[
     key!(Embedding, "index_min_passages", "INDEX_MIN_PASSAGES", Kind::Int(1, 1_000_000_000), "passages from which a library is worth an index"),
     key!(Embedding, "index_memory_mb", "INDEX_MEMORY_MB", Kind::AutoInt(16, 4_194_304), "memory for building it, MiB"),
     key!(Embedding, "index_recall", "INDEX_RECALL", Kind::Real(0.5, 1.0), "share of the nearest passages that a search through it shall find"),
+
+    key!(Keeping, "keep_last", "KEEP_LAST", Kind::Int(0, 10_000_000), "latest items of each source that are kept; 0: all"),
+    key!(Keeping, "keep_days", "KEEP_DAYS", Kind::Int(0, 1_000_000), "days that a source's items are kept; 0: for ever"),
 
     key!(Workers, "io_workers", "IO_WORKERS", Kind::Int(1, 512), "items downloaded and decoded at a time"),
     key!(Workers, "asr_workers", "ASR_WORKERS", Kind::AutoInt(1, 64), "threads that find speech and queue it for the model"),

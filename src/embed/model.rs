@@ -18,7 +18,7 @@ use url::Url;
 use super::{EmbedError, EmbedOptions, prompts::Prompts};
 
 /// Most tokens of a text that are read; the rest is cut off. What the small models were made for.
-const MAX_TOKENS: usize = 512;
+pub(super) const MAX_TOKENS: usize = 512;
 
 /// Tokens where the directory states nothing: what sentence-transformers' smallest models were trained with.
 const DEFAULT_TOKENS: usize = 256;
@@ -84,6 +84,18 @@ pub(super) fn check(model: &str) -> Result<(), EmbedError> {
         fs::metadata(&path).map_err(|source| EmbedError::File { path, source })?;
     }
     Ok(())
+}
+
+/// The name that the model will have, told without loading it.
+pub(super) fn id(model: &str) -> Result<String, EmbedError> {
+    match resolve(model)? {
+        Named::Known(model) => Ok(named_id(&model)),
+        Named::Directory(dir) => {
+            let path = network_file(dir)?;
+            let network = fs::read(&path).map_err(|source| EmbedError::File { path, source })?;
+            Ok(directory_id(dir, &network))
+        }
+    }
 }
 
 /// Loads what `options` name.

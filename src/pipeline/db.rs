@@ -7,13 +7,13 @@ use async_channel::Receiver;
 
 use super::ending::{lease_lost, remove_object, settle, stopped};
 use super::{Active, Hearing, Said, Shared};
-use crate::embed;
+use crate::embed::{self, Embedder, Heading, PassageOptions};
 use crate::event::{Event, Step};
 use crate::fetch::captions;
 use crate::media::{Failure, FailureClass, Transcript};
 use crate::queue::Outcome;
 use crate::stage::StageMeter;
-use crate::store::{EmbeddingModel, SaveError};
+use crate::store::{EmbeddingModel, Results, SaveError};
 
 /// Embeds and writes.
 pub(super) async fn db_worker(
@@ -92,33 +92,70 @@ async fn write(
     active: &Active,
     transcript: &Transcript,
 ) -> Result<Written, Failure> {
-    let (Hearing { embedder, passages, .. }, store) = (hearing, &shared.store);
-    let media_id = active.work.item.media_id;
-    active.held.step(Step::Embed);
-    let passages = embed::passages(&transcript.segments, passages);
-    let mut progress = shared.events.progress(media_id, Step::Embed);
-    let total = passages.len() as u64;
-    progress.set(0, Some(total));
-    let vectors = embedder.embed_passages(passages.iter().map(|p| p.text.clone()).collect()).await?;
-    progress.set(total, Some(total));
-    active.held.step(Step::Store);
-    shared.events.send(Event::StepStarted { media_id, step: Step::Store });
-    let model = EmbeddingModel { model_id: embedder.model_id().to_owned(), dimension: embedder.dimension() };
+    let (media_id, store) = (active.work.item.media_id, &shared.store);
+    let heading = Heading::new(&active.title, active.metadata.channel.as_deref());
+    let mut embedder = hearing.embedders.current();
+    // Where the model that answers cannot be had, what was transcribed is kept all the same.
+    let mut must_answer = true;
     let mut pause = Duration::from_secs(1);
-    loop {
-        let saved =
-            store.complete(&active.work.claimed, &active.metadata, transcript, &passages, &vectors, &model);
-        match saved.await {
-            Ok(()) => return Ok(Written::Stored),
-            Err(SaveError::LeaseLost) => return Ok(Written::LeaseLost),
-            Err(error) if error.is_transient() && !shared.cancel.is_cancelled() => {
-                tracing::warn!(%media_id, %error, retry_in_s = pause.as_secs(), "failed to store an item");
-                tokio::select! {
-                    () = shared.cancel.cancelled() => return Err(stopped()),
-                    () = tokio::time::sleep(pause) => pause = (pause * 2).min(Duration::from_secs(30)),
+    'embed: loop {
+        active.held.step(Step::Embed);
+        let passages = embed::passages(&transcript.segments, &budget(hearing, &embedder, &heading), |text| {
+            embedder.tokens(text)
+        });
+        let mut progress = shared.events.progress(media_id, Step::Embed);
+        let total = passages.len() as u64;
+        progress.set(0, Some(total));
+        let texts = passages.iter().map(|p| p.text.clone()).collect();
+        let vectors = embedder.embed_under(&heading, texts).await?;
+        progress.set(total, Some(total));
+        active.held.step(Step::Store);
+        shared.events.send(Event::StepStarted { media_id, step: Step::Store });
+        let embedding =
+            EmbeddingModel { model_id: embedder.model_id().to_owned(), dimension: embedder.dimension() };
+        let (claimed, metadata) = (&active.work.claimed, &active.metadata);
+        let results =
+            Results { metadata, transcript, passages: &passages, vectors: &vectors, embedding: &embedding };
+        loop {
+            let saved = if must_answer {
+                store.complete_answering(claimed, &results).await
+            } else {
+                store.complete(claimed, metadata, transcript, &passages, &vectors, &embedding).await
+            };
+            match saved {
+                Ok(()) => return Ok(Written::Stored),
+                Err(SaveError::LeaseLost) => return Ok(Written::LeaseLost),
+                Err(SaveError::OtherModel { answers, .. }) => {
+                    match hearing.embedders.change_to(&answers).await {
+                        Ok(new) if new.model_id() != embedder.model_id() => embedder = new,
+                        Ok(_) => must_answer = false,
+                        Err(failure) => {
+                            let message = format!(
+                                "searches are answered by the embedding model {answers}, which cannot be loaded here \
+                                 ({failure}): {} is found by its words only until `spoken reembed` was run",
+                                active.title
+                            );
+                            shared.events.send(Event::Noticed { warning: true, message });
+                            must_answer = false;
+                        }
+                    }
+                    continue 'embed;
                 }
+                Err(error) if error.is_transient() && !shared.cancel.is_cancelled() => {
+                    tracing::warn!(%media_id, %error, retry_in_s = pause.as_secs(), "failed to store an item");
+                    tokio::select! {
+                        () = shared.cancel.cancelled() => return Err(stopped()),
+                        () = tokio::time::sleep(pause) => pause = (pause * 2).min(Duration::from_secs(30)),
+                    }
+                }
+                Err(error) => return Err(Failure::new(FailureClass::Internal, error.to_string())),
             }
-            Err(error) => return Err(Failure::new(FailureClass::Internal, error.to_string())),
         }
     }
+}
+
+/// How long passages may be for this model to read all of them.
+fn budget(hearing: &Hearing, embedder: &Embedder, heading: &Heading) -> PassageOptions {
+    let max_tokens = hearing.passages.max_tokens.min(embedder.room(heading));
+    PassageOptions { max_tokens, ..hearing.passages.clone() }
 }

@@ -4,7 +4,7 @@
 //! common molecular subsequences", 1981) over words instead of letters: misheard, missing and extra words cost
 //! something, but do not hide a sentence. Where too little aligns, the segment with most of the words is taken.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 
 use super::words::{Word, similar};
@@ -13,6 +13,11 @@ const EQUAL: i32 = 2;
 const SIMILAR: i32 = 1;
 const DIFFERENT: i32 = -1;
 const GAP: i32 = -1;
+
+/// What a stop word weighs at most; a word that a thousandth of all segments hold weighs 7.
+const STOP_WORD: f64 = 0.1;
+/// So small a share of the query is none: a stop word in common.
+const LEAST_SHARE: f64 = 0.1;
 
 /// Words of a query that are aligned; more would cost time and add nothing.
 const QUERY_WORDS: usize = 64;
@@ -30,16 +35,54 @@ pub(super) struct Place {
     pub words: HashSet<(usize, usize)>,
 }
 
+/// How much each of the query's different words tells.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Weights(HashMap<String, f64>);
+
+impl Weights {
+    /// Longer words weigh more: they carry more of the meaning, and no list of stop words is needed.
+    pub(super) fn by_length(query: &[Word]) -> Self {
+        Self(query.iter().map(|w| (w.folded.clone(), w.folded.chars().count().min(8) as f64)).collect())
+    }
+
+    /// Words that are said less often weigh more: by the logarithm of how rare they are (inverse document frequency, Spärck
+    /// Jones, "A statistical interpretation of term specificity", 1972). `said` tells in how many of all `segments` a word is
+    /// said; what is not in it is said nowhere, or nobody has counted yet.
+    /// Stop words, which `stop` names, weigh next to nothing: in a small library they may be rare.
+    pub(super) fn by_rarity(
+        query: &[Word],
+        said: &HashMap<String, i64>,
+        stop: &HashSet<String>,
+        segments: f64,
+    ) -> Self {
+        let weight = |word: &str| {
+            let times = said.get(word).map_or(0.5, |n| (*n).max(1) as f64);
+            let rarity = (1.0 + segments / times).ln();
+            if stop.contains(word) { rarity.min(STOP_WORD) } else { rarity }
+        };
+        Self(query.iter().map(|w| (w.folded.clone(), weight(&w.folded))).collect())
+    }
+
+    fn of(&self, word: &str) -> f64 {
+        self.0.get(word).copied().unwrap_or(1.0)
+    }
+}
+
 /// Finds the query in a passage of segments (at least one). `hint` is the segment that stood highest in a ranking, for
 /// when the words do not tell.
-pub(super) fn locate(query: &[Word], segments: &[Vec<Word>], hint: Option<usize>) -> Place {
+pub(super) fn locate(
+    query: &[Word],
+    weights: &Weights,
+    segments: &[Vec<Word>],
+    hint: Option<usize>,
+) -> Place {
     let query = &query[..query.len().min(QUERY_WORDS)];
     let text: Vec<(usize, usize, &str)> = segments
         .iter()
         .enumerate()
         .flat_map(|(s, words)| words.iter().enumerate().map(move |(w, word)| (s, w, word.folded.as_str())))
         .collect();
-    let (best, shares) = most_words(query, segments);
+    let (best, shares) = most_words(query, weights, segments);
     let share = shares.get(best).copied().unwrap_or(0.0);
     let aligned = align(query, &text);
     let whole = f64::from(aligned.score) / f64::from(EQUAL * query.len().max(1) as i32);
@@ -57,13 +100,13 @@ pub(super) fn locate(query: &[Word], segments: &[Vec<Word>], hint: Option<usize>
         };
     }
     let at = if share > 0.0 { best } else { hint.filter(|h| *h < segments.len()).unwrap_or(0) };
-    Place { segments: at..at + 1, closeness: share * 0.5, verbatim: false, words: HashSet::new() }
+    let closeness = if share < LEAST_SHARE { 0.0 } else { share * 0.5 };
+    Place { segments: at..at + 1, closeness, verbatim: false, words: HashSet::new() }
 }
 
-/// The segment with the largest share of the query's different words, and all shares. Longer words weigh more: they
-/// carry more of the meaning, and no list of stop words is needed.
-fn most_words(query: &[Word], segments: &[Vec<Word>]) -> (usize, Vec<f64>) {
-    let weight = |word: &str| word.chars().count().min(8) as f64;
+/// The segment with the largest share of the query's different words, each counting as much as it weighs, and all shares.
+fn most_words(query: &[Word], weights: &Weights, segments: &[Vec<Word>]) -> (usize, Vec<f64>) {
+    let weight = |word: &str| weights.of(word);
     let distinct: HashSet<&str> = query.iter().map(|w| w.folded.as_str()).collect();
     let total: f64 = distinct.iter().map(|w| weight(w)).sum();
     let shares: Vec<f64> = segments
@@ -203,7 +246,8 @@ mod tests {
 
     fn at(query: &str, segments: &[&str]) -> Place {
         let segments: Vec<_> = segments.iter().map(|s| words(s)).collect();
-        locate(&words(query), &segments, None)
+        let query = words(query);
+        locate(&query, &Weights::by_length(&query), &segments, None)
     }
 
     #[test]
@@ -241,12 +285,28 @@ mod tests {
     }
 
     #[test]
+    fn a_rare_word_tells_more_than_two_common_ones() {
+        let query = words("what about yaks");
+        let segments = [words("what is it about"), words("yaks eat grass")];
+        let said = [("what", 900), ("about", 800), ("yaks", 2)].map(|(w, n)| (w.to_owned(), n)).into();
+        let rare = Weights::by_rarity(&query, &said, &HashSet::new(), 1000.0);
+        assert_eq!(locate(&query, &rare, &segments, None).segments, 1..2);
+        // In a library of two segments every word is as rare; what tells nothing is known all the same.
+        let stop = ["what", "about"].map(str::to_owned).into();
+        let few = Weights::by_rarity(&query, &HashMap::new(), &stop, 2.0);
+        assert_eq!(locate(&query, &few, &segments, None).segments, 1..2);
+        assert_eq!(locate(&query, &few, &segments[..1], None).closeness, 0.0);
+        assert_eq!(locate(&query, &Weights::by_length(&query), &segments, None).segments, 0..1);
+    }
+
+    #[test]
     fn without_a_common_word_the_hint_or_the_start_is_taken() {
         let segments = [words("one"), words("two")];
-        assert_eq!(locate(&words("xyz"), &segments, Some(1)).segments, 1..2);
-        assert_eq!(locate(&words("xyz"), &segments, None).segments, 0..1);
-        assert_eq!(locate(&[], &segments, Some(7)).segments, 0..1);
-        assert_eq!(locate(&words("xyz"), &[vec![]], None).segments, 0..1);
+        let none = Weights::default();
+        assert_eq!(locate(&words("xyz"), &none, &segments, Some(1)).segments, 1..2);
+        assert_eq!(locate(&words("xyz"), &none, &segments, None).segments, 0..1);
+        assert_eq!(locate(&[], &none, &segments, Some(7)).segments, 0..1);
+        assert_eq!(locate(&words("xyz"), &none, &[vec![]], None).segments, 0..1);
     }
 
     #[test]

@@ -6,6 +6,8 @@ use super::words::{Word, stands_alone, words};
 
 /// Characters of a query that are looked at; a pasted page is cut.
 const LONGEST: usize = 2_000;
+/// Characters of which these are chosen.
+const MOST: usize = 100_000;
 /// Words longer than this are no words. PostgreSQL indexes none above 2,046 bytes.
 const LONGEST_WORD: usize = 200;
 
@@ -48,8 +50,11 @@ enum Part {
 
 impl Query {
     pub(super) fn parse(typed: &str) -> Self {
-        let text: String = typed.nfkc().take(LONGEST).map(|c| if c.is_control() { ' ' } else { c }).collect();
+        let text: String = typed.nfkc().take(MOST).map(|c| if c.is_control() { ' ' } else { c }).collect();
         let text = text.replace(['“', '”', '„', '«', '»'], "\"");
+        // What is no word must not cost the words after it their place.
+        let kept: Vec<&str> = text.split_whitespace().filter(|word| !endless(word)).collect();
+        let text: String = kept.join(" ").chars().take(LONGEST).collect();
         Self::of(parts(&text))
     }
 
@@ -124,6 +129,11 @@ impl Query {
     }
 }
 
+/// Whether something without spaces is too long to be said: what is written without spaces is not.
+fn endless(word: &str) -> bool {
+    word.split(stands_alone).any(|run| run.chars().count() > LONGEST_WORD)
+}
+
 /// The beginning of a word for `to_tsquery`.
 fn beginning(text: &str) -> Term {
     let words: Vec<String> = words(text).into_iter().map(|w| format!("'{}'", w.folded)).collect();
@@ -176,7 +186,7 @@ fn parts(text: &str) -> Vec<Part> {
         };
         let text = text.replace('"', " ").trim().to_owned();
         let read = words(&text);
-        let spoken = !read.is_empty() && (phrase || text.chars().count() <= LONGEST_WORD);
+        let spoken = !read.is_empty();
         let letters = read.last().map_or(0, |w| w.folded.chars().count());
         let open = !phrase
             && text.ends_with('*')
@@ -280,6 +290,8 @@ mod tests {
         assert!(Query::parse(" \0\t\n").is_empty());
         assert!(Query::parse("& | ! ( ) <-> :* ''").is_empty());
         assert!(Query::parse(&"x".repeat(10_000)).is_empty());
+        assert_eq!(Query::parse(&format!("{} cat", "x".repeat(10_000))).plain, "cat");
+        assert!(!Query::parse(&"東京".repeat(300)).is_empty());
         assert!(Query::parse(&"word ".repeat(10_000)).plain.len() <= LONGEST);
         assert!(Query::parse("🎉🎉").is_empty());
     }

@@ -8,8 +8,11 @@ use sqlx::types::Json;
 use sqlx::{AssertSqlSafe, Row};
 
 use super::account;
+use super::answering::{answering_or, keep_answering};
 use super::copy::Rows;
-use super::{EmbeddingModel, Store, StoreError, Transient, clean, is_transient, locator, retrying};
+use super::{
+    EmbeddingModel, Store, StoreError, Transient, Upgraded, clean, is_transient, locator, retrying, upgrade,
+};
 use crate::media::{Failure, Item, MediaId, Metadata, Passage, Transcript};
 
 /// The right to write an item's results, until somebody claims it anew.
@@ -71,6 +74,14 @@ pub enum SaveError {
     /// passage within the segments).
     #[error("the results contradict each other: {0}")]
     Invalid(String),
+    /// Another embedding model answers searches: vectors of this one would not be found.
+    #[error("searches are answered by the embedding model {answers}, not by {given}")]
+    OtherModel {
+        /// The one that answers.
+        answers: String,
+        /// The one of the vectors.
+        given: String,
+    },
     /// The server or the connection.
     #[error("database: {0}")]
     Database(#[from] sqlx::Error),
@@ -180,18 +191,88 @@ impl Store {
         vectors: &[Vec<f32>],
         embedding: &EmbeddingModel,
     ) -> Result<(), SaveError> {
+        let results = Results { metadata, transcript, passages, vectors, embedding };
+        self.store(claimed, &results, Terms { again: None, must_answer: false }).await
+    }
+
+    /// As [`Self::complete`], but only where the vectors are of the model that answers searches (or none does yet).
+    ///
+    /// # Errors
+    /// As for [`Self::complete`]; [`SaveError::OtherModel`] without having changed anything.
+    pub async fn complete_answering(
+        &self,
+        claimed: &Claimed,
+        results: &Results<'_>,
+    ) -> Result<(), SaveError> {
+        self.store(claimed, results, Terms { again: None, must_answer: true }).await
+    }
+
+    /// Puts new results in the place of those of an item that is done, while it stays done. `former` is the item and the fence
+    /// under which the former results were stored; where others have taken their place meanwhile, or are about to, nothing is
+    /// changed.
+    ///
+    /// # Errors
+    /// As for [`Self::complete_answering`].
+    pub async fn replace(
+        &self,
+        former: &Claimed,
+        results: &Results<'_>,
+        upgraded: &Upgraded,
+    ) -> Result<(), SaveError> {
+        self.store(former, results, Terms { again: Some(upgraded), must_answer: true }).await
+    }
+
+    async fn store(
+        &self,
+        claimed: &Claimed,
+        results: &Results<'_>,
+        terms: Terms<'_>,
+    ) -> Result<(), SaveError> {
+        let Results { metadata, transcript, passages, vectors, embedding } = *results;
         check(transcript, passages, vectors, embedding)?;
-        let table = self.ensure_embedding_model(embedding).await?;
-        let job = Completion { claimed, metadata, transcript, passages, vectors, embedding, table: &table };
-        retrying(|| self.try_complete(&job)).await
+        let mut dropped = false;
+        loop {
+            let table = self.ensure_embedding_model(embedding).await?;
+            let job = Completion {
+                claimed,
+                terms,
+                metadata,
+                transcript,
+                passages,
+                vectors,
+                embedding,
+                table: &table,
+            };
+            match retrying(|| self.try_complete(&job)).await {
+                // Dropped by another process; made anew where it is still wanted.
+                Err(SaveError::Database(error)) if is_undefined_table(&error) && !dropped => {
+                    dropped = true;
+                    if let Ok(mut seen) = self.seen.tables.write() {
+                        seen.remove(embedding);
+                    }
+                }
+                other => return other,
+            }
+        }
     }
 
     async fn try_complete(&self, job: &Completion<'_>) -> Result<(), SaveError> {
         let mut tx = self.pool.begin().await?;
+        keep_answering(&mut tx).await?;
+        let answers = answering_or(&mut tx, job.embedding).await?;
+        if job.terms.must_answer && answers != clean(&job.embedding.model_id) {
+            return Err(SaveError::OtherModel { answers, given: job.embedding.model_id.clone() });
+        }
         if !job.set_done(&mut tx).await? {
+            if job.terms.again.is_some() {
+                return job.replaced_before(&mut tx).await;
+            }
             return outcome(&mut tx, job.claimed, &["done"]).await;
         }
         job.remove_former(&mut tx).await?;
+        if let Some(upgraded) = job.terms.again {
+            upgrade::note(&mut tx, job.claimed.media_id.0, upgraded).await?;
+        }
         sqlx::query("DELETE FROM handovers WHERE media_id = $1")
             .bind(job.claimed.media_id.0)
             .execute(&mut *tx)
@@ -346,20 +427,57 @@ fn check(
                 transcript.segments.len()
             ));
         }
-        if vector.len() != embedding.dimension {
-            return invalid(format!("vector {i} has {} elements, not {}", vector.len(), embedding.dimension));
-        }
-        // pgvector refuses what is not finite as a half: 65,504 is the largest.
-        if vector.iter().any(|v| !v.is_finite() || v.abs() > half::f16::MAX.to_f32()) {
-            return invalid(format!("vector {i} has elements that are no finite halves"));
-        }
+        check_vector(i32::try_from(i).unwrap_or(i32::MAX), vector, embedding)?;
     }
     Ok(())
+}
+
+/// Whether a vector can be stored.
+pub(super) fn check_vector(seq: i32, vector: &[f32], model: &EmbeddingModel) -> Result<(), SaveError> {
+    if vector.len() != model.dimension {
+        let message = format!("vector {seq} has {} elements, not {}", vector.len(), model.dimension);
+        return Err(SaveError::Invalid(message));
+    }
+    // pgvector refuses what is not finite as a half: 65,504 is the largest.
+    if vector.iter().any(|v| !v.is_finite() || v.abs() > half::f16::MAX.to_f32()) {
+        return Err(SaveError::Invalid(format!("vector {seq} has elements that are no finite halves")));
+    }
+    Ok(())
+}
+
+/// <https://www.postgresql.org/docs/current/errcodes-appendix.html>
+fn is_undefined_table(error: &sqlx::Error) -> bool {
+    error.as_database_error().is_some_and(|e| e.code().as_deref() == Some("42P01"))
+}
+
+/// What is stored of an item.
+#[derive(Clone, Copy, Debug)]
+pub struct Results<'a> {
+    /// What fetching learned.
+    pub metadata: &'a Metadata,
+    /// What was said.
+    pub transcript: &'a Transcript,
+    /// Its passages.
+    pub passages: &'a [Passage],
+    /// Of each passage.
+    pub vectors: &'a [Vec<f32>],
+    /// The model that made them.
+    pub embedding: &'a EmbeddingModel,
+}
+
+/// On which terms results are stored.
+#[derive(Clone, Copy, Debug)]
+struct Terms<'a> {
+    /// In the place of those of an item that is done and was not claimed, and what to note of it.
+    again: Option<&'a Upgraded>,
+    /// Only vectors of the model that answers.
+    must_answer: bool,
 }
 
 /// Everything that [`Store::complete`] writes.
 struct Completion<'a> {
     claimed: &'a Claimed,
+    terms: Terms<'a>,
     metadata: &'a Metadata,
     transcript: &'a Transcript,
     passages: &'a [Passage],
@@ -374,9 +492,14 @@ impl Completion<'_> {
         let published =
             self.metadata.published_at.and_then(|seconds| DateTime::<Utc>::from_timestamp(seconds, 0));
         let text = |value: &Option<String>| value.as_deref().map(|v| clean(v).into_owned());
-        let updated = sqlx::query(
+        // Storing in the place of others is a claim and its end in one.
+        let (fence, condition) = match self.terms.again.is_some() {
+            false => ("fence", "fence = $2 AND state = 'active'"),
+            true => ("fence + 1", "coalesce(stored_fence, 0) = $2 AND state = 'done'"),
+        };
+        let sql = format!(
             "UPDATE media SET
-                 state = 'done',
+                 state = 'done', fence = {fence}, stored_fence = {fence}, embedded_also = '{{}}',
                  title = coalesce($3, title),
                  webpage_url = coalesce($4, webpage_url),
                  channel = coalesce($5, channel),
@@ -386,31 +509,54 @@ impl Completion<'_> {
                  coverage = $13, dropped = $14, dropped_count = $15, flags = $16,
                  error_class = NULL, error = NULL, remedy = NULL, retry_at = NULL,
                  finished_at = now(), updated_at = now()
-             WHERE media_id = $1 AND fence = $2 AND state = 'active'",
+             WHERE media_id = $1 AND {condition}"
+        );
+        let updated = sqlx::query(AssertSqlSafe(sql))
+            .bind(self.claimed.media_id.0)
+            .bind(self.claimed.fence)
+            .bind(text(&self.metadata.title).filter(|t| !t.trim().is_empty()))
+            .bind(text(&self.metadata.webpage_url))
+            .bind(text(&self.metadata.channel))
+            .bind(published)
+            .bind(self.transcript.duration_ms)
+            .bind(self.transcript.speech_ms)
+            .bind(&*clean(&self.transcript.language))
+            .bind(&*clean(&self.transcript.model))
+            .bind(&*clean(&self.embedding.model_id))
+            .bind(i32::try_from(self.transcript.segments.len()).unwrap_or(i32::MAX))
+            .bind(Json(&self.transcript.coverage))
+            .bind(account::dropped_json(&self.transcript.dropped))
+            .bind(i32::try_from(self.transcript.dropped.len()).unwrap_or(i32::MAX))
+            .bind(self.transcript.coverage.flags.iter().map(|flag| flag.as_str()).collect::<Vec<_>>())
+            .execute(conn)
+            .await?;
+        Ok(updated.rows_affected() == 1)
+    }
+
+    /// What it means that nothing was replaced: it was, by a try whose answer got lost, or others were faster. Nobody else
+    /// makes this fence of that one and names this model in the same breath.
+    async fn replaced_before(&self, conn: &mut PgConnection) -> Result<(), SaveError> {
+        let ours: bool = sqlx::query_scalar(
+            "SELECT EXISTS (SELECT FROM media WHERE media_id = $1 AND stored_fence > $2 AND state = 'done'
+                            AND model = $3 AND segments = $4)",
         )
         .bind(self.claimed.media_id.0)
         .bind(self.claimed.fence)
-        .bind(text(&self.metadata.title).filter(|t| !t.trim().is_empty()))
-        .bind(text(&self.metadata.webpage_url))
-        .bind(text(&self.metadata.channel))
-        .bind(published)
-        .bind(self.transcript.duration_ms)
-        .bind(self.transcript.speech_ms)
-        .bind(&*clean(&self.transcript.language))
         .bind(&*clean(&self.transcript.model))
-        .bind(&*clean(&self.embedding.model_id))
         .bind(i32::try_from(self.transcript.segments.len()).unwrap_or(i32::MAX))
-        .bind(Json(&self.transcript.coverage))
-        .bind(account::dropped_json(&self.transcript.dropped))
-        .bind(i32::try_from(self.transcript.dropped.len()).unwrap_or(i32::MAX))
-        .bind(self.transcript.coverage.flags.iter().map(|flag| flag.as_str()).collect::<Vec<_>>())
-        .execute(conn)
+        .fetch_one(conn)
         .await?;
-        Ok(updated.rows_affected() == 1)
+        if ours { Ok(()) } else { Err(SaveError::LeaseLost) }
     }
 
     /// Of every model: vectors of another one would point at passages that no longer exist.
     async fn remove_former(&self, conn: &mut PgConnection) -> Result<(), sqlx::Error> {
+        if self.terms.again.is_none() {
+            sqlx::query("DELETE FROM upgrades WHERE media_id = $1")
+                .bind(self.claimed.media_id.0)
+                .execute(&mut *conn)
+                .await?;
+        }
         let tables: Vec<String> =
             sqlx::query_scalar("SELECT table_name FROM embedding_models").fetch_all(&mut *conn).await?;
         for table in tables.iter().map(String::as_str).chain(["passages", "segments"]) {

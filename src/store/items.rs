@@ -27,6 +27,8 @@ pub enum Upserted {
         /// Why it failed last, if it did.
         class: Option<FailureClass>,
     },
+    /// It was removed, and is not to come in again.
+    Removed,
 }
 
 /// Which items to take up again.
@@ -119,6 +121,7 @@ impl Store {
         let mut tx = self.pool.begin().await?;
         let mut inserted = insert(&mut tx, batch, failure).await?;
         let known = rows(&mut tx, batch).await?;
+        let removed = removed(&mut tx, batch, &known).await?;
         note_places(&mut tx, batch, &known, listed_in).await?;
         if let Some(failure) = failure {
             refresh_failure(&mut tx, batch, failure).await?;
@@ -129,6 +132,7 @@ impl Store {
             .map(|item| match known.get(&item.media_id.0) {
                 _ if inserted.remove(&item.media_id.0).is_some() => Upserted::New,
                 Some(row) => Upserted::Known { state: row.state, class: row.class },
+                None if removed.contains(&item.media_id.0) => Upserted::Removed,
                 // Deleted between the two statements; the next run finds it anew.
                 None => Upserted::Known { state: State::Queued, class: None },
             })
@@ -315,7 +319,9 @@ async fn insert(
         "INSERT INTO media (media_id, extractor, source_id, locator, source, title, duration_ms,
                             state, error_class, error, remedy, finished_at)
          SELECT new.*, $8, $9, $10, $11, CASE WHEN $8 = 'failed' THEN now() END
-         FROM unnest($1::uuid[], $2::text[], $3::text[], $4::jsonb[], $5::text[], $6::text[], $7::bigint[]) AS new
+         FROM unnest($1::uuid[], $2::text[], $3::text[], $4::jsonb[], $5::text[], $6::text[], $7::bigint[])
+              AS new (media_id, extractor, source_id, locator, source, title, duration_ms)
+         WHERE NOT EXISTS (SELECT FROM removed r WHERE r.media_id = new.media_id)
          ON CONFLICT (media_id) DO NOTHING
          RETURNING media_id",
     )
@@ -348,6 +354,24 @@ async fn rows(conn: &mut PgConnection, batch: &[Item]) -> Result<HashMap<Uuid, K
             Ok((id, Known { state: read::state(&state)?, class, locator }))
         })
         .collect()
+}
+
+/// Those of the items that are not known because they were removed.
+async fn removed(
+    conn: &mut PgConnection,
+    batch: &[Item],
+    known: &HashMap<Uuid, Known>,
+) -> Result<HashSet<Uuid>, sqlx::Error> {
+    let unknown: Vec<Uuid> =
+        batch.iter().map(|item| item.media_id.0).filter(|id| !known.contains_key(id)).collect();
+    if unknown.is_empty() {
+        return Ok(HashSet::new());
+    }
+    let ids: Vec<Uuid> = sqlx::query_scalar("SELECT media_id FROM removed WHERE media_id = ANY($1)")
+        .bind(unknown)
+        .fetch_all(conn)
+        .await?;
+    Ok(ids.into_iter().collect())
 }
 
 /// Notes where each item was found, and where it is now if it has moved.

@@ -391,6 +391,7 @@ impl Store {
     /// [`StoreError::Database`].
     pub async fn remove_source(&self, id: Uuid, with_items: bool) -> Result<u64, StoreError> {
         let mut tx = self.pool.begin().await?;
+        super::answering::keep_answering(&mut tx).await?;
         let mut removed = 0;
         if with_items {
             let only: Vec<Uuid> = sqlx::query_scalar(
@@ -405,30 +406,11 @@ impl Store {
             .bind(id)
             .fetch_all(&mut *tx)
             .await?;
-            // Changed to what they are, and thereby locked: rows that may lie on several machines are locked by name only.
-            let only: Vec<Uuid> = sqlx::query_scalar(
-                "UPDATE media SET updated_at = updated_at WHERE media_id = ANY($1) AND state <> 'active' RETURNING media_id",
-            )
-            .bind(&only)
-            .fetch_all(&mut *tx)
-            .await?;
-            let tables: Vec<String> =
-                sqlx::query_scalar("SELECT table_name FROM embedding_models").fetch_all(&mut *tx).await?;
-            for table in tables {
-                // The names are made by this program.
-                let sql = format!("DELETE FROM {table} WHERE media_id = ANY($1)");
-                sqlx::query(sqlx::AssertSqlSafe(sql)).bind(&only).execute(&mut *tx).await?;
-            }
             sqlx::query("DELETE FROM known_files WHERE media_id = ANY($1)")
                 .bind(&only)
                 .execute(&mut *tx)
                 .await?;
-            // Segments, passages and places go with it.
-            let gone = sqlx::query("DELETE FROM media WHERE media_id = ANY($1)")
-                .bind(&only)
-                .execute(&mut *tx)
-                .await?;
-            removed = gone.rows_affected();
+            removed = super::remove::delete_items(&mut tx, &only).await?;
         }
         sqlx::query("DELETE FROM source_entries WHERE source_id = $1").bind(id).execute(&mut *tx).await?;
         sqlx::query("DELETE FROM sources WHERE source_id = $1").bind(id).execute(&mut *tx).await?;

@@ -86,6 +86,25 @@ impl Checkpoints {
         });
         Recording { path, known, file: Mutex::new(None) }
     }
+
+    /// What was finished of the recording with this hash in other ways (by other models, with other beams), a map for each.
+    pub fn others(&self, hash: &[u8; 32]) -> Vec<HashMap<WindowKey, WindowText>> {
+        let begins = format!("{}.", blake3::Hash::from_bytes(*hash).to_hex());
+        let own = format!("{begins}{}.jsonl", self.settings);
+        let mut paths: Vec<PathBuf> = fs::read_dir(&self.dir)
+            .into_iter()
+            .flatten()
+            .flatten()
+            .map(|entry| entry.path())
+            .filter(|path| {
+                let name = path.file_name().and_then(|n| n.to_str()).unwrap_or_default();
+                name.starts_with(&begins) && name.ends_with(".jsonl") && name != own
+            })
+            .collect();
+        paths.sort();
+        // One that cannot be read is of no use; its windows are heard again.
+        paths.iter().filter_map(|path| read(path).ok()).collect()
+    }
 }
 
 /// The finished windows of one recording.

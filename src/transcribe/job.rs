@@ -7,13 +7,14 @@
 
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
 use super::{
     assemble::{self, Piece, Rules},
+    believed::Believed,
     checkpoint::{Recording, WindowKey, window_key},
     clock::{Clock, millis},
     engine::WindowText,
@@ -42,6 +43,8 @@ pub(super) struct Job {
     language: Option<String>,
     /// What was finished before, and where what is finished now is kept.
     recording: Option<Recording>,
+    /// What another model made of it and is believed.
+    believed: Option<Arc<Believed>>,
     state: Mutex<State>,
     /// A text has come back, or the file is over.
     came_back: Condvar,
@@ -130,6 +133,7 @@ impl Job {
             model,
             language,
             recording,
+            believed: None,
             state: Mutex::new(state),
             came_back: Condvar::new(),
         }
@@ -138,6 +142,17 @@ impl Job {
     /// The same, in this language whatever the rules say.
     pub fn in_language(self, language: Option<String>) -> Self {
         Self { language, ..self }
+    }
+
+    /// The same, windows that are believed as they were left out.
+    pub fn believing(self, believed: Option<Arc<Believed>>) -> Self {
+        Self { believed, ..self }
+    }
+
+    /// The text of a window that need not be heard.
+    fn known(&self, key: &WindowKey) -> Option<WindowText> {
+        let own = self.recording.as_ref().and_then(|r| r.find(key));
+        own.cloned().or_else(|| self.believed.as_ref().and_then(|b| b.take(key)))
     }
 
     /// The language of the file, where it is given.
@@ -162,7 +177,7 @@ impl Job {
         let covers = end.saturating_sub(state.covered);
         state.covered = end;
         let key = window_key(&window.pieces, language, previous);
-        let text = self.recording.as_ref().and_then(|r| r.find(&key)).cloned();
+        let text = self.known(&key);
         let known = text.is_some();
         state.pieces.push(Piece { clock: Clock::new(window), covers, gap: false, text });
         state.keys.push(key);
@@ -246,10 +261,10 @@ impl Job {
         for window in again {
             let key = window_key(&window.pieces, window.language.as_deref(), "");
             state.keys[window.index] = key;
-            match self.recording.as_ref().and_then(|r| r.find(&key)) {
+            match self.known(&key) {
                 Some(text) => {
                     state.known += 1;
-                    state.pieces[window.index].text = Some(text.clone());
+                    state.pieces[window.index].text = Some(text);
                 }
                 None => out.push(window),
             }

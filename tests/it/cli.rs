@@ -190,8 +190,8 @@ impl Library {
             ),
             (
                 "done items with segments outside of passages",
-                "select count(*) from media m where state = 'done' and segments is distinct from \
-                 (select sum(end_segment - first_segment) from passages p where p.media_id = m.media_id)",
+                "select count(*) from segments s where not exists (select from passages p where \
+                 p.media_id = s.media_id and p.first_segment <= s.seq and p.end_segment > s.seq)",
             ),
             (
                 "segments or passages of items that are not done",
@@ -210,11 +210,12 @@ impl Library {
         let url = self.ok(&["db", "url"]).stdout;
         on_a_runtime(async move {
             let mut connection = PgConnection::connect(url.trim()).await.unwrap();
-            let tables: Vec<String> = sqlx::query_scalar("select table_name from embedding_models")
-                .fetch_all(&mut connection)
-                .await
-                .unwrap();
-            let [table] = tables.as_slice() else { panic!("not one table of vectors: {tables:?}") };
+            let table: String = sqlx::query_scalar(
+                "select table_name from embedding_models join answering using (model_id, dimension)",
+            )
+            .fetch_one(&mut connection)
+            .await
+            .unwrap();
             let sql = format!(
                 "select count(*) from {table} v full join passages p using (media_id, seq) \
                  where v.embedding is null or p.text is null"

@@ -428,8 +428,8 @@ async fn invariants(url: &str, hosts: &[&Library], rest: Rest) {
         ),
         (
             "done items with segments outside of passages",
-            "select count(*) from media m where state = 'done' and segments is distinct from \
-                (select sum(end_segment - first_segment) from passages p where p.media_id = m.media_id)",
+            "select count(*) from segments s where not exists (select from passages p where \
+                p.media_id = s.media_id and p.first_segment <= s.seq and p.end_segment > s.seq)",
         ),
         (
             "done items without length, language or models, or with an error",

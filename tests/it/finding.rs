@@ -380,11 +380,13 @@ fn transcripts_are_brought_in_and_found_from_the_command_line() {
     let folder = folder.to_str().unwrap();
     let ran = library.run(&["import", "--json", folder]);
     assert_eq!(ran.code, 1, "{ran}");
-    assert_eq!(ran.json(), json!({"done": 2, "known": 0, "failed": 2, "segments": 5}));
+    assert_eq!(ran.json(), json!({"done": 2, "known": 0, "skipped": 1, "failed": 1, "segments": 5}));
     assert!(ran.stderr.contains("notes.srt: its language is not known"), "{ran}");
-    assert!(ran.stderr.contains("package.json: it is no transcript"), "{ran}");
-    let again = library.run(&["import", "--json", "--language", "en", folder]);
-    assert_eq!(again.json(), json!({"done": 1, "known": 2, "failed": 1, "segments": 1}));
+    let again = library.ok(&["import", "--json", "--language", "en", folder]);
+    assert_eq!(again.json(), json!({"done": 1, "known": 2, "skipped": 1, "failed": 0, "segments": 1}));
+    let named = library.run(&["import", &format!("{folder}/package.json")]);
+    assert_eq!(named.code, 1, "{named}");
+    assert!(named.stderr.contains("package.json: it is no transcript"), "{named}");
 
     let ran = library.ok(&["search", "architeutis", "--mode", "text", "--around", "4s"]);
     assert!(ran.stderr.contains("showing results for architeuthis (nobody says “architeutis”"), "{ran}");

@@ -10,6 +10,7 @@ mod engines;
 mod faults;
 mod index;
 mod finding;
+mod house;
 mod ingest;
 mod hostile;
 mod kill;

@@ -1,7 +1,7 @@
 //! Search over stored transcripts, on a real PostgreSQL.
 
 use spoken::media::{Item, Locator, MediaId, Metadata, Segment};
-use spoken::search::{Hit, Mode, Note, QueryVector, SearchError, SearchRequest, search};
+use spoken::search::{Hit, Mode, QueryVector, SearchError, SearchRequest, search};
 use spoken::store::{Claim, EmbeddingModel, Store};
 
 use super::store::{item, model, passages, segment, store, transcript};

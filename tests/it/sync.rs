@@ -65,7 +65,7 @@ impl Podcast {
 }
 
 /// Members of what `sync --json` prints.
-const SUMMARY: [&str; 13] = [
+const SUMMARY: [&str; 14] = [
     "checked",
     "done",
     "failed",
@@ -76,6 +76,7 @@ const SUMMARY: [&str; 13] = [
     "left_to",
     "new",
     "paused",
+    "removed",
     "sources",
     "sources_failed",
     "wall_ms",

@@ -139,8 +139,11 @@ async fn take(conn: &mut PgConnection, entries: &[Ready]) -> Result<Vec<Taken>, 
             }
         }
         sqlx::query(
-            "UPDATE source_entries SET verdict = 'taken', reason = NULL, item = NULL
-             WHERE source_id = $1 AND media_id = ANY($2)",
+            "UPDATE source_entries e SET item = NULL,
+                 verdict = CASE WHEN r.known THEN 'left' ELSE 'taken' END, reason = CASE WHEN r.known THEN 'removed before' END
+             FROM (SELECT s.media_id, EXISTS (SELECT FROM removed r WHERE r.media_id = s.item_id) AS known
+                   FROM source_entries s WHERE source_id = $1 AND media_id = ANY($2)) r
+             WHERE e.source_id = $1 AND e.media_id = r.media_id",
         )
         .bind(source_id)
         .bind(group.iter().map(|r| r.entry).collect::<Vec<_>>())
