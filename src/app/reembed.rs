@@ -49,6 +49,7 @@ pub async fn reembed(world: &World, args: &ReembedArgs, stop: &CancellationToken
         return status(world, args.json).await;
     }
     let started = Instant::now();
+    let former = store.answering().await?;
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let options = EmbedOptions { threads: cores, batch: MODEL_BATCH, ..steps::embed_options(&world.config) };
     let wanted = {
@@ -79,7 +80,18 @@ pub async fn reembed(world: &World, args: &ReembedArgs, stop: &CancellationToken
             result?
         }
     };
-    let answers = store.answering().await?.is_some_and(|a| a.model == filled.model);
+    store.name_answering().await?;
+    let now = store.answering().await?;
+    let answers = now.as_ref().is_some_and(|a| a.model == filled.model);
+    if let (Some(former), Some(now)) = (&former, &now)
+        && former.table != now.table
+        && store.has_vector_index(&former.table).await?
+        && !store.has_vector_index(&now.table).await?
+    {
+        eprintln!(
+            "the former model's vectors had an index, the new one's have none yet: `spoken index build` makes it"
+        );
+    }
     let dropped = if args.drop_old && answers { drop_old(store).await? } else { Dropped::default() };
     let (items, of) = store.embedded(&filled.model.model_id).await?;
     if args.json {

@@ -8,6 +8,7 @@ use chrono::{DateTime, Utc};
 use serde::Serialize;
 use sqlx::AssertSqlSafe;
 use sqlx::postgres::PgConnection;
+use uuid::Uuid;
 
 use super::{EmbeddingModel, Store, StoreError, clean, retrying};
 
@@ -202,6 +203,52 @@ impl Store {
         .await?;
         tx.commit().await?;
         Ok(if changed.rows_affected() == 1 { Switched::Yes } else { Switched::Already })
+    }
+
+    /// Names the model that answers as each item's own, a thousand items at a time; what they named before becomes one of the
+    /// others. Who dies on the way has done no harm: both are as good as before.
+    ///
+    /// # Errors
+    /// [`StoreError::Database`].
+    pub async fn name_answering(&self) -> Result<(), StoreError> {
+        let Some(Answering { model, .. }) = self.answering().await? else { return Ok(()) };
+        let id = clean(&model.model_id);
+        loop {
+            let ids: Vec<Uuid> = sqlx::query_scalar(
+                "SELECT media_id FROM media WHERE $1 = ANY(embedded_also) AND embedding_model <> $1 LIMIT 1000",
+            )
+            .bind(&*id)
+            .fetch_all(&self.pool)
+            .await?;
+            if ids.is_empty() {
+                return Ok(());
+            }
+            retrying(|| {
+                sqlx::query(
+                    "UPDATE media SET embedding_model = $1,
+                         embedded_also = array_append(array_remove(embedded_also, $1), embedding_model)
+                     WHERE media_id = ANY($2) AND $1 = ANY(embedded_also) AND embedding_model <> $1",
+                )
+                .bind(&*id)
+                .bind(&ids)
+                .execute(&self.pool)
+            })
+            .await?;
+        }
+    }
+
+    /// Whether a table of vectors has an index that searches may use.
+    ///
+    /// # Errors
+    /// [`StoreError::Database`].
+    pub async fn has_vector_index(&self, table: &str) -> Result<bool, StoreError> {
+        Ok(sqlx::query_scalar(
+            "SELECT EXISTS (SELECT FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid JOIN pg_am a ON a.oid = c.relam
+                            WHERE i.indrelid = to_regclass($1) AND a.amname IN ('hnsw', 'ivfflat') AND i.indisvalid)",
+        )
+        .bind(table)
+        .fetch_one(&self.pool)
+        .await?)
     }
 
     /// Drops the table of a model that does not answer; false where it does, or somebody uses it, or there is none.

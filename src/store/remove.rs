@@ -140,9 +140,9 @@ impl Store {
     ) -> Result<Vec<Uuid>, StoreError> {
         let mut tx = self.pool.begin().await?;
         keep_answering(&mut tx).await?;
-        // In one order, so that two of these cannot wait for each other.
+        // Changed to what they are, and thereby locked: rows that may lie on several machines are locked by name only.
         let ids: Vec<Uuid> = sqlx::query_scalar(
-            "SELECT media_id FROM media WHERE media_id = ANY($1) AND state <> 'active' ORDER BY media_id FOR UPDATE",
+            "UPDATE media SET updated_at = updated_at WHERE media_id = ANY($1) AND state <> 'active' RETURNING media_id",
         )
         .bind(batch)
         .fetch_all(&mut *tx)
@@ -212,6 +212,9 @@ impl Store {
     /// # Errors
     /// [`StoreError::Database`].
     pub async fn expired(&self, keep: Keep) -> Result<Vec<Expired>, StoreError> {
+        if !self.has_rules(keep).await? {
+            return Ok(Vec::new());
+        }
         Ok(sqlx::query_as(
             "WITH ranked AS (
                  SELECT e.item_id, s.name, m.state, m.title, m.source,
@@ -248,6 +251,9 @@ impl Store {
     /// # Errors
     /// [`StoreError::Database`].
     pub async fn leave_expired(&self, keep: Keep) -> Result<u64, StoreError> {
+        if !self.has_rules(keep).await? {
+            return Ok(0);
+        }
         let left = sqlx::query(
             "WITH ranked AS (
                  SELECT e.media_id, e.source_id, e.verdict, e.published_at,
@@ -271,6 +277,17 @@ impl Store {
         .execute(&self.pool)
         .await?;
         Ok(left.rows_affected())
+    }
+
+    /// Whether any source keeps its items for a time only. Most libraries keep all, and are asked often.
+    async fn has_rules(&self, keep: Keep) -> Result<bool, StoreError> {
+        Ok(sqlx::query_scalar(
+            "SELECT EXISTS (SELECT FROM sources WHERE coalesce(keep_last, $1) > 0 OR coalesce(keep_days, $2) > 0)",
+        )
+        .bind(i32::try_from(keep.last).unwrap_or(i32::MAX))
+        .bind(i32::try_from(keep.days).unwrap_or(i32::MAX))
+        .fetch_one(&self.pool)
+        .await?)
     }
 
     /// Sets how long the items of a source are kept; `None`: as configured.

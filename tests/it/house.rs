@@ -102,6 +102,15 @@ async fn another_model_answers_as_soon_as_it_has_all() {
     assert_eq!(store.switch(&other()).await.unwrap(), Switched::Yes);
     assert_eq!(store.switch(&other()).await.unwrap(), Switched::Already);
     assert_eq!(store.answering().await.unwrap().unwrap().model, other());
+    store.name_answering().await.unwrap();
+    assert_eq!(
+        count(&store, "SELECT count(*) FROM media WHERE embedding_model <> 'test/model-other'").await,
+        0
+    );
+    assert_eq!(
+        count(&store, "SELECT count(*) FROM media WHERE NOT 'test/model-small' = ANY(embedded_also)").await,
+        0
+    );
 
     // Who still has the former model is told, and has changed nothing.
     let d = item("d");
