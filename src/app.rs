@@ -11,9 +11,9 @@
 //! * [`offline`] — files to transcripts without a database: [`transcribe`] and [`mod@bench`].
 //! * [`limits`] — `spoken limits`: how sites stand.
 //! * [`index`] — `spoken index`: the index of the vectors.
-//! * [`library`] — commands that read: status, show, export, and retry.
+//! * [`library`] — commands that read: status, show, and retry.
 //! * [`import`] — transcripts that exist already.
-//! * [`mod@search`] — finding it again.
+//! * [`mod@search`] — finding it again; [`mod@export`] — transcripts to take elsewhere; [`stats`] — the library in figures.
 //! * [`models`] — which embedding model a command works with; [`mod@reembed`] changes over to another one.
 //! * [`mod@upgrade`] — doubtful transcripts done again; [`mod@remove`] — what goes, and how long items are kept.
 //! * [`mod@queue`] — looking at the queue and steering it.
@@ -42,6 +42,7 @@ use crate::telemetry::{self, Output, TelemetryOptions};
 pub mod bench;
 pub mod check;
 pub mod doctor;
+pub mod export;
 pub mod import;
 pub mod index;
 pub mod ingest;
@@ -60,6 +61,7 @@ pub mod run;
 pub mod search;
 pub mod signals;
 pub mod source;
+pub mod stats;
 pub mod steps;
 pub mod sync;
 pub mod transcribe;
@@ -125,6 +127,11 @@ fn start(cli: &Cli) -> anyhow::Result<u8> {
     })?;
     if let Command::Config(args) = &cli.command {
         return show_config(args, &loaded);
+    }
+    if let Command::Export(args) = &cli.command
+        && args.schema
+    {
+        return export::schema(args);
     }
     if let Command::Bench(args) = &cli.command {
         // Only starts processes, or is one of them: nothing here waits for the network.
@@ -192,6 +199,12 @@ async fn run_cli(cli: &Cli, loaded: Loaded, output: &Output) -> anyhow::Result<u
             world.close().await;
             done
         }
+        Command::Stats(args) => {
+            let world = World::open(loaded.config, READER_CONNECTIONS).await?;
+            let done = stats::stats(&world, args).await;
+            world.close().await;
+            done
+        }
         Command::Retry(args) => {
             let world = World::open(loaded.config, READER_CONNECTIONS).await?;
             let done = library::retry(&world, args).await;
@@ -235,8 +248,10 @@ async fn run_cli(cli: &Cli, loaded: Loaded, output: &Output) -> anyhow::Result<u
             done
         }
         Command::Export(args) => {
+            // A mistake in the arguments is told without starting a server for it.
+            let plan = export::Plan::read(args)?;
             let world = World::open(loaded.config, READER_CONNECTIONS).await?;
-            let done = library::export(&world, args).await;
+            let done = export::export(&world, plan).await;
             world.close().await;
             done
         }
@@ -307,7 +322,8 @@ impl Watch {
         let (events, told) = Events::channel();
         let reporter = tokio::spawn(report::run(terminal.clone(), told, options));
         let stopping = Stopping::default();
-        let listener = stopping.listen(events.clone(), reload, move || terminal.close())?;
+        let grace = Duration::from_secs(loaded.config.stop_grace_seconds);
+        let listener = stopping.listen(grace, events.clone(), reload, move || terminal.close())?;
         let monitor = Monitor::start(events.clone(), Duration::from_secs(1))?;
         Ok(Self { events, stopping, reporter, listener, monitor })
     }

@@ -4,9 +4,10 @@
 //! is checked and one order in which the places win.
 
 mod args;
+mod export;
+mod house;
 mod import;
 mod index;
-mod house;
 mod offline;
 mod queue;
 mod search;
@@ -19,9 +20,10 @@ use clap::builder::styling::{AnsiColor, Styles};
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueHint};
 
 pub use args::{
-    CompletionsArgs, ConfigArgs, DbArgs, DbCommand, DoctorArgs, ExportArgs, ExportFormat, IngestArgs,
-    LimitsArgs, NodesArgs, RetryArgs, RoleName, ShowArgs, StatusArgs, WorkArgs,
+    CompletionsArgs, ConfigArgs, DbArgs, DbCommand, DoctorArgs, IngestArgs, LimitsArgs, NodesArgs, RetryArgs,
+    RoleName, ShowArgs, StatusArgs, WorkArgs,
 };
+pub use export::{ExportArgs, ExportFormat, Product, RowKind, StatsArgs, TranscriptFormat};
 pub use house::{ReembedArgs, RemoveArgs, RetentionArgs, UpgradeArgs};
 pub use import::ImportArgs;
 pub use index::{IndexArgs, IndexBuildArgs, IndexCommand, IndexDrillArgs, IndexStatusArgs};
@@ -57,7 +59,7 @@ const STYLES: Styles = Styles::styled()
 const GROUPS: &[(&str, &[&str])] = &[
     ("Bring in", &["ingest", "import", "status", "queue", "retry", "limits"]),
     ("Keep up", &["source", "sync", "run"]),
-    ("Find and read", &["search", "show", "export"]),
+    ("Find and read", &["search", "show", "export", "stats"]),
     ("Keep house", &["upgrade", "reembed", "remove", "retention"]),
     ("Share the work", &["work", "nodes"]),
     ("Without a library", &["transcribe", "bench"]),
@@ -169,8 +171,11 @@ pub enum Command {
     Search(Box<SearchArgs>),
     /// Print what was said in one item, with times
     Show(ShowArgs),
-    /// Write one transcript as text, subtitles or JSON
+    /// Write transcripts as text, subtitles, JSON, Markdown or tables
+    #[command(long_about = export::EXPORT)]
     Export(ExportArgs),
+    /// Say what the library holds: hours, words, languages, doubts, room, speed
+    Stats(StatsArgs),
     /// Build, look at or remove the index that large libraries are searched with
     #[command(long_about = index::INDEX)]
     Index(IndexArgs),

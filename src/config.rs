@@ -42,7 +42,7 @@ pub use problem::{ConfigError, Problem};
 pub use recipe::Recipe;
 pub use show::{Shown, ShownSetting};
 pub use value::{
-    Auto, CaptionUse, Compute, DatabaseUrl, Device, Encoder, Engine, IndexBuild, LogFormat, ModelRef,
+    Auto, CaptionUse, Compute, DatabaseUrl, Device, Engine, IndexBuild, Kernels, LogFormat, ModelRef,
     OnOutOfMemory, REDACTED, Resolution, Task, WhisperProfile,
 };
 
@@ -82,8 +82,8 @@ pub struct Config {
     pub whisper_threads: Auto<usize>,
     /// Windows in one call of the model, from all files in flight.
     pub whisper_batch_size: Auto<usize>,
-    /// What turns spectrograms into what the decoder reads.
-    pub whisper_encoder: Encoder,
+    /// Whose arithmetic runs the model.
+    pub whisper_kernels: Kernels,
     /// What may change where memory does not suffice for a single window.
     pub whisper_on_out_of_memory: OnOutOfMemory,
     /// `auto`: detected for each window; else a Whisper language code in lower case.
@@ -175,6 +175,8 @@ pub struct Config {
     pub max_attempts: u32,
     /// A worker that was not heard of for so many seconds is dead, and others take over what it had in hand.
     pub lease_seconds: u64,
+    /// What is in work when a service manager ends the process may go on for so many seconds; then it is given back.
+    pub stop_grace_seconds: u64,
 
     /// yt-dlp's format selection.
     pub ytdlp_format: String,
@@ -234,7 +236,7 @@ impl Config {
             whisper_parallel_models: Auto::Auto,
             whisper_threads: Auto::Auto,
             whisper_batch_size: Auto::Auto,
-            whisper_encoder: Encoder::Auto,
+            whisper_kernels: Kernels::Auto,
             whisper_on_out_of_memory: OnOutOfMemory::Fail,
             language: Auto::Auto,
             languages: Vec::new(),
@@ -278,6 +280,8 @@ impl Config {
             ingestion_limit: 0,
             max_attempts: 5,
             lease_seconds: 120,
+            // Service managers kill after 30 s or more.
+            stop_grace_seconds: 25,
             ytdlp_format: "bestaudio/best".into(),
             cookies_file: None,
             captions: CaptionUse::Ignore,

@@ -36,6 +36,8 @@ pub struct CaptionWishes {
     pub language: Option<String>,
     /// Good ones stand for the transcript; else they are kept for where nothing better can be had.
     pub first: bool,
+    /// Where good ones stand for the transcript, the media is not downloaded.
+    pub alone: bool,
 }
 
 /// How to fetch.
@@ -123,7 +125,11 @@ impl Fetcher {
             Locator::File(path) => {
                 let size = readable(path).await?;
                 progress.set(size, Some(size));
-                return Ok(Fetched { path: path.clone(), metadata: Metadata::default(), captions: None });
+                return Ok(Fetched {
+                    path: Some(path.clone()),
+                    metadata: Metadata::default(),
+                    captions: None,
+                });
             }
             Locator::Url(url) | Locator::Page(url) => url,
         };
@@ -155,7 +161,7 @@ impl Fetcher {
         if matches!(item.locator, Locator::Url(_)) {
             match self.download(url, dir, permit, progress, cancel).await? {
                 http::Got::Media(path) => {
-                    return Ok(Fetched { path, metadata: Metadata::default(), captions: None });
+                    return Ok(Fetched { path: Some(path), metadata: Metadata::default(), captions: None });
                 }
                 http::Got::Page => {}
             }

@@ -13,22 +13,26 @@
 //!
 //! What has to wait is not an error of the item: it is put back with the time of its turn, and keeps its attempts.
 
+mod permit;
 mod rules;
 mod site;
+mod standing;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde::Serialize;
 use sqlx::postgres::PgPool;
 use tokio::task::AbortHandle;
 use url::Url;
 use uuid::Uuid;
 
+pub use permit::Permit;
 pub use rules::{Limits, Rules, Wishes};
 pub use site::Site;
+pub use standing::{Standing, standing};
 
 use crate::media::{Failure, FailureClass, Retry};
+use permit::Held;
 
 /// A running download says that it lives three times in this; what a dead process held is free again after it.
 const LEASE: Duration = Duration::from_secs(60);
@@ -109,68 +113,6 @@ struct Inner {
     rules: Rules,
     identity: String,
     worker: Uuid,
-}
-
-/// The right to go ahead, until dropped.
-#[derive(Debug, Default)]
-pub struct Permit(Option<Held>);
-
-#[derive(Debug)]
-struct Held {
-    governor: Arc<Inner>,
-    site: Site,
-    id: Uuid,
-    /// Says that the download still runs.
-    renewal: Option<AbortHandle>,
-    /// This is the one item that tries whether a site has calmed down.
-    trial: bool,
-}
-
-impl Permit {
-    /// Its id, for [`Ask::Request`]; `None` where nothing is counted.
-    pub fn id(&self) -> Option<Uuid> {
-        self.0.as_ref().map(|held| held.id)
-    }
-
-    /// True for the one item that tries whether a site which refused has calmed down.
-    pub fn is_trial(&self) -> bool {
-        self.0.as_ref().is_some_and(|held| held.trial)
-    }
-
-    /// Ends it and waits for that; dropping does the same when it gets round to it.
-    pub async fn end(mut self) {
-        if let Some(held) = self.0.take() {
-            held.end().await;
-        }
-    }
-}
-
-impl Held {
-    async fn end(self) {
-        if let Some(renewal) = &self.renewal {
-            renewal.abort();
-        }
-        if self.renewal.is_none() && !self.trial {
-            return;
-        }
-        let done = self.governor.end(&self.site, self.id).await;
-        if let Err(error) = done {
-            tracing::debug!(site = %self.site, %error, "failed to end a permit; it lapses by itself");
-        }
-    }
-}
-
-impl Drop for Permit {
-    fn drop(&mut self) {
-        let Some(held) = self.0.take() else { return };
-        if let Some(renewal) = &held.renewal {
-            renewal.abort();
-        }
-        // Without a runtime the process is ending, and the permit lapses.
-        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            runtime.spawn(held.end());
-        }
-    }
 }
 
 /// Which cookies a process sends: a hash of the file, or `none`. An account shut out must not be asked for under another
@@ -477,68 +419,6 @@ fn explain(
         ),
     };
     Wait { site, after, why: text, remedy, resting: matches!(why, "breaker" | "probe") }
-}
-
-/// How a site stands with an identity.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Standing {
-    /// Which site.
-    pub site: String,
-    /// The cookies that are sent to it, as a hash; `none`.
-    pub identity: String,
-    /// Videos begun in the last hour.
-    pub videos: i64,
-    /// Requests made in the last hour.
-    pub requests: i64,
-    /// Downloads that run.
-    pub downloads: i64,
-    /// For how long the site is left alone, seconds; `None` while it is not.
-    pub open_s: Option<f64>,
-    /// The rest is over, and the first item has to show whether the site has calmed down.
-    pub half_open: bool,
-    /// Why it is left alone. May quote outside text.
-    pub reason: Option<String>,
-    /// What to do about it.
-    pub remedy: Option<String>,
-}
-
-/// How all sites stand that were asked for something in the last hour or are left alone, by name.
-///
-/// # Errors
-/// The database's.
-pub async fn standing(pool: &PgPool) -> Result<Vec<Standing>, sqlx::Error> {
-    type Row = (String, String, i64, i64, i64, Option<f64>, Option<String>, Option<String>);
-    let rows: Vec<Row> = sqlx::query_as(
-        "SELECT s.site, s.identity, coalesce(l.videos, 0), coalesce(l.requests, 0), coalesce(d.running, 0),
-                extract(epoch FROM s.open_until - now())::float8,
-                CASE WHEN s.open_until IS NOT NULL THEN s.reason END,
-                CASE WHEN s.open_until IS NOT NULL THEN s.remedy END
-         FROM governor_sites s
-         LEFT JOIN LATERAL (
-             SELECT sum(videos)::bigint AS videos, sum(requests)::bigint AS requests FROM governor_ledger l
-             WHERE l.site = s.site AND l.identity = s.identity AND l.second > now() - interval '1 hour') l ON true
-         LEFT JOIN LATERAL (
-             SELECT count(*) AS running FROM governor_downloads d
-             WHERE d.site = s.site AND d.identity = s.identity AND d.until > now()) d ON true
-         WHERE s.open_until IS NOT NULL OR l.videos IS NOT NULL OR d.running > 0
-         ORDER BY s.site, s.identity",
-    )
-    .fetch_all(pool)
-    .await?;
-    Ok(rows
-        .into_iter()
-        .map(|(site, identity, videos, requests, downloads, open, reason, remedy)| Standing {
-            site,
-            identity,
-            videos,
-            requests,
-            downloads,
-            open_s: open.filter(|s| *s > 0.0),
-            half_open: open.is_some_and(|s| s <= 0.0),
-            reason,
-            remedy,
-        })
-        .collect())
 }
 
 #[cfg(test)]

@@ -90,11 +90,12 @@ pub struct Metadata {
     pub duration_ms: Option<i64>,
 }
 
-/// A file with an item's media in it.
+/// What fetching brought of an item.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Fetched {
-    /// The file; inside the item's spool directory unless the item is a local file.
-    pub path: PathBuf,
+    /// A file with its media; inside the item's spool directory unless the item is a local file. None where captions do
+    /// without: they are good, [`Captions::first`], and the metadata say how long the media plays.
+    pub path: Option<PathBuf>,
     /// What was learned on the way.
     pub metadata: Metadata,
     /// Captions that people made for it, where they were wanted and found.
@@ -102,7 +103,7 @@ pub struct Fetched {
 }
 
 /// Captions that people made.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Captions {
     /// Their language, as the site calls it: `en`, `en-GB`.
     pub language: String,
@@ -153,6 +154,9 @@ pub struct Segment {
     /// The words of `text` with their times, in order; empty where no word times were asked for or found.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub words: Vec<Word>,
+    /// Who speaks, where somebody wrote that down. Untrusted text.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub speaker: Option<String>,
 }
 
 /// One word and when it was said. Punctuation belongs to the word it touches.

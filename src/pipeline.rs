@@ -45,6 +45,7 @@ use crate::transcribe::{Transcriber, WindowCounts};
 mod asr;
 mod backoff;
 pub mod backlog;
+mod begin;
 mod db;
 pub mod embedders;
 mod ending;
@@ -190,10 +191,10 @@ struct Active {
     object: Option<Key>,
 }
 
-/// Leaves the I/O stage: an audio file on disk.
+/// Leaves the I/O stage: an audio file on disk; none where captions do without.
 struct Heard {
     active: Active,
-    audio: Audio,
+    audio: Option<Audio>,
 }
 
 /// Leaves the ASR stage: the text, or why there is none.
@@ -451,9 +452,6 @@ impl Pipeline {
             tracing::error!("a speech thread panicked");
         }
         self.watch.abort();
-        if let Err(error) = self.shared.store.forget_worker(&self.shared.worker).await {
-            tracing::debug!(%error, "cannot tell that this worker is gone; it will be forgotten in time");
-        }
     }
 
     /// Where files lie while items are in flight.

@@ -35,7 +35,7 @@ mod locks;
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use sqlx::{Connection, PgConnection};
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -58,7 +58,7 @@ pub const DATABASE: &str = "spoken";
 /// The server's.
 pub async fn mind_lost_peers(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
     const SETTINGS: &str = "SET tcp_keepalives_idle = 30; SET tcp_keepalives_interval = 10; SET tcp_keepalives_count = 3; \
-         SET tcp_user_timeout = 60000; SET idle_in_transaction_session_timeout = 60000";
+         SET tcp_user_timeout = 60000";
     sqlx::raw_sql(SETTINGS).execute(connection).await?;
     Ok(())
 }
@@ -371,11 +371,33 @@ async fn ensure_running(cluster: &Cluster, timeout: Duration) -> Result<String, 
             if !cluster.exists() {
                 cluster.create().await?;
             }
-            cluster.launch(timeout).await?
+            launch(cluster, timeout).await?
         }
     };
     postmaster.wait_ready(cluster, timeout).await?;
     ensure_database(cluster, &postmaster).await
+}
+
+/// Starts it, with patience for what a killed postmaster leaves: its other processes end by themselves, each at its next look
+/// whether it still has a parent, and Postgres rightly refuses to start beside them.
+async fn launch(cluster: &Cluster, timeout: Duration) -> Result<Postmaster, ServerError> {
+    /// Between two tries.
+    const PAUSE: Duration = Duration::from_millis(100);
+    let began = Instant::now();
+    loop {
+        match cluster.launch(timeout).await {
+            Err(ServerError::Start(log)) if of_former(&log) && began.elapsed() < timeout => {
+                tokio::time::sleep(PAUSE).await;
+            }
+            launched => return launched,
+        }
+    }
+}
+
+/// Whether these last words say that processes of a former server still live. They are in English: the locale is ours.
+fn of_former(log: &str) -> bool {
+    log.contains("pre-existing shared memory block")
+        || log.contains("lock file \"postmaster.pid\" already exists")
 }
 
 /// Connects to [`DATABASE`], making it on the first start.

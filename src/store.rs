@@ -5,7 +5,7 @@
 //! * Work on one item: [`Store::claim`], then exactly one of [`Store::complete`], [`Store::fail`],
 //!   [`Store::delay`] and [`Store::release`]. Each of the four is **fenced**: it names the number its claim
 //!   drew, and changes nothing once somebody else has claimed the item ([`SaveError::LeaseLost`]).
-//! * Workers: [`Store::note_worker`], [`Store::lost`].
+//! * Work in hand: [`Store::note_in_hand`], [`Store::lost`].
 //! * Between machines: [`Store::hand_over`] ends a claim by leaving the audio to a transcriber; [`Store::wanted`] tells
 //!   which objects are of use; [`Store::nodes`] are the processes that work here.
 //! * Subscriptions: [`sources`].
@@ -15,7 +15,7 @@
 //! * Keeping house: [`Store::doubtful`] and [`Store::replace`] (doing again what was badly understood), [`Store::remove`],
 //!   [`Store::expired`].
 //! * Reading: [`Store::counts`], [`Store::items`], [`Store::find`], [`Store::segments`],
-//!   [`Store::dropped`]. Words for searches: [`Store::learn_words`].
+//!   [`Store::dropped`]; a whole library: [`bulk`], its figures: [`stats`]. Words for searches: [`Store::learn_words`].
 //!
 //! Segments, passages, vectors and the state of the item change in one transaction, so `done` means complete.
 //! Statements that may be repeated are repeated when the connection breaks or a deadlock is resolved against
@@ -27,6 +27,7 @@
 mod account;
 mod again;
 mod answering;
+pub mod bulk;
 mod claim;
 mod copy;
 mod handover;
@@ -40,6 +41,7 @@ mod reembed;
 mod remove;
 pub mod sources;
 mod upgrade;
+pub mod stats;
 mod vectors;
 mod vocabulary;
 mod workers;

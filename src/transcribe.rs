@@ -17,7 +17,7 @@
 //!
 //! * how the model is run here, and why: `plan`, `shape` (a model's size), `variables` (its file), `memory` (batches after
 //!   memory ran out);
-//! * from samples to what the decoder reads: `mel`, `encoder` (where the processor suits; else the engine's own);
+//! * from samples to text: `mel`, then `encoder` and `decoder` with their `kernels` (where the processor suits; else the engine's own);
 //! * the engines: the trait in `engine`, their list in `engines`, one file each (`ct2`, `whisper_cpp`), which model in `model`;
 //! * who is next: `pool` (batches), `feed` (the feeders, retries), `job` (one file's windows), `checkpoint` (finished ones),
 //!   `believed` (those that another model finished well enough);
@@ -31,6 +31,11 @@ mod clock;
 mod coverage;
 mod ct2;
 #[cfg(target_arch = "x86_64")]
+mod decoder;
+#[cfg(not(target_arch = "x86_64"))]
+#[path = "transcribe/decoder/absent.rs"]
+mod decoder;
+#[cfg(target_arch = "x86_64")]
 mod encoder;
 #[cfg(not(target_arch = "x86_64"))]
 #[path = "transcribe/encoder/absent.rs"]
@@ -40,6 +45,8 @@ mod engines;
 mod feed;
 mod guard;
 mod job;
+#[cfg(target_arch = "x86_64")]
+mod kernels;
 mod mel;
 mod memory;
 mod model;
@@ -82,7 +89,7 @@ pub use guard::{Evidence, GuardOptions, Verdict, judge, judge_window};
 pub use job::OnDone;
 pub use mel::{FRAMES, LogMel, Scratch};
 pub use model::{ModelDir, ModelError, hub::Download};
-pub use plan::{Compute, Device, EncoderChoice, Host, OnOutOfMemory, Plan, Wishes};
+pub use plan::{Compute, Device, Host, Kernels, OnOutOfMemory, Plan, Wishes};
 pub use sentences::{Resolution, SegmentOptions};
 
 use assemble::Rules;

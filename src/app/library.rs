@@ -1,4 +1,4 @@
-//! Commands about what is known: status, show, export, retry.
+//! Commands about what is known: status, show, retry.
 //!
 //! What is asked for goes to standard output; what is said about it (hints, questions back) to standard error.
 
@@ -14,8 +14,7 @@ use serde_json::json;
 pub use show::show;
 
 use super::{limits, world::World};
-use crate::cli::{EXIT_FAILED, EXIT_OK, ExportArgs, ExportFormat, RetryArgs, StatusArgs};
-use crate::export::{Exporter, Format, Heading};
+use crate::cli::{EXIT_FAILED, EXIT_OK, RetryArgs, StatusArgs};
 use crate::govern;
 use crate::media::State;
 use crate::queue::place::Lane;
@@ -169,62 +168,6 @@ pub(super) async fn the_one(store: &Store, what: &str) -> anyhow::Result<MediaRo
             )
         }
     }
-}
-
-/// `spoken export`.
-///
-/// # Errors
-/// Where the item is not known, not unique or not done, the database's, or the output's.
-pub async fn export(world: &World, args: &ExportArgs) -> anyhow::Result<u8> {
-    let row = the_one(&world.store, &args.media).await?;
-    // What is done again is still there as it was.
-    if row.state != State::Done && row.segments.is_none() {
-        bail!("{} is {}, there is no transcript to export yet", sanitize(&row.title), row.state.as_str());
-    }
-    match &args.output {
-        // A file appears whole or not at all.
-        Some(path) => {
-            let mut name = path.file_name().unwrap_or_default().to_owned();
-            name.push(".part");
-            let part = path.with_file_name(name);
-            let written = match std::fs::File::create(&part) {
-                Ok(file) => write_export(world, &row, args.format, BufWriter::new(file)).await,
-                Err(error) => Err(error.into()),
-            };
-            let renamed = written.and_then(|()| Ok(std::fs::rename(&part, path)?));
-            if let Err(error) = renamed {
-                let _ = std::fs::remove_file(&part);
-                return Err(error.context(format!("failed to write {}", path.display())));
-            }
-        }
-        None => write_export(world, &row, args.format, BufWriter::new(std::io::stdout().lock())).await?,
-    }
-    Ok(EXIT_OK)
-}
-
-async fn write_export(
-    world: &World,
-    row: &MediaRow,
-    format: ExportFormat,
-    out: impl Write,
-) -> anyhow::Result<()> {
-    let heading = Heading {
-        media_id: row.media_id,
-        source: row.address().to_owned(),
-        title: row.title.clone(),
-        language: row.language.clone(),
-        duration_ms: row.duration_ms,
-    };
-    let mut exporter = Exporter::start(format.into(), &heading, out)?;
-    let mut segments = world.store.segments(row.media_id);
-    while let Some(segment) = segments.try_next().await? {
-        exporter.segment(&segment)?;
-    }
-    if Format::from(format) == Format::Json {
-        exporter.account(row.coverage.clone(), world.store.dropped(row.media_id).await?);
-    }
-    exporter.finish()?.flush()?;
-    Ok(())
 }
 
 /// `spoken retry`: the items are queued again; the next `ingest` (or one that runs now) works on them.

@@ -10,9 +10,6 @@ use tokio_util::sync::CancellationToken;
 
 use crate::event::{Event, Events};
 
-/// How long what is in flight may take after SIGTERM (service managers kill after 30 s or more).
-const TERM_GRACE: Duration = Duration::from_secs(25);
-
 /// Exit code of a process that was interrupted: 128 + SIGINT, as shells count.
 pub const INTERRUPTED: u8 = 130;
 
@@ -27,13 +24,14 @@ pub struct Stopping {
 
 impl Stopping {
     /// Listens for signals from now on: Ctrl-C stops, a second one leaves at once (after `last`, which cleans the
-    /// screen); SIGTERM and SIGHUP stop, and give back what is not finished after 25 s. With `reload`, SIGHUP only notifies
-    /// that. Abort the task when the run is over: it holds on to `events`.
+    /// screen); SIGTERM and SIGHUP stop, and give back what is not finished after `grace`. With `reload`, SIGHUP only
+    /// notifies that. Abort the task when the run is over: it holds on to `events`.
     ///
     /// # Errors
     /// Where the handlers cannot be installed.
     pub fn listen(
         &self,
+        grace: Duration,
         events: Events,
         reload: Option<Arc<Notify>>,
         last: impl Fn() + Send + 'static,
@@ -73,7 +71,7 @@ impl Stopping {
                 if term {
                     let cancel = cancel.clone();
                     tokio::spawn(async move {
-                        tokio::time::sleep(TERM_GRACE).await;
+                        tokio::time::sleep(grace).await;
                         cancel.cancel();
                     });
                 }

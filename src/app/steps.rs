@@ -25,7 +25,7 @@ use crate::pipeline::{Bringing, Hearing, Meters, Pipeline, Sizes, Steps};
 use crate::queue::{Kind, QueueOptions};
 use crate::speech::SpeechOptions;
 use crate::transcribe::{
-    self, CheckpointOptions, Compute, Device, Download, EncoderChoice, EngineKind, OnOutOfMemory, Resolution,
+    self, CheckpointOptions, Compute, Device, Download, EngineKind, Kernels, OnOutOfMemory, Resolution,
     SegmentOptions, TranscribeOptions, Transcriber, Wishes,
 };
 use crate::web::{Guard, Net};
@@ -193,7 +193,7 @@ pub async fn start(
             Backlog::default()
         };
         Some(Bringing {
-            fetcher: Fetcher::new(fetch_options(config, &net(world, &worker)?, &stopping.stop))?,
+            fetcher: Fetcher::new(fetch_options(config, role, &net(world, &worker)?, &stopping.stop))?,
             decode: decode_options(config),
             backlog,
             lease: Duration::from_secs(config.lease_seconds),
@@ -309,7 +309,7 @@ pub fn embed_options(config: &Config) -> EmbedOptions {
     EmbedOptions::new(model_name(&config.embedding_model), config.data_dir.join("models"), &config.tools_dir)
 }
 
-pub(super) fn fetch_options(config: &Config, net: &Net, stop: &CancellationToken) -> FetchOptions {
+pub(super) fn fetch_options(config: &Config, role: Role, net: &Net, stop: &CancellationToken) -> FetchOptions {
     let mut options = FetchOptions::new(ytdlp(config, net));
     // Half of the workers may wait for busy sites; the others go on with the rest.
     options.waiting = config.io_workers / 2;
@@ -322,6 +322,8 @@ pub(super) fn fetch_options(config: &Config, net: &Net, stop: &CancellationToken
                 config::Task::Transcribe => config.language.as_deref().map(str::to_owned),
             },
             first: wanted == config::CaptionUse::First,
+            // What is handed over is audio.
+            alone: wanted == config::CaptionUse::First && role == Role::All,
         }),
     };
     options.format.clone_from(&config.ytdlp_format);
@@ -370,9 +372,9 @@ pub(super) fn transcribe_options(config: &Config) -> anyhow::Result<TranscribeOp
             parallel_models: config.whisper_parallel_models.set(),
             threads: config.whisper_threads.set(),
             batch_size: config.whisper_batch_size.set(),
-            encoder: match config.whisper_encoder {
-                config::Encoder::Auto => EncoderChoice::Auto,
-                config::Encoder::Engine => EncoderChoice::Engine,
+            kernels: match config.whisper_kernels {
+                config::Kernels::Auto => Kernels::Auto,
+                config::Kernels::Engine => Kernels::Engine,
             },
             on_out_of_memory: match config.whisper_on_out_of_memory {
                 config::OnOutOfMemory::Fail => OnOutOfMemory::Fail,

@@ -1,6 +1,6 @@
 //! `spoken transcribe`: files to text, in no library.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io::{self, BufWriter, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -12,8 +12,8 @@ use super::offline::{Heard, Offline, media_id, media_in, title};
 use crate::cli::TranscribeArgs;
 use crate::config::Config;
 use crate::event::{Event, Events, RunSummary};
-use crate::export::{self, Format, Heading};
-use crate::media::Transcript;
+use crate::export::{self, Format, Heading, OutputFile};
+use crate::media::{Locator, Transcript};
 use crate::transcribe::WindowCounts;
 
 /// Transcribes what was named and writes it out as each file is finished, in the order named. Blocks.
@@ -33,7 +33,10 @@ pub fn transcribe(
     if files.is_empty() {
         bail!("there is no media in what was named");
     }
-    if files.len() > 1 && args.output_dir.is_none() && matches!(format, Format::Srt | Format::Vtt) {
+    if files.len() > 1
+        && args.output_dir.is_none()
+        && matches!(format, Format::Srt | Format::Vtt | Format::Md)
+    {
         bail!(
             "{} files make {} separate {format} files: name a folder for them with --output-dir",
             files.len(),
@@ -135,23 +138,21 @@ fn heading(path: &Path, transcript: &Transcript) -> Heading {
         media_id: media_id(path),
         source: path.display().to_string(),
         title: path.file_stem().unwrap_or_default().to_string_lossy().into_owned(),
+        channel: None,
+        published_at: None,
         language: Some(transcript.language.clone()),
         duration_ms: Some(transcript.duration_ms),
+        model: Some(transcript.model.clone()),
+        locator: Locator::File(std::path::absolute(path).unwrap_or_else(|_| path.to_owned())),
     }
 }
 
 /// Writes a file that appears whole or not at all.
 fn write_file(output: &Path, path: &Path, transcript: Transcript, format: Format) -> anyhow::Result<()> {
-    let mut part = output.as_os_str().to_owned();
-    part.push(".part");
-    let part = PathBuf::from(part);
-    let written = File::create(&part)
-        .and_then(|file| export::write(format, &heading(path, &transcript), transcript, BufWriter::new(file)))
-        .and_then(|_| fs::rename(&part, output));
-    if written.is_err() {
-        let _ = fs::remove_file(&part);
-    }
-    written.with_context(|| format!("failed to write {}", output.display()))
+    OutputFile::create(output)
+        .and_then(|file| export::write(format, &heading(path, &transcript), transcript, file))
+        .and_then(OutputFile::finish)
+        .with_context(|| format!("failed to write {}", output.display()))
 }
 
 /// `talk.mp3` becomes `talk.srt`.

@@ -19,7 +19,7 @@ use super::models::{self, identity};
 use super::offline::Room;
 use super::patience::patiently;
 use super::signals::Stopping;
-use super::steps;
+use super::steps::{self, Role};
 use super::world::World;
 use crate::cli::{EXIT_OK, UpgradeArgs};
 use crate::config::{Config, ModelRef, Task};
@@ -157,11 +157,14 @@ pub async fn upgrade(
         events.send(Event::ItemQueued { media_id: item.media_id, title: item.title.clone() });
     }
     let net = steps::net(world, &Uuid::new_v4().to_string())?;
+    let mut fetch = steps::fetch_options(&world.config, Role::All, &net, &stopping.stop);
+    // Captions are no reason to leave the audio where it is.
+    fetch.captions = None;
     let work = Upgrade {
         store,
         config: &world.config,
         condition: &request.condition,
-        fetcher: Fetcher::new(steps::fetch_options(&world.config, &net, &stopping.stop))?,
+        fetcher: Fetcher::new(fetch)?,
         decode: steps::decode_options(&world.config),
         room: Room::make(&world.config.data_dir.join("spool"))?,
         hearing: Semaphore::new(sizes.asr_workers),

@@ -5,7 +5,6 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand, ValueEnum, ValueHint};
 use clap_complete::Shell;
 
-use crate::export::Format;
 use crate::media::FailureClass;
 
 /// What `spoken ingest --help` says first.
@@ -228,50 +227,6 @@ pub struct ShowArgs {
     /// Print JSON: {"media_id", …, "coverage": {…}, "dropped": […]}; `spoken export` has the transcript
     #[arg(long, conflicts_with = "dropped")]
     pub json: bool,
-}
-
-/// Form of an exported transcript.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum ExportFormat {
-    /// The words only
-    Txt,
-    /// SubRip subtitles
-    Srt,
-    /// WebVTT subtitles
-    Vtt,
-    /// {"media": {…}, "segments": [{"start_ms", "end_ms", "text", "words"}], "coverage", "dropped"}
-    Json,
-}
-
-impl From<ExportFormat> for Format {
-    fn from(written: ExportFormat) -> Self {
-        match written {
-            ExportFormat::Txt => Self::Txt,
-            ExportFormat::Srt => Self::Srt,
-            ExportFormat::Vtt => Self::Vtt,
-            ExportFormat::Json => Self::Json,
-        }
-    }
-}
-
-/// Arguments of `spoken export`.
-#[derive(Clone, Debug, Args)]
-#[command(after_long_help = "\
-Examples:
-  spoken export 3f2a --format srt -o talk.srt
-  spoken export talks/intro.mp4 --format json | jq '.segments | length'")]
-pub struct ExportArgs {
-    /// Id of an item (its first characters will do), or the file or address it came from
-    #[arg(value_name = "MEDIA")]
-    pub media: String,
-
-    /// Form of the transcript
-    #[arg(short, long, value_name = "FORMAT", default_value = "txt")]
-    pub format: ExportFormat,
-
-    /// Write to FILE instead of standard output
-    #[arg(short, long, value_name = "FILE", value_hint = ValueHint::FilePath)]
-    pub output: Option<PathBuf>,
 }
 
 /// Arguments of `spoken retry`.

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueHint};
 
-use super::args::ExportFormat;
+use super::export::TranscriptFormat;
 
 /// What `spoken transcribe --help` says first.
 pub(super) const TRANSCRIBE: &str = "\
@@ -40,7 +40,7 @@ pub struct TranscribeArgs {
 
     /// Form of the transcripts
     #[arg(short, long, value_name = "FORMAT", default_value = "txt")]
-    pub format: ExportFormat,
+    pub format: TranscriptFormat,
 
     /// Write one file for each into DIR, named as the medium, instead of to standard output
     #[arg(short, long, value_name = "DIR", value_hint = ValueHint::DirPath)]

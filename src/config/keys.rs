@@ -6,7 +6,7 @@ use figment::value::{Empty, Num, Tag, Value};
 
 use super::problem::nearest;
 use super::value::{
-    CaptionUse, Compute, DatabaseUrl, Device, Encoder, Engine, IndexBuild, LogFormat, ModelRef,
+    CaptionUse, Compute, DatabaseUrl, Device, Engine, IndexBuild, Kernels, LogFormat, ModelRef,
     OnOutOfMemory, Resolution, Task, WhisperProfile, expand_home,
 };
 
@@ -349,7 +349,7 @@ pub const KEYS: &[Key] = &[
     key!(Transcription, "whisper_parallel_models", "WHISPER_PARALLEL_MODELS", Kind::AutoInt(1, 64), "replicas; they share the weights on a CPU"),
     key!(Transcription, "whisper_threads", "WHISPER_THREADS", Kind::AutoInt(1, 256), "threads of one replica (CPU)"),
     key!(Transcription, "whisper_batch_size", "WHISPER_BATCH_SIZE", Kind::AutoInt(1, 512), "windows in one call of the model"),
-    key!(Transcription, "whisper_encoder", "WHISPER_ENCODER", Kind::OneOf(Encoder::NAMES), "this program's audio encoder where it suits, or the engine's"),
+    key!(Transcription, "whisper_kernels", "WHISPER_KERNELS", Kind::OneOf(Kernels::NAMES), "this program's arithmetic where it suits, or the engine's"),
     key!(Transcription, "whisper_on_out_of_memory", "WHISPER_ON_OUT_OF_MEMORY", Kind::OneOf(OnOutOfMemory::NAMES), "what may change where memory lacks for a single window"),
     key!(Transcription, "language", "WHISPER_LANGUAGE", Kind::Language, "language spoken; auto: detected window by window"),
     key!(Transcription, "languages", "WHISPER_LANGUAGES", optional Kind::Languages, "languages that detection may choose from; empty: all"),
@@ -398,6 +398,7 @@ pub const KEYS: &[Key] = &[
     key!(Workers, "ingestion_limit", "INGESTION_LIMIT", Kind::Int(0, 10_000_000), "new items taken on in one run; 0: all"),
     key!(Workers, "max_attempts", "MAX_ATTEMPTS", Kind::Int(1, 100), "attempts before an item is given up"),
     key!(Workers, "lease_seconds", "LEASE_SECONDS", Kind::Int(2, 3_600), "silence after which a machine's work goes to others"),
+    key!(Workers, "stop_grace_seconds", "STOP_GRACE_SECONDS", Kind::Int(0, 3_600), "what is in work may take so long after SIGTERM"),
 
     key!(Downloads, "ytdlp_format", "YTDLP_FORMAT", Kind::Text, "yt-dlp's format selection"),
     key!(Downloads, "cookies_file", "COOKIES_FILE", optional Kind::Path, "cookies for sites that want a login"),

@@ -215,8 +215,8 @@ named! {
 }
 
 named! {
-    /// What turns spectrograms into what the decoder reads.
-    Encoder {
+    /// Whose arithmetic runs the model.
+    Kernels {
         /// This program's own where it suits processor and model.
         Auto = "auto",
         /// The engine's.

@@ -1,198 +1,306 @@
-//! Captions: how much text is shown at once, for how long, and how it is escaped.
+//! Captions: how much text is shown at once, for how long, and where it is broken.
+//!
+//! The pieces of all segments form one stream, which is cut where somebody pauses for long; each stretch between such
+//! pauses is divided as a whole, so that the sum of what is bad about its captions is least: breaks inside a phrase, captions
+//! that are gone before they are read, sentences that share one. (The line breaks of a paragraph are found likewise in Knuth and
+//! Plass, "Breaking Paragraphs into Lines", 1981.)
+//!
+//! A caption begins to the millisecond when its first word does and ends when its last one does, as far as these times are
+//! known. Its end moves in two cases only: it is shown for a second at least where there is room, and leaves a gap before the
+//! next one.
 
-use unicode_normalization::char::is_combining_mark;
+use std::collections::VecDeque;
 
+use super::piece::{End, Piece, pieces};
 use crate::media::Segment;
 
-/// How much is shown at once.
-pub(super) struct Layout {
-    /// Columns of a line. 42 is what broadcasters' and Netflix's guides for Latin scripts allow.
-    pub columns: usize,
-    /// Lines of a caption; two in the same guides.
-    pub lines: usize,
-}
+/// Lines of a caption. Two, as in broadcasters' and Netflix's guides, which the next four are from as well:
+/// <https://partnerhelp.netflixstudios.com/hc/en-us/articles/215758617>
+const LINES: usize = 2;
+/// Columns of a line in scripts with narrow characters.
+const NARROW: usize = 42;
+/// Columns of a line that is mostly Chinese, Japanese or Korean: 16 characters, as for Chinese and Korean. Words longer than
+/// this are cut, whatever they are in.
+const WIDE: usize = 32;
+/// A caption is shown for so long, where the next one leaves room.
+const SHORTEST_MS: i64 = 1_000;
+/// ... and never longer.
+const LONGEST_MS: i64 = 7_000;
+/// Between two captions: two frames of 24 a second.
+const GAP_MS: i64 = 83;
 
-impl Default for Layout {
-    fn default() -> Self {
-        Self { columns: 42, lines: 2 }
-    }
+/// Where nobody says anything for so long, a caption ends in any case.
+const PAUSE_MS: i64 = 1_500;
+/// A caption had better end at a pause of this length.
+const BREATH_MS: i64 = 350;
+/// Pieces that are divided together at most. Who never pauses gets a cut behind some caption.
+const STRETCH: usize = 600;
+/// Columns a second that can be read: Netflix's 20 characters.
+const READ: f64 = 20.0;
+
+/// What is bad about a caption, in the units of [`seam`].
+mod cost {
+    /// That there is one more.
+    pub(super) const CAPTION: f64 = 25.0;
+    /// Shown for no time at all; less, the longer.
+    pub(super) const SHORT: f64 = 500.0;
+    /// Each column a second that is too many.
+    pub(super) const FAST: f64 = 2.0;
+    /// A sentence ends in it and another begins.
+    pub(super) const SHARED: f64 = 15.0;
+    /// ... and does not end in it.
+    pub(super) const BEGUN: f64 = 25.0;
+    /// A pause in it, a second.
+    pub(super) const PAUSE: f64 = 60.0;
+    /// Columns by which its lines differ.
+    pub(super) const UNEVEN: f64 = 0.4;
+    /// The first line is the longer one: a pyramid hides less of the picture.
+    pub(super) const TOP_HEAVY: f64 = 2.0;
+    /// Share of a seam's cost where a line ends, against the end of a caption.
+    pub(super) const LINE: f64 = 0.6;
 }
 
 /// What is shown at once.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub(super) struct Caption {
+    /// When it appears.
     pub start_ms: i64,
+    /// When it goes.
     pub end_ms: i64,
-    pub lines: Vec<String>,
+    /// One or two lines of pieces, none of them empty.
+    pub lines: Vec<Vec<Piece>>,
+    /// Who speaks, where that is known.
+    pub speaker: Option<String>,
 }
 
-/// Columns that a character takes on a screen: none for combining marks, two for East Asian wide forms and emoji.
-fn width(c: char) -> usize {
-    match c {
-        '\u{20}'..='\u{7e}' => 1,
-        _ if is_combining_mark(c) || matches!(c, '\u{200b}'..='\u{200f}') => 0,
-        '\u{1100}'..='\u{115f}'
-        | '\u{2e80}'..='\u{303e}'
-        | '\u{3041}'..='\u{a4cf}'
-        | '\u{ac00}'..='\u{d7a3}'
-        | '\u{f900}'..='\u{faff}'
-        | '\u{fe30}'..='\u{fe6f}'
-        | '\u{ff00}'..='\u{ff60}'
-        | '\u{ffe0}'..='\u{ffe6}'
-        | '\u{1f300}'..='\u{1faff}'
-        | '\u{20000}'..='\u{3fffd}' => 2,
-        _ => 1,
-    }
+/// Makes captions of segments as they come, in order of their start.
+#[derive(Debug, Default)]
+pub(super) struct Captions {
+    /// Said, and not yet divided.
+    stretch: Vec<Piece>,
+    /// Who says it.
+    speaker: Option<String>,
+    /// Waits for its successor, which says when it must be gone.
+    pending: Option<Caption>,
+    ready: VecDeque<Caption>,
 }
 
-fn columns(text: &str) -> usize {
-    text.chars().map(width).sum()
-}
-
-/// True for characters of scripts written without spaces: a line may be broken between two of them.
-fn breaks_anywhere(c: char) -> bool {
-    width(c) == 2 || matches!(c, '\u{e00}'..='\u{eff}' | '\u{1000}'..='\u{109f}' | '\u{1780}'..='\u{17ff}')
-}
-
-/// Text with every run of white space and control characters made one space: a line end inside a caption, a title
-/// or a text line would end it.
-pub(super) fn one_line(text: &str) -> String {
-    let spaced: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
-    spaced.split_whitespace().collect::<Vec<_>>().join(" ")
-}
-
-/// A stretch of text that stays on one line, and whether a space comes before it.
-struct Piece {
-    spaced: bool,
-    text: String,
-    columns: usize,
-}
-
-/// Words, or single characters of scripts without spaces; words longer than a line are cut.
-fn pieces(text: &str, limit: usize) -> Vec<Piece> {
-    let mut pieces = Vec::new();
-    for word in text.split(' ').filter(|w| !w.is_empty()) {
-        let mut piece = Piece { spaced: true, text: String::new(), columns: 0 };
-        let mut last = None;
-        for c in word.chars() {
-            let wide = width(c);
-            let free = last.is_some_and(breaks_anywhere) && breaks_anywhere(c);
-            // A combining mark stays with its letter.
-            if wide > 0 && !piece.text.is_empty() && (free || piece.columns + wide > limit) {
-                let next = Piece { spaced: false, text: String::new(), columns: 0 };
-                pieces.push(std::mem::replace(&mut piece, next));
+impl Captions {
+    /// Takes the next segment.
+    pub(super) fn take(&mut self, segment: &Segment) {
+        if self.speaker != segment.speaker {
+            self.divide(0);
+            self.speaker.clone_from(&segment.speaker);
+        }
+        for mut piece in pieces(segment, WIDE) {
+            if let Some(last) = self.stretch.last_mut() {
+                // Segments may overlap; what is said later is shown later.
+                piece.start_ms = piece.start_ms.max(last.start_ms);
+                piece.end_ms = piece.end_ms.max(piece.start_ms);
+                last.end_ms = last.end_ms.min(piece.start_ms).max(last.start_ms);
+                if piece.start_ms - last.end_ms >= PAUSE_MS {
+                    self.divide(0);
+                }
             }
-            piece.text.push(c);
-            piece.columns += wide;
-            if wide > 0 {
-                last = Some(c);
+            self.stretch.push(piece);
+            if self.stretch.len() >= STRETCH {
+                // What the last captions look like depends on what comes.
+                self.divide(STRETCH / 4);
             }
         }
-        pieces.push(piece);
     }
-    pieces
+
+    /// The next caption that is complete; after the last segment, with `end`, all the rest.
+    pub(super) fn next(&mut self, end: bool) -> Option<Caption> {
+        if end && self.ready.is_empty() {
+            self.divide(0);
+            let last = self.pending.take().map(|last| timed(last, None));
+            self.ready.extend(last);
+        }
+        self.ready.pop_front()
+    }
+
+    /// Makes captions of the stretch, of all but the last `kept` pieces or so.
+    fn divide(&mut self, kept: usize) {
+        let stretch = std::mem::take(&mut self.stretch);
+        let ends = divide(&stretch);
+        let cut = stretch.len() - kept.min(stretch.len());
+        // At least one is made, or the stretch would grow.
+        let done = ends.partition_point(|end| *end <= cut).max(usize::from(!ends.is_empty()));
+        let mut rest = stretch.into_iter();
+        let mut begun = 0;
+        for end in &ends[..done] {
+            let pieces: Vec<Piece> = rest.by_ref().take(end - begun).collect();
+            begun = *end;
+            self.show(pieces);
+        }
+        self.stretch = rest.collect();
+    }
+
+    fn show(&mut self, pieces: Vec<Piece>) {
+        let (Some(first), Some(last)) = (pieces.first(), pieces.last()) else { return };
+        let (mut start_ms, end_ms) = (first.start_ms, last.end_ms);
+        if let Some(before) = self.pending.take() {
+            // Two that begin together can only follow each other.
+            start_ms = start_ms.max(before.start_ms + 1);
+            self.ready.push_back(timed(before, Some(start_ms)));
+        }
+        let mut lines = vec![pieces];
+        if let Some((at, _)) = best_lines(&lines[0]) {
+            let second = lines[0].split_off(at);
+            lines.push(second);
+        }
+        let end_ms = end_ms.max(start_ms);
+        self.pending = Some(Caption { start_ms, end_ms, lines, speaker: self.speaker.clone() });
+    }
 }
 
-/// Lines of at most `limit` columns.
-fn wrap(pieces: &[Piece], limit: usize) -> Vec<&[Piece]> {
-    let mut lines = Vec::new();
-    let (mut start, mut used) = (0, 0);
-    for (i, piece) in pieces.iter().enumerate() {
-        let needed = usize::from(piece.spaced && i > start) + piece.columns;
-        if i > start && used + needed > limit {
-            lines.push(&pieces[start..i]);
-            (start, used) = (i, piece.columns);
-        } else {
-            used += needed;
+/// A caption with its time on the screen, before one that begins at `next`.
+fn timed(mut caption: Caption, next: Option<i64>) -> Caption {
+    caption.end_ms = shown_until(caption.start_ms, caption.end_ms, next);
+    caption
+}
+
+/// When what was said from `start_ms` to `end_ms` is taken off the screen.
+fn shown_until(start_ms: i64, end_ms: i64, next: Option<i64>) -> i64 {
+    let wanted = end_ms.max(start_ms + SHORTEST_MS).min(start_ms + LONGEST_MS);
+    let Some(next) = next else { return wanted };
+    // Where there is no room for a gap, none is left.
+    let room = if next - GAP_MS > start_ms + GAP_MS { next - GAP_MS } else { next };
+    wanted.min(room).max(start_ms + 1)
+}
+
+/// Columns that a line of these pieces may have.
+fn limit(pieces: &[Piece]) -> usize {
+    let wide: usize = pieces.iter().filter(|p| p.wide).map(|p| p.columns).sum();
+    let all: usize = pieces.iter().map(|p| p.columns).sum();
+    if 2 * wide > all { WIDE } else { NARROW }
+}
+
+/// Columns of pieces on one line.
+fn width(pieces: &[Piece]) -> usize {
+    let spaces = pieces.iter().skip(1).filter(|p| p.spaced).count();
+    spaces + pieces.iter().map(|p| p.columns).sum::<usize>()
+}
+
+/// How bad a break between two pieces is.
+fn seam(before: &Piece, after: &Piece) -> f64 {
+    let pause = (after.start_ms - before.end_ms).clamp(0, 2 * BREATH_MS) as f64 / BREATH_MS as f64;
+    match before.end {
+        End::Sentence => 0.0,
+        End::Clause => (12.0 - 6.0 * pause).max(4.0),
+        End::Inside => 150.0,
+        End::Word if before.weak => 70.0,
+        End::Word if after.opens => (22.0 - 8.0 * pause).max(6.0),
+        End::Word if !after.spaced && begins_phrase(before, after) => (25.0 - 8.0 * pause).max(6.0),
+        End::Word => (40.0 - 15.0 * pause).max(10.0),
+    }
+}
+
+/// In Japanese a phrase mostly ends in hiragana and begins with something else.
+fn begins_phrase(before: &Piece, after: &Piece) -> bool {
+    let hiragana = |c: char| matches!(c, '\u{3041}'..='\u{309f}');
+    before.text.chars().next_back().is_some_and(hiragana) && !after.text.chars().next().is_some_and(hiragana)
+}
+
+/// Where the second of two lines begins, and how bad that is; `None` where one line is enough.
+fn best_lines(pieces: &[Piece]) -> Option<(usize, f64)> {
+    let limit = limit(pieces);
+    let total = width(pieces);
+    if total <= limit || pieces.len() < 2 {
+        return None;
+    }
+    let mut first = 0;
+    let mut best: Option<(usize, f64)> = None;
+    for at in 1..pieces.len() {
+        let (before, after) = (&pieces[at - 1], &pieces[at]);
+        first += before.columns + usize::from(at > 1 && before.spaced);
+        let second = total - first - usize::from(after.spaced);
+        // What does not fit is only taken where nothing does.
+        let over = first.saturating_sub(limit) + second.saturating_sub(limit);
+        let uneven = cost::UNEVEN * first.abs_diff(second) as f64;
+        let heavy = if first > second { cost::TOP_HEAVY } else { 0.0 };
+        let bad = cost::LINE * seam(before, after) + uneven + heavy + 1e6 * over as f64;
+        if best.is_none_or(|(_, least)| bad < least) {
+            best = Some((at, bad));
         }
     }
-    if start < pieces.len() {
-        lines.push(&pieces[start..]);
+    best
+}
+
+/// True where the pieces fit one caption.
+fn fits(pieces: &[Piece]) -> bool {
+    let limit = limit(pieces);
+    let total = width(pieces);
+    if total <= limit {
+        return true;
     }
-    lines
+    // Two lines lose the space between them.
+    if total > LINES * limit + 1 {
+        return false;
+    }
+    best_lines(pieces).is_some_and(|(_, bad)| bad < 1e6)
 }
 
-/// As few lines as `limit` allows, and those about equally long: a second line of one word reads badly.
-fn balanced(pieces: &[Piece], limit: usize) -> Vec<String> {
-    let fewest = wrap(pieces, limit).len();
-    let total: usize = pieces.iter().map(|p| usize::from(p.spaced) + p.columns).sum();
-    // Not below the longest piece, which wrap does not cut again.
-    let longest = pieces.iter().map(|p| p.columns).max().unwrap_or(0);
-    let narrow = (total / fewest.max(1)).max(longest);
-    let lines = (narrow..limit)
-        .map(|limit| wrap(pieces, limit))
-        .find(|lines| lines.len() == fewest)
-        .unwrap_or_else(|| wrap(pieces, limit));
-    lines.into_iter().map(line).collect()
-}
-
-fn line(pieces: &[Piece]) -> String {
-    let mut text = String::new();
-    for piece in pieces {
-        if piece.spaced && !text.is_empty() {
-            text.push(' ');
+/// How bad a caption of these pieces is, the break after it aside. `next` is when the following piece begins.
+fn badness(pieces: &[Piece], next: Option<i64>) -> f64 {
+    let (Some(first), Some(last)) = (pieces.first(), pieces.last()) else { return 0.0 };
+    let shown = shown_until(first.start_ms, last.end_ms, next) - first.start_ms;
+    let mut bad = cost::CAPTION + best_lines(pieces).map_or(0.0, |(_, bad)| bad);
+    if shown < SHORTEST_MS {
+        bad += cost::SHORT * (1.0 - shown as f64 / SHORTEST_MS as f64);
+    }
+    let columns: usize = pieces.iter().map(|p| p.columns).sum();
+    bad += cost::FAST * (columns as f64 * 1000.0 / shown.max(1) as f64 - READ).clamp(0.0, 30.0);
+    let mut shared = false;
+    for pair in pieces.windows(2) {
+        let pause = pair[1].start_ms - pair[0].end_ms;
+        if pause > BREATH_MS {
+            bad += cost::PAUSE * (pause - BREATH_MS) as f64 / 1000.0;
         }
-        text.push_str(&piece.text);
-    }
-    text
-}
-
-/// The captions of one segment. What does not fit one caption is shared between several, in time as in text.
-pub(super) fn captions(segment: &Segment, layout: &Layout) -> Vec<Caption> {
-    let text = one_line(&segment.text);
-    let pieces = pieces(&text, layout.columns);
-    let shown: Vec<Vec<String>> = {
-        let lines = wrap(&pieces, layout.columns);
-        let mut rest = &pieces[..];
-        lines
-            .chunks(layout.lines)
-            .map(|chunk| {
-                let (here, later) = rest.split_at(chunk.iter().map(|line| line.len()).sum());
-                rest = later;
-                balanced(here, layout.columns)
-            })
-            .collect()
-    };
-    let size = |lines: &[String]| lines.iter().map(|l| columns(l)).sum::<usize>().max(1) as i64;
-    let total: i64 = shown.iter().map(|lines| size(lines)).sum();
-    let start = segment.start_ms.max(0);
-    let length = segment.end_ms.max(start) - start;
-    let mut before = 0;
-    shown
-        .into_iter()
-        .map(|lines| {
-            let start_ms = start + length * before / total;
-            before += size(&lines);
-            Caption { start_ms, end_ms: start + length * before / total, lines }
-        })
-        .collect()
-}
-
-/// `HH:MM:SS` and milliseconds after `mark`: a comma in SubRip, a full stop in WebVTT. Hours may grow beyond 99.
-pub(super) fn time(ms: i64, mark: char) -> String {
-    let ms = ms.max(0);
-    format!("{:02}:{:02}:{:02}{mark}{:03}", ms / 3_600_000, ms / 60_000 % 60, ms / 1000 % 60, ms % 1000)
-}
-
-/// SubRip has no escapes. Players read `<i>` and `{\an8}` as commands and `-->` as a time line, so their signs are
-/// replaced by look-alikes.
-pub(super) fn escape_srt(line: &str) -> String {
-    let line = line.replace("-->", "→");
-    let mut safe = String::with_capacity(line.len());
-    let mut chars = line.chars().peekable();
-    while let Some(c) = chars.next() {
-        match c {
-            // Only where a command could begin: "x < 5" stays as it is.
-            '<' if chars.peek().is_some_and(|n| n.is_ascii_alphabetic() || *n == '/') => safe.push('‹'),
-            '{' => safe.push('('),
-            '}' => safe.push(')'),
-            c => safe.push(c),
+        if pair[0].end == End::Sentence {
+            bad += cost::SHARED;
+            shared = true;
         }
     }
-    safe
+    if shared && last.end != End::Sentence {
+        bad += cost::BEGUN;
+    }
+    bad
 }
 
-/// WebVTT's escapes; `-->` cannot occur once `>` is escaped. <https://www.w3.org/TR/webvtt1/#webvtt-cue-text>
-pub(super) fn escape_vtt(line: &str) -> String {
-    line.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
+/// Divides pieces into captions, each given by its end.
+fn divide(pieces: &[Piece]) -> Vec<usize> {
+    // For each number of pieces: the least that is bad about captions for so many, and where the last of them begins.
+    let mut least = vec![(0.0, 0); pieces.len() + 1];
+    for end in 1..=pieces.len() {
+        let next = pieces.get(end);
+        let after = next.map_or(0.0, |next| seam(&pieces[end - 1], next));
+        let mut best = (f64::INFINITY, end - 1);
+        for begin in (0..end).rev() {
+            let taken = &pieces[begin..end];
+            // One piece alone is taken as it is: it cannot be cut.
+            if taken.len() > 1
+                && (pieces[end - 1].end_ms - pieces[begin].start_ms > LONGEST_MS || !fits(taken))
+            {
+                break;
+            }
+            let bad = least[begin].0 + badness(taken, next.map(|p| p.start_ms)) + after;
+            if bad < best.0 {
+                best = (bad, begin);
+            }
+        }
+        least[end] = best;
+    }
+    let mut ends = Vec::new();
+    let mut end = pieces.len();
+    while end > 0 {
+        ends.push(end);
+        end = least[end].1;
+    }
+    ends.reverse();
+    ends
 }
+
+#[cfg(test)]
+mod tests;

@@ -84,7 +84,9 @@ pub(crate) fn parse(text: &str, language: &str) -> Vec<Segment> {
     for block in text.split("\n\n") {
         let mut lines = block.lines().skip_while(|line| !line.contains("-->"));
         let Some((start_ms, end_ms)) = lines.next().and_then(times) else { continue };
-        let said: Vec<String> = lines.map(plain).filter(|line| !line.is_empty()).collect();
+        let lines: Vec<&str> = lines.collect();
+        let speaker = speaker(&lines);
+        let said: Vec<String> = lines.into_iter().map(plain).filter(|line| !line.is_empty()).collect();
         let said = said.join(" ");
         if said.is_empty() {
             continue;
@@ -92,6 +94,7 @@ pub(crate) fn parse(text: &str, language: &str) -> Vec<Segment> {
         // The same words again are the second line of a cue that rolls.
         if let Some(last) = segments.last_mut()
             && last.text == said
+            && last.speaker == speaker
             && start_ms <= last.end_ms + 100
         {
             last.end_ms = last.end_ms.max(end_ms);
@@ -105,6 +108,7 @@ pub(crate) fn parse(text: &str, language: &str) -> Vec<Segment> {
             avg_logprob: 0.0,
             no_speech_prob: 0.0,
             words: Vec::new(),
+            speaker,
         });
     }
     segments.sort_by_key(|s| s.start_ms);
@@ -130,6 +134,19 @@ fn clock(text: &str) -> Option<i64> {
     seconds.checked_mul(1000)?.checked_add(ms.into())
 }
 
+/// Who speaks in a cue, where its voice tags (`<v Anna>`, `<v.loud Anna>`) name one person.
+fn speaker(lines: &[&str]) -> Option<String> {
+    let mut voices =
+        lines.iter().flat_map(|line| line.match_indices("<v").map(|(at, tag)| &line[at + tag.len()..]));
+    let name = |rest: &str| {
+        let (classes, name) = rest.split_once('>')?.0.split_once([' ', '\t'])?;
+        let name = references(name.trim());
+        ((classes.is_empty() || classes.starts_with('.')) && !name.is_empty()).then_some(name)
+    };
+    let first = name(voices.next()?)?;
+    voices.all(|voice| name(voice).is_some_and(|other| other == first)).then_some(first)
+}
+
 /// A line of a cue without tags, character references, and marks of who speaks or what sounds.
 fn plain(line: &str) -> String {
     let mut text = String::with_capacity(line.len());
@@ -142,6 +159,19 @@ fn plain(line: &str) -> String {
             _ => {}
         }
     }
+    let text = references(&text);
+    let text = text.trim().trim_start_matches(">>").trim_start_matches("- ").trim();
+    // [Music], (applause), ♪ la la ♪: sounds, not speech.
+    let sound = |open: char, close: char| text.starts_with(open) && text.ends_with(close);
+    if sound('[', ']') || sound('(', ')') || sound('♪', '♪') {
+        return String::new();
+    }
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+/// Text with its character references replaced.
+fn references(text: &str) -> String {
+    let mut text = text.to_owned();
     for (reference, character) in [
         ("&nbsp;", " "),
         ("&lt;", "<"),
@@ -154,13 +184,7 @@ fn plain(line: &str) -> String {
     ] {
         text = text.replace(reference, character);
     }
-    let text = text.trim().trim_start_matches(">>").trim_start_matches("- ").trim();
-    // [Music], (applause), ♪ la la ♪: sounds, not speech.
-    let sound = |open: char, close: char| text.starts_with(open) && text.ends_with(close);
-    if sound('[', ']') || sound('(', ')') || sound('♪', '♪') {
-        return String::new();
-    }
-    text.split_whitespace().collect::<Vec<_>>().join(" ")
+    text
 }
 
 /// Whether they can stand for a transcript of a video of this length: they reach its end nearly, and stand for a fair share
@@ -217,6 +241,18 @@ mod tests {
                 (6300, 9000, "who else?".to_owned(), "en".to_owned()),
             ]
         );
+        let speakers: Vec<_> = parse(VTT, "en").into_iter().map(|s| s.speaker).collect();
+        assert_eq!(speakers, [Some("Anna".to_owned()), None]);
+        for (cue, name) in [
+            ("<v.loud Ed &amp; Co>Hi</v>", Some("Ed & Co")),
+            ("<v A>Hi</v> <v B>ho</v>", None),
+            ("<v A>Hi</v>\n<v A>ho</v>", Some("A")),
+            ("<v>Hi", None),
+            ("<vital x>Hi", None),
+            ("<v A", None),
+        ] {
+            assert_eq!(speaker(&cue.lines().collect::<Vec<_>>()).as_deref(), name, "{cue}");
+        }
         let srt = "1\r\n00:00:01,5 --> 00:00:02,250\r\n<i>Hallo</i>\r\n\r\n2\r\n01:00:00,000 --> 01:00:01,000\r\n- Welt\r\n";
         let read: Vec<_> = parse(srt, "de").into_iter().map(|s| (s.start_ms, s.end_ms, s.text)).collect();
         assert_eq!(read, [(1500, 2250, "Hallo".to_owned()), (3_600_000, 3_601_000, "Welt".to_owned())]);

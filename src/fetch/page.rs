@@ -28,7 +28,7 @@ const FILE: &str = "SPOKEN-FILE ";
 const TRIES: u32 = 2;
 
 /// What yt-dlp tells of a video before it downloads it.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
 struct Info {
     id: Value,
@@ -92,8 +92,13 @@ impl Info {
         Some(not_yet(what, retry))
     }
 
-    fn metadata(self, handed_over: bool) -> Metadata {
+    fn duration_ms(&self) -> Option<i64> {
         let seconds = self.duration.as_f64().filter(|s| s.is_finite() && *s > 0.0);
+        seconds.map(|s| (s * 1000.0) as i64)
+    }
+
+    fn metadata(self, handed_over: bool) -> Metadata {
+        let duration_ms = self.duration_ms();
         let date = self.timestamp.as_i64().or(self.release_timestamp.as_i64());
         // What yt-dlp makes of a page of any site, listing made something better of: `page (1)`, the host as uploader,
         // the file's date.
@@ -103,7 +108,7 @@ impl Info {
             webpage_url: self.webpage_url.filter(|u| web::parse_url(u).is_ok()),
             channel: self.channel.or(self.uploader).filter(|_| !generic),
             published_at: date.filter(|_| !generic),
-            duration_ms: seconds.map(|s| (s * 1000.0) as i64),
+            duration_ms,
         }
     }
 }
@@ -125,11 +130,23 @@ enum Pick<'a> {
     Id(&'a str),
 }
 
+/// What a run is to bring, and on whose turn.
+#[derive(Clone, Copy)]
+struct Wanted<'a> {
+    pick: Pick<'a>,
+    /// Stops before the download where there are captions.
+    may_do_without: bool,
+    permit: Option<Uuid>,
+}
+
 /// How one run ended that did not fail.
 enum Run {
-    Done(Fetched),
+    /// The media is there; captions are not looked for yet.
+    Done(Fetched, Box<Info>),
     /// The page holds several, and the first is not the one.
     OneOfMany,
+    /// Stopped before the download: captions may do without it.
+    Captioned(Box<Info>),
 }
 
 impl Fetcher {
@@ -145,9 +162,26 @@ impl Fetcher {
         let mut extracted_again = false;
         let mut backoff = Backoff::new(self.options.backoff);
         let mut pick = Pick::First;
+        let mut looked: Option<Option<Captions>> = None;
+        let mut may_do_without = self.options.captions.as_ref().is_some_and(|wishes| wishes.alone);
         loop {
-            let failure = match self.run_ytdlp(item, url, dir, (pick, permit), progress, cancel).await {
-                Ok(Run::Done(fetched)) => return Ok(fetched),
+            let wanted = Wanted { pick, may_do_without, permit };
+            let failure = match self.run_ytdlp(item, url, dir, wanted, progress, cancel).await {
+                Ok(Run::Done(fetched, info)) => {
+                    let captions = match looked {
+                        Some(captions) => captions,
+                        None => self.captions(&info, permit).await,
+                    };
+                    return Ok(Fetched { captions, ..fetched });
+                }
+                Ok(Run::Captioned(info)) => {
+                    let captions = self.captions(&info, permit).await;
+                    if let Some(fetched) = without_media(item, *info, captions.as_ref()) {
+                        return Ok(fetched);
+                    }
+                    (looked, may_do_without) = (Some(captions), false);
+                    continue;
+                }
                 Ok(Run::OneOfMany) => match pick {
                     Pick::First if filterable(&item.source_id) && item.extractor != "url" => {
                         pick = Pick::Id(&item.source_id);
@@ -198,6 +232,15 @@ impl Fetcher {
         };
         let segments = captions::parse(&text, &track.language);
         (!segments.is_empty()).then_some(Captions { language: track.language, segments, first: wishes.first })
+    }
+
+    /// Whether captions may do without the media, before they are read: there are some, and it is known how long they have
+    /// to last.
+    fn may_do_without(&self, item: &Item, info: &Info) -> bool {
+        let Some(wishes) = &self.options.captions else { return false };
+        let tracks = serde_json::from_value(info.subtitles.clone()).unwrap_or_default();
+        (item.duration_ms.is_some() || info.duration_ms().is_some())
+            && captions::choose(&tracks, wishes.language.as_deref(), info.language.as_str()).is_some()
     }
 
     /// Looks whether a page in which yt-dlp found nothing asks whether we are human.
@@ -269,7 +312,7 @@ impl Fetcher {
         item: &Item,
         url: &Url,
         dir: &Path,
-        (pick, permit): (Pick<'_>, Option<Uuid>),
+        Wanted { pick, may_do_without, permit }: Wanted<'_>,
         progress: &mut Progress,
         cancel: &CancellationToken,
     ) -> Result<Run, Failure> {
@@ -289,7 +332,7 @@ impl Fetcher {
         };
         let mut info: Option<Info> = None;
         let mut file: Option<String> = None;
-        let mut one_of_many = false;
+        let (mut one_of_many, mut captioned) = (false, false);
         let mut refused: Option<Failure> = None;
         let over_limit = AtomicBool::new(false);
         let on_disk = || {
@@ -316,8 +359,10 @@ impl Fetcher {
                 one_of_many = many
                     && matches!(pick, Pick::First)
                     && told.id().as_deref() != Some(item.source_id.as_str());
+                captioned =
+                    may_do_without && refused.is_none() && !one_of_many && self.may_do_without(item, &told);
                 info = Some(told);
-                return refused.is_none() && !one_of_many;
+                return refused.is_none() && !one_of_many && !captioned;
             }
             if let Some(json) = text.strip_prefix(FILE) {
                 file = serde_json::from_str(json).ok();
@@ -340,9 +385,10 @@ impl Fetcher {
                     format!("yt-dlp showed no sign of life for {seconds} s{last}"),
                 )))
             }
-            Ok(End::Stopped) => match refused {
-                Some(failure) => Err(failure),
-                None => {
+            Ok(End::Stopped) => match (refused, info.filter(|_| captioned)) {
+                (Some(failure), _) => Err(failure),
+                (None, Some(info)) => Ok(Run::Captioned(Box::new(info))),
+                (None, None) => {
                     remove_downloads(dir).map_err(|e| disk(dir, &e))?;
                     Ok(Run::OneOfMany)
                 }
@@ -352,9 +398,8 @@ impl Fetcher {
                 match file {
                     Some(file) if status.success() => {
                         let info = info.unwrap_or_default();
-                        let captions = self.captions(&info, permit).await;
-                        let done = finished(dir, &file, info.metadata(handed_over))?;
-                        Ok(Run::Done(Fetched { captions, ..done }))
+                        let done = finished(dir, &file, info.clone().metadata(handed_over))?;
+                        Ok(Run::Done(done, Box::new(info)))
                     }
                     _ if !status.success() => Err(explain(ytdlp.failure(status.code(), &errors))),
                     _ => Err(explain(Failure::new(
@@ -368,6 +413,15 @@ impl Fetcher {
             }
         }
     }
+}
+
+/// An item that needs no media, because its captions are good.
+fn without_media(item: &Item, info: Info, captions: Option<&Captions>) -> Option<Fetched> {
+    let captions = captions?.clone();
+    let mut metadata = info.metadata(matches!(item.locator, Locator::Url(_)));
+    metadata.duration_ms = metadata.duration_ms.or(item.duration_ms);
+    let good = captions::are_good(&captions.segments, metadata.duration_ms);
+    good.then_some(Fetched { path: None, metadata, captions: Some(captions) })
 }
 
 /// A page that was shown when it was listed and is refused without a word now: the site is cross, or its door has changed.
@@ -402,7 +456,7 @@ fn finished(dir: &Path, file: &str, metadata: Metadata) -> Result<Fetched, Failu
     }
     match path.metadata().map(|m| m.len()) {
         Ok(0) => Err(Failure::new(FailureClass::Empty, "the downloaded file is empty")),
-        Ok(_) => Ok(Fetched { path, metadata, captions: None }),
+        Ok(_) => Ok(Fetched { path: Some(path), metadata, captions: None }),
         Err(e) => Err(disk(&path, &e)),
     }
 }

@@ -8,7 +8,7 @@ use super::ending::give_back;
 use super::{Heard, Hearing, Said, Shared};
 use crate::event::Step;
 use crate::fetch::captions;
-use crate::media::{Failure, Transcript};
+use crate::media::{Audio, Failure, FailureClass, Transcript};
 use crate::stage::StageMeter;
 
 /// Cuts speech into windows for the model's pool; the transcript leaves from the model's own thread.
@@ -22,14 +22,21 @@ pub(super) fn asr_worker(
     while let Some(Heard { active, audio }) = meter.recv_blocking(from) {
         let (media_id, language) = (active.work.item.media_id, active.work.language.clone());
         let captions = active.captions.as_ref().filter(|captions| captions.first);
-        if let Some(transcript) = captions.and_then(|c| captions::transcript(c, audio.duration_ms())) {
+        let length_ms = audio.as_ref().map(Audio::duration_ms).or(active.metadata.duration_ms);
+        let written = captions.zip(length_ms).and_then(|(captions, ms)| captions::transcript(captions, ms));
+        let audio = match (written, audio) {
+            (None, Some(audio)) => audio,
             // Written by people: no model hears better.
-            if let Err(lost) = to.send_blocking(Said { active, transcript: Ok(transcript) }) {
-                let inner = shared.clone();
-                shared.runtime.spawn(async move { give_back(&inner, lost.0.active).await });
+            (written, _) => {
+                let none =
+                    || Failure::new(FailureClass::Internal, "there is neither audio nor good captions");
+                if let Err(lost) = to.send_blocking(Said { active, transcript: written.ok_or_else(none) }) {
+                    let inner = shared.clone();
+                    shared.runtime.spawn(async move { give_back(&inner, lost.0.active).await });
+                }
+                continue;
             }
-            continue;
-        }
+        };
         active.held.step(Step::Transcribe);
         let cancel = active.held.cancel.clone();
         let (to, inner) = (to.clone(), shared.clone());

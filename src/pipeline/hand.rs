@@ -4,7 +4,7 @@
 //! for too long. What is written then is refused by the fence; so that nobody works for that, the database is asked every
 //! second whether the fences still stand, and what lost its own is stopped. It is asked, too, whether the queue is paused:
 //! an item that waits for its turn in this process is not taken up then. In the same breath the process tells where
-//! it is and what it does (`workers`), for `spoken queue`.
+//! it is and what it does, for `spoken queue`.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -114,8 +114,10 @@ impl Hand {
             let steps = self.steps();
             let due = told.as_ref().is_none_or(|(last, at)| *last != steps || at.elapsed() >= TELL_EVERY);
             if due {
-                match store.note_worker(worker, &self.in_hand()).await {
-                    Ok(()) => told = Some((steps, Instant::now())),
+                match store.note_in_hand(worker, &self.in_hand()).await {
+                    Ok(true) => told = Some((steps, Instant::now())),
+                    // Before its first heartbeat.
+                    Ok(false) => {}
                     Err(error) => tracing::debug!(%error, "cannot tell what is in hand"),
                 }
             }

@@ -6,14 +6,15 @@ use std::time::{Duration, Instant};
 
 use async_channel::{Receiver, Sender};
 
-use super::ending::{give_back, given_back, settle, stopped};
+use super::begin::begin;
+use super::ending::{give_back, settle, stopped};
 use super::{Active, Bringing, Heard, Job, Shared, send, spool};
 use crate::decode;
-use crate::event::{Event, Step};
-use crate::media::{Audio, Failure, FailureClass, Locator, MediaId, Metadata};
+use crate::event::Step;
+use crate::media::{Audio, Failure, FailureClass, Locator};
 use crate::queue::Outcome;
 use crate::stage::StageMeter;
-use crate::store::{Attempt, Claim, SaveError, Work};
+use crate::store::{Attempt, SaveError, Work};
 
 /// Claims, fetches, decodes; then sends to `next`, or where there is none into the store.
 pub(super) async fn io_worker(
@@ -23,41 +24,15 @@ pub(super) async fn io_worker(
     jobs: Receiver<Job>,
     next: Option<Sender<Heard>>,
 ) {
-    while let Some(Job { media_id, waiting, reply }) = meter.recv(&jobs).await {
-        let room = async {
-            shared.hand.free(&shared.stop).await
-                && shared.spool.room(&shared.events, &shared.stop).await
-                && bringing.backlog.room(&shared.store, &shared.events, &shared.stop).await
-        };
-        if !room.await {
-            // Told to stop before the item was touched: the queue keeps the job for the next run.
-            let _ = reply.send(given_back());
-            continue;
-        }
-        drop(waiting);
+    while let Some(job) = meter.recv(&jobs).await {
+        let more = bringing.backlog.room(&shared.store, &shared.events, &shared.stop);
+        let Some(begun) = begin(&shared, job, more).await else { continue };
         let busy = meter.busy();
-        let work = match claim(&shared, media_id).await {
-            Ok(work) => work,
-            Err(outcome) => {
-                let _ = reply.send(outcome);
-                continue;
-            }
-        };
-        if let Some(outcome) = leave_to_others(&shared, &bringing, &work).await {
-            let _ = reply.send(outcome);
+        if let Some(outcome) = leave_to_others(&shared, &bringing, &begun.work).await {
+            let _ = begun.reply.send(outcome);
             continue;
         }
-        let mut active = Active {
-            title: work.item.title.clone(),
-            held: shared.hand.take(work.claimed, &shared.cancel),
-            metadata: Metadata::default(),
-            captions: None,
-            started: Instant::now(),
-            work,
-            reply,
-            object: None,
-        };
-        shared.events.send(Event::ItemStarted { media_id, title: active.title.clone() });
+        let mut active = Active::take(&shared, begun, None);
         match (bring(&shared, &bringing, &mut active).await, &next) {
             (Ok(audio), Some(next)) => {
                 drop(busy);
@@ -66,9 +41,13 @@ pub(super) async fn io_worker(
                     give_back(&shared, heard.active).await;
                 }
             }
-            (Ok(audio), None) => {
+            (Ok(Some(audio)), None) => {
                 send::send(&shared, &meter, active, audio).await;
                 bringing.backlog.look_again();
+            }
+            (Ok(None), None) => {
+                let message = "there is no audio to hand over";
+                settle(&shared, active, Failure::new(FailureClass::Internal, message)).await;
             }
             (Err(failure), _) => settle(&shared, active, failure).await,
         }
@@ -81,19 +60,6 @@ pub(super) async fn hand_on<T>(meter: &StageMeter, next: &Sender<T>, value: T) -
     let sent = next.send(value).await;
     meter.waited_out(start.elapsed());
     sent.err().map(|e| e.0)
-}
-
-/// Makes the item this worker's, or says what to answer instead.
-pub(super) async fn claim(shared: &Shared, media_id: MediaId) -> Result<Box<Work>, Outcome> {
-    match shared.store.claim(media_id, &shared.worker).await {
-        Ok(Claim::Work(work)) => Ok(work),
-        // Done by a worker that died before it could delete the job, given up, or removed: nothing is left to do.
-        Ok(Claim::AlreadyDone | Claim::GivenUp | Claim::Gone) => Err(Outcome::Done),
-        Err(error) => {
-            tracing::warn!(%media_id, %error, "failed to claim an item; trying again");
-            Err(Outcome::Retry { after: Duration::from_secs(5), message: error.to_string() })
-        }
-    }
 }
 
 /// A file that is not on this machine may be on another one that works on the library: then the item is left to that. No
@@ -122,12 +88,12 @@ async fn leave_to_others(shared: &Shared, bringing: &Bringing, work: &Work) -> O
     Some(Outcome::Retry { after: LOOK_AGAIN, message: "the file is not on this machine".into() })
 }
 
-/// Fetches and decodes one item into its spool directory.
+/// Fetches and decodes one item into its spool directory. No audio where captions do without.
 async fn bring(
     shared: &Arc<Shared>,
     bringing: &Arc<Bringing>,
     active: &mut Active,
-) -> Result<Audio, Failure> {
+) -> Result<Option<Audio>, Failure> {
     let item = &active.work.item;
     let media_id = item.media_id;
     let dir = shared.spool.dir(media_id)?;
@@ -141,11 +107,12 @@ async fn bring(
     if let Some(title) = &active.metadata.title {
         active.title.clone_from(title);
     }
+    let Some(media) = fetched.path else { return Ok(None) };
     let expected = active.metadata.duration_ms.or(item.duration_ms);
     let Ok(_permit) = shared.decoders.acquire().await else { return Err(stopped()) };
     active.held.step(Step::Decode);
     let (inner, limits, cancel) = (shared.clone(), bringing.clone(), active.held.cancel.clone());
-    let (input, output) = (fetched.path.clone(), dir.join(spool::AUDIO));
+    let (input, output) = (media.clone(), dir.join(spool::AUDIO));
     let audio = tokio::task::spawn_blocking(move || {
         let mut progress = inner.events.progress(media_id, Step::Decode);
         let audio = decode::decode(&input, &output, &limits.decode, expected, &mut progress, &cancel)?;
@@ -157,7 +124,7 @@ async fn bring(
     .await
     .map_err(|e| Failure::new(FailureClass::Internal, format!("decoding stopped unexpectedly: {e}")))??;
     // The download has served; the samples are what the next stage reads.
-    shared.spool.forget_download(media_id, &fetched.path);
+    shared.spool.forget_download(media_id, &media);
     shared.spool.note(media_id, audio.samples * 2);
-    Ok(audio)
+    Ok(Some(audio))
 }

@@ -1,15 +1,15 @@
 //! Takes over audio that another machine has left: claims the item, downloads, checks, unpacks into the spool.
 
 use std::sync::Arc;
-use std::time::Instant;
 
 use async_channel::{Receiver, Sender};
 
+use super::begin::begin;
 use super::ending::{give_back, given_back, settle, stopped};
-use super::io::{claim, hand_on};
+use super::io::hand_on;
 use super::{Active, Heard, Job, Shared, spool};
 use crate::decode::{self, DecodeOptions};
-use crate::event::{Event, Step};
+use crate::event::Step;
 use crate::handover::{Handover, HandoverError};
 use crate::media::{Audio, Failure, FailureClass};
 use crate::queue::Outcome;
@@ -27,55 +27,35 @@ pub(super) async fn receive_worker(
     jobs: Receiver<Job>,
     next: Sender<Heard>,
 ) {
-    while let Some(Job { media_id, waiting, reply }) = meter.recv(&jobs).await {
-        let may = shared.hand.free(&shared.stop).await;
-        if !may || !shared.spool.room(&shared.events, &shared.stop).await {
-            // Told to stop before the item was touched: the queue keeps the job for the next run.
-            let _ = reply.send(given_back());
-            continue;
-        }
-        drop(waiting);
+    while let Some(job) = meter.recv(&jobs).await {
+        let media_id = job.media_id;
+        let Some(begun) = begin(&shared, job, std::future::ready(true)).await else { continue };
         let busy = meter.busy();
-        let work = match claim(&shared, media_id).await {
-            Ok(work) => work,
-            Err(outcome) => {
-                let _ = reply.send(outcome);
-                continue;
-            }
-        };
         let handed = match shared.store.handed_over(media_id).await {
-            Ok(handed) => handed,
-            Err(error) => {
-                tracing::warn!(%media_id, %error, "failed to ask what was handed over");
-                let _ = shared.store.release(&work.claimed).await;
-                let _ = reply.send(given_back());
+            Ok(Some(handed)) => handed,
+            other => {
+                let _ = shared.store.release(&begun.work.claimed).await;
+                let _ = begun.reply.send(match other {
+                    Err(error) => {
+                        tracing::warn!(%media_id, %error, "failed to ask what was handed over");
+                        given_back()
+                    }
+                    // Thrown away since this job was claimed: it has to be fetched.
+                    Ok(_) => Outcome::Onward,
+                });
                 continue;
             }
         };
-        let Some(handed) = handed else {
-            // Thrown away since this job was claimed: it has to be fetched.
-            let _ = shared.store.release(&work.claimed).await;
-            let _ = reply.send(Outcome::Onward);
-            continue;
-        };
-        let title = handed.metadata.title.clone().unwrap_or_else(|| work.item.title.clone());
-        let active = Active {
-            held: shared.hand.take(work.claimed, &shared.cancel),
-            metadata: handed.metadata.clone(),
-            started: Instant::now(),
-            captions: None,
-            object: Some(handover.key(media_id, handed.fence)),
-            title,
-            work,
-            reply,
-        };
-        shared.events.send(Event::ItemStarted { media_id, title: active.title.clone() });
+        let mut active = Active::take(&shared, begun, handed.metadata.title.clone());
+        active.metadata.clone_from(&handed.metadata);
+        active.captions.clone_from(&handed.captions);
+        active.object = Some(handover.key(media_id, handed.fence));
         let received = receive(&shared, &handover, &active, &handed).await;
         drop(busy);
         match received {
             Ok(audio) => {
                 meter.finished();
-                if let Some(heard) = hand_on(&meter, &next, Heard { active, audio }).await {
+                if let Some(heard) = hand_on(&meter, &next, Heard { active, audio: Some(audio) }).await {
                     give_back(&shared, heard.active).await;
                 }
             }

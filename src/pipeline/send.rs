@@ -35,8 +35,8 @@ pub(super) async fn send(shared: &Arc<Shared>, meter: &StageMeter, active: Activ
         Ok(sent) => sent,
         Err(failure) => return settle(shared, active, failure).await,
     };
-    let metadata = active.metadata.clone();
-    let handed = HandedOver { fence: key.fence, sent, samples, offset_ms, audio_hash, metadata };
+    let (metadata, captions) = (active.metadata.clone(), active.captions.clone());
+    let handed = HandedOver { fence: key.fence, sent, samples, offset_ms, audio_hash, metadata, captions };
     match commit(shared, &active, &handed).await {
         Ok(()) => {}
         Err(SaveError::LeaseLost) => {

@@ -155,20 +155,21 @@ struct RunningRow {
     worker: Option<String>,
     host: Option<String>,
     pid: Option<i32>,
-    seen_at: Option<DateTime<Utc>>,
+    heartbeat_at: Option<DateTime<Utc>>,
+    told_at: Option<DateTime<Utc>>,
     step: Option<String>,
     step_ms: Option<i64>,
 }
 
 impl RunningRow {
     fn read(self, now: DateTime<Utc>) -> InWork {
-        let place = self.host.zip(self.pid).zip(self.seen_at).map(|((host, pid), seen_at)| WhereIs {
+        let place = self.host.zip(self.pid).zip(self.heartbeat_at).map(|((host, pid), seen_at)| WhereIs {
             host,
             pid,
             seen_at,
             unseen: now - seen_at > UNSEEN,
             step: self.step,
-            step_since: self.step_ms.map(|ms| seen_at - TimeDelta::milliseconds(ms)),
+            step_since: self.told_at.zip(self.step_ms).map(|(at, ms)| at - TimeDelta::milliseconds(ms)),
         });
         InWork {
             media_id: MediaId(self.media_id),
@@ -219,10 +220,10 @@ impl Control {
         };
         let running: Vec<RunningRow> = sqlx::query_as(
             "select m.media_id, m.title, coalesce(m.webpage_url, m.source) as source, \
-                    coalesce(m.started_at, m.updated_at) as since, m.attempts, m.worker, w.host, w.pid, w.seen_at, \
-                    w.in_hand -> m.media_id::text ->> 'step' as step, \
-                    (w.in_hand -> m.media_id::text ->> 'ms')::bigint as step_ms \
-             from media m left join workers w on w.worker_id::text = m.worker \
+                    coalesce(m.started_at, m.updated_at) as since, m.attempts, m.worker, n.host, n.pid, n.heartbeat_at, n.told_at, \
+                    n.in_hand -> m.media_id::text ->> 'step' as step, \
+                    (n.in_hand -> m.media_id::text ->> 'ms')::bigint as step_ms \
+             from media m left join nodes n on n.node_id::text = m.worker \
              where m.state = 'active' order by since, m.media_id limit $1",
         )
         .bind(limit)

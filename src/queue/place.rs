@@ -18,7 +18,9 @@
 //! one it still comes long before the end of the backlog. Lists are in the order of their source, which for channels and
 //! feeds is the newest first.
 //!
-//! `run_at` must have passed for a job to be claimed, so virtual times are written [`WINDOW`] early.
+//! `run_at` must have passed for a job to be claimed, so virtual times are written [`WINDOW`] early. A job that is put off
+//! until some time has that time there, and its place in its payload; once it is due, the next worker that looks puts it
+//! back to its place.
 
 use std::time::Duration;
 
@@ -41,6 +43,9 @@ pub enum Lane {
     /// All others.
     #[default]
     Ordinary,
+    /// Put off before it was tried (the site wants a rest, the file is on another machine), and due again: goes back to its
+    /// place among the ordinary ones within a second.
+    PutOff,
 }
 
 impl Lane {
@@ -50,6 +55,7 @@ impl Lane {
             Self::First => -100,
             Self::Begun => -10,
             Self::Ordinary => 0,
+            Self::PutOff => 10,
         }
     }
 }
@@ -212,8 +218,8 @@ mod tests {
 
     #[test]
     fn lanes_are_claimed_in_their_order() {
-        let mut lanes = [Lane::Ordinary, Lane::First, Lane::Begun];
+        let mut lanes = [Lane::Ordinary, Lane::PutOff, Lane::First, Lane::Begun];
         lanes.sort_by_key(|lane| lane.priority());
-        assert_eq!(lanes, [Lane::First, Lane::Begun, Lane::Ordinary]);
+        assert_eq!(lanes, [Lane::First, Lane::Begun, Lane::Ordinary, Lane::PutOff]);
     }
 }

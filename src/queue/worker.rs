@@ -18,7 +18,7 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use super::in_flight::{Ended, InFlight, Key};
-use super::place::Lane;
+use super::place::{Lane, WINDOW};
 use super::{
     JobInfo, Kind, MAX_ATTEMPTS, NEEDED, Outcome, Queue, QueueError, RECONCILE_EVERY, claims, crash, kept,
     reconcile,
@@ -31,8 +31,8 @@ const BACKOFF: (Duration, Duration) = (Duration::from_millis(250), Duration::fro
 const NO_DEADLINE: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 /// How long the end of an item is remembered whose job went elsewhere.
 const REMEMBER_ENDED: Duration = Duration::from_secs(3600);
-/// How often it is looked up whether the queue is paused: one query of one row.
-const LOOK_FOR_PAUSE_EVERY: Duration = Duration::from_secs(1);
+/// How often it is looked up whether the queue is paused, and what was put off and is due: two queries of few rows.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Pause after a panic in a handler.
 const AFTER_PANIC: Duration = Duration::from_secs(10);
 
@@ -69,7 +69,10 @@ where
         loop {
             tokio::select! {
                 () = stop.cancelled() => return,
-                () = sleep(LOOK_FOR_PAUSE_EVERY) => look_for_pause(queue).await,
+                () = sleep(LOOK_EVERY) => {
+                    look_for_pause(queue).await;
+                    put_back(&queue.pool).await;
+                }
             }
         }
     };
@@ -100,6 +103,25 @@ where
         queue.identity.note_leaving();
     };
     tokio::join!(reconciling, pausing, working, leaving);
+}
+
+/// Puts what was put off and is due back to its place in line; where the database does not answer, the next look will.
+async fn put_back(pool: &PgPool) {
+    let put_back = sqlx::query(
+        "with due as (select id from graphile_worker._private_jobs \
+            where is_available and priority = $1 and run_at <= now() and key like 'media:%' \
+            limit 1000 for update skip locked) \
+         update graphile_worker._private_jobs j set priority = $2, run_at = least(now(), \
+            coalesce(to_timestamp((j.payload ->> 'place')::float8), now() - $3 * interval '1 second')) \
+         from due where j.id = due.id",
+    )
+    .bind(Lane::PutOff.priority())
+    .bind(Lane::Ordinary.priority())
+    .bind(WINDOW.as_secs_f64())
+    .execute(pool);
+    if let Err(error) = put_back.await {
+        tracing::debug!(%error, "cannot put jobs that are due back to their place");
+    }
 }
 
 /// Opens or closes the gate before the claims; where the database does not answer, it stays as it is.
@@ -396,16 +418,21 @@ async fn reschedule(
     after: Duration,
     message: &str,
 ) -> Result<Result<(), String>, String> {
+    // An item that was not even tried (no attempt counts) keeps its place in line, for when it is due.
     let replaced: Option<i64> = sqlx::query_scalar(sqlx::AssertSqlSafe(format!(
-        "with mine as materialized (select j.id, j.priority, j.run_at, coalesce({NEEDED}, 'ingest_media') as task \
+        "with mine as materialized (select j.id, j.priority, j.run_at, coalesce({NEEDED}, 'ingest_media') as task, \
+                $5 > 0 and m.attempts = 0 and j.priority >= 0 as put_off, \
+                coalesce((j.payload ->> 'place')::float8, extract(epoch from j.run_at)::float8) as place \
             from graphile_worker._private_jobs j left join media m on m.media_id = $3 \
             where j.id = $1 and j.locked_by = $2 for update of j) \
          select (graphile_worker.add_job(mine.task, \
-            json_build_object('media_id', $3::uuid, 'generation', $4::int), \
+            case when put_off then json_build_object('media_id', $3::uuid, 'generation', $4::int, 'place', place) \
+                else json_build_object('media_id', $3::uuid, 'generation', $4::int) end, \
             run_at => case when $5 > 0 then now() + $5 * interval '1 second' else least(mine.run_at, now()) end, \
             max_attempts => $6::int, \
             job_key => 'media:' || $3::uuid || ':' || $4::int, job_key_mode => 'replace', \
-            priority => case when $5 > 0 then least(mine.priority, $7::int) else mine.priority end)).id from mine",
+            priority => case when put_off then $8::int when $5 > 0 then least(mine.priority, $7::int) \
+                else mine.priority end)).id from mine",
     )))
     .bind(job)
     .bind(worker_id)
@@ -414,6 +441,7 @@ async fn reschedule(
     .bind(after.as_secs_f64())
     .bind(i32::from(MAX_ATTEMPTS))
     .bind(i32::from(Lane::Begun.priority()))
+    .bind(i32::from(Lane::PutOff.priority()))
     .fetch_optional(pool)
     .await
     .map_err(|e| format!("cannot reschedule: {e}"))?;

@@ -569,7 +569,7 @@ impl Completion<'_> {
     }
 
     async fn copy_segments(&self, conn: &mut PgConnection) -> Result<(), sqlx::Error> {
-        let mut rows = Rows::new(10);
+        let mut rows = Rows::new(11);
         for (seq, segment) in (0..).zip(&self.transcript.segments) {
             rows.row();
             rows.uuid(self.claimed.media_id.0);
@@ -585,9 +585,13 @@ impl Completion<'_> {
                 Some(words) => rows.jsonb(&words),
                 None => rows.null(),
             }
+            match &segment.speaker {
+                Some(speaker) => rows.text(speaker),
+                None => rows.null(),
+            }
         }
         let statement = "COPY segments (media_id, model_id, seq, start_ms, end_ms, text, language, avg_logprob, \
-                         no_speech_prob, words) FROM STDIN (FORMAT binary)";
+                         no_speech_prob, words, speaker) FROM STDIN (FORMAT binary)";
         rows.send(conn, statement).await.map(drop)
     }
 

@@ -6,10 +6,10 @@ use uuid::Uuid;
 
 use super::{Claimed, SaveError, Store, StoreError, clean, retrying};
 use crate::handover::{Key, Sent};
-use crate::media::{MediaId, Metadata};
+use crate::media::{Captions, MediaId, Metadata};
 
 /// Audio that waits for a transcriber.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct HandedOver {
     /// Of the claim under which it was made: part of the object's name.
     pub fence: i64,
@@ -23,6 +23,8 @@ pub struct HandedOver {
     pub audio_hash: [u8; 32],
     /// What fetching learned.
     pub metadata: Metadata,
+    /// Captions that people made, where they were wanted and found.
+    pub captions: Option<Captions>,
 }
 
 /// How much waits for transcribers.
@@ -90,10 +92,10 @@ impl Store {
             return if ours { Ok(()) } else { Err(SaveError::LeaseLost) };
         }
         sqlx::query(
-            "INSERT INTO handovers (media_id, fence, bytes, sha256, samples, offset_ms, audio_hash, metadata)
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
+            "INSERT INTO handovers (media_id, fence, bytes, sha256, samples, offset_ms, audio_hash, metadata, captions)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
              ON CONFLICT (media_id) DO UPDATE SET fence = $2, bytes = $3, sha256 = $4, samples = $5, offset_ms = $6,
-                 audio_hash = $7, metadata = $8, handed_at = now()",
+                 audio_hash = $7, metadata = $8, captions = $9, handed_at = now()",
         )
         .bind(claimed.media_id.0)
         .bind(claimed.fence)
@@ -103,6 +105,7 @@ impl Store {
         .bind(handed.offset_ms)
         .bind(&handed.audio_hash[..])
         .bind(Json(cleaned(&handed.metadata)))
+        .bind(handed.captions.as_ref().map(|captions| Json(cleaned_captions(captions))))
         .execute(&mut *tx)
         .await?;
         tx.commit().await?;
@@ -115,7 +118,8 @@ impl Store {
     /// [`StoreError::Database`].
     pub async fn handed_over(&self, media_id: MediaId) -> Result<Option<HandedOver>, StoreError> {
         let row = sqlx::query(
-            "SELECT fence, bytes, sha256, samples, offset_ms, audio_hash, metadata FROM handovers WHERE media_id = $1",
+            "SELECT fence, bytes, sha256, samples, offset_ms, audio_hash, metadata, captions FROM handovers
+             WHERE media_id = $1",
         )
         .bind(media_id.0)
         .fetch_optional(self.pool())
@@ -126,6 +130,7 @@ impl Store {
             bytes.try_into().map_err(|_| sqlx::Error::Decode(format!("{column} has not 32 bytes").into()))
         };
         let Json(metadata) = row.try_get("metadata")?;
+        let captions: Option<Json<Captions>> = row.try_get("captions")?;
         Ok(Some(HandedOver {
             fence: row.try_get("fence")?,
             sent: Sent { bytes: row.try_get::<i64, _>("bytes")?.unsigned_abs(), sha256: hash("sha256")? },
@@ -133,6 +138,7 @@ impl Store {
             offset_ms: row.try_get("offset_ms")?,
             audio_hash: hash("audio_hash")?,
             metadata,
+            captions: captions.map(|Json(captions)| captions),
         }))
     }
 
@@ -220,4 +226,15 @@ fn cleaned(metadata: &Metadata) -> Metadata {
         channel: text(&metadata.channel),
         ..metadata.clone()
     }
+}
+
+/// As [`cleaned`].
+fn cleaned_captions(captions: &Captions) -> Captions {
+    let mut captions = captions.clone();
+    captions.language = clean(&captions.language).into_owned();
+    for segment in &mut captions.segments {
+        segment.text = clean(&segment.text).into_owned();
+        segment.language = clean(&segment.language).into_owned();
+    }
+    captions
 }

@@ -16,7 +16,7 @@ use crate::media::{Coverage, Dropped, FailureClass, Flag, Locator, MediaId, Segm
 /// Most rows that [`Store::find`] returns.
 const FIND_LIMIT: i64 = 50;
 
-const COLUMNS: &str = "media_id, extractor, source_id, locator, source, webpage_url, title, channel, published_at, \
+pub(super) const COLUMNS: &str = "media_id, extractor, source_id, locator, source, webpage_url, title, channel, published_at, \
      state, generation, attempts, crashes, retry_at, error_class, error, remedy, duration_ms, speech_ms, language, \
      model, embedding_model, segments, coverage, dropped_count, worker, discovered_at, started_at, finished_at, updated_at";
 
@@ -110,7 +110,7 @@ impl MediaRow {
         done.map_or(&[], |coverage| &coverage.flags)
     }
 
-    fn read(row: &PgRow) -> Result<Self, sqlx::Error> {
+    pub(super) fn read(row: &PgRow) -> Result<Self, sqlx::Error> {
         let at: serde_json::Value = row.try_get("locator")?;
         Ok(Self {
             media_id: MediaId(row.try_get("media_id")?),
@@ -268,14 +268,15 @@ impl Store {
 
     /// The stored segments of an item in order, as they come from the server. Empty until it is done.
     pub fn segments(&self, media_id: MediaId) -> BoxStream<'_, Result<Segment, StoreError>> {
-        type Columns = (i64, i64, String, String, f32, f32, Option<Json<Vec<account::WordRow>>>);
+        type Columns =
+            (i64, i64, String, String, f32, f32, Option<Json<Vec<account::WordRow>>>, Option<String>);
         sqlx::query_as::<_, Columns>(
-            "SELECT start_ms, end_ms, text, language, avg_logprob, no_speech_prob, words
+            "SELECT start_ms, end_ms, text, language, avg_logprob, no_speech_prob, words, speaker
              FROM segments WHERE media_id = $1 ORDER BY model_id, seq",
         )
         .bind(media_id.0)
         .fetch(&self.pool)
-        .map_ok(|(start_ms, end_ms, text, language, avg_logprob, no_speech_prob, words)| Segment {
+        .map_ok(|(start_ms, end_ms, text, language, avg_logprob, no_speech_prob, words, speaker)| Segment {
             start_ms,
             end_ms,
             text,
@@ -283,6 +284,7 @@ impl Store {
             avg_logprob,
             no_speech_prob,
             words: account::words(words),
+            speaker,
         })
         .map_err(StoreError::from)
         .boxed()

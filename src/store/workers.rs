@@ -1,4 +1,4 @@
-//! The processes that work, as they tell of themselves, and whether what they hold is still theirs.
+//! What a process that works has in hand, as it tells of itself, and whether that is still its own.
 
 use std::collections::HashMap;
 
@@ -6,7 +6,7 @@ use serde_json::{Map, json};
 use sqlx::types::Json;
 use uuid::Uuid;
 
-use super::{Claimed, Store, StoreError, clean};
+use super::{Claimed, Store, StoreError};
 use crate::event::Step;
 use crate::media::MediaId;
 
@@ -52,45 +52,24 @@ impl Store {
         Ok(paused.fetch_one(&self.pool).await?)
     }
 
-    /// Notes that `worker` (the identity that it claims with) works in this process, and on what. Workers that were not
-    /// heard of for a day are forgotten.
+    /// Tells what the process `worker` (the identity that it claims with) has in hand; `false` where it is not among the
+    /// nodes (yet).
     ///
     /// # Errors
     /// [`StoreError::Database`].
-    pub async fn note_worker(&self, worker: &str, in_hand: &[InHand]) -> Result<(), StoreError> {
-        let Ok(id) = worker.parse::<Uuid>() else { return Ok(()) };
+    pub async fn note_in_hand(&self, worker: &str, in_hand: &[InHand]) -> Result<bool, StoreError> {
+        let Ok(id) = worker.parse::<Uuid>() else { return Ok(false) };
         let in_hand: Map<String, serde_json::Value> = in_hand
             .iter()
             .map(|item| (item.media_id.to_string(), json!({"step": item.step, "ms": item.ms})))
             .collect();
-        sqlx::query(
-            "WITH forgotten AS (DELETE FROM workers WHERE seen_at < now() - interval '1 day' AND worker_id <> $1)
-             INSERT INTO workers (worker_id, host, pid, in_hand) VALUES ($1, $2, $3, $4)
-             ON CONFLICT (worker_id) DO UPDATE
-             SET host = excluded.host, pid = excluded.pid, in_hand = excluded.in_hand, seen_at = now()",
+        let noted = sqlx::query(
+            "UPDATE nodes SET in_hand = $2, told_at = now(), heartbeat_at = now() WHERE node_id = $1",
         )
         .bind(id)
-        .bind(&*clean(&host()))
-        .bind(i32::try_from(std::process::id()).unwrap_or(0))
         .bind(Json(in_hand))
         .execute(&self.pool)
         .await?;
-        Ok(())
+        Ok(noted.rows_affected() > 0)
     }
-
-    /// The worker works no more.
-    ///
-    /// # Errors
-    /// [`StoreError::Database`].
-    pub async fn forget_worker(&self, worker: &str) -> Result<(), StoreError> {
-        let Ok(id) = worker.parse::<Uuid>() else { return Ok(()) };
-        sqlx::query("DELETE FROM workers WHERE worker_id = $1").bind(id).execute(&self.pool).await?;
-        Ok(())
-    }
-}
-
-/// This machine's name.
-fn host() -> String {
-    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-    if name.trim().is_empty() { "unknown".into() } else { name.trim().into() }
 }

@@ -154,6 +154,7 @@ pub(super) fn judged(pieces: &[Piece], rules: &Rules) -> Judged {
                 avg_logprob: text.avg_logprob,
                 no_speech_prob: text.no_speech_prob,
                 words: words(&kept.words, &piece.clock, start, end),
+                speaker: None,
             });
         }
     }

@@ -209,6 +209,7 @@ mod tests {
             avg_logprob: -0.1,
             no_speech_prob: 0.0,
             words: Vec::new(),
+            speaker: None,
         }
     }
 

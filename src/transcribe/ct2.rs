@@ -1,9 +1,11 @@
 //! Whisper on CTranslate2.
 //!
-//! A batch is encoded once; languages are detected, text is generated and words are aligned from the encoder's output.
+//! A batch is encoded once; languages are detected, text is generated and words are aligned from the encoder's output. Where
+//! the processor suits, encoder and decoder are our own (`own`), and only words are aligned by the runtime.
 
 mod align;
 mod load;
+mod own;
 
 use std::fmt;
 
@@ -12,7 +14,6 @@ use ct2rs::sys::{
 };
 
 use super::{
-    encoder::Encoder,
     engine::{DecodeOptions, Engine, EngineError, Input, InputKind, Sound, Task, WindowText},
     engines::EngineInfo,
     mel::FRAMES,
@@ -21,6 +22,8 @@ use super::{
     shape::Shape,
     tokens::{Vocabulary, language_code},
 };
+
+use own::Own;
 
 /// This engine, for the table of engines.
 pub static INFO: EngineInfo = EngineInfo {
@@ -43,7 +46,7 @@ const MAX_PREVIOUS: usize = MAX_LENGTH / 2 - 1;
 pub struct Ct2Whisper {
     name: String,
     whisper: Whisper,
-    encoder: Option<Encoder>,
+    own: Option<Own>,
     /// Threads of a replica.
     threads: usize,
     vocabulary: Vocabulary,
@@ -83,59 +86,55 @@ struct Decoded {
 }
 
 impl Ct2Whisper {
-    /// What the decoder reads of `windows`; it may lie in `room`.
-    fn encode<'a>(
-        &self,
-        windows: &[Input<'_>],
-        room: &'a mut Vec<f32>,
-    ) -> Result<StorageView<'a>, EngineError> {
+    /// The spectrograms of `windows`.
+    fn spectrograms<'a>(&self, windows: &[Input<'a>]) -> Result<Vec<&'a [f32]>, EngineError> {
         let size = self.n_mels * FRAMES;
         let spectrograms = windows.iter().map(|window| match window.sound {
             Sound::LogMel(mel) if mel.len() == size => Ok(&mel[..]),
             _ => Err(EngineError::Failed(format!("a window is no spectrogram of {size} values"))),
         });
-        let spectrograms: Vec<&[f32]> = spectrograms.collect::<Result<_, _>>()?;
-        if let Some(encoder) = &self.encoder {
-            *room = encoder.encode(&spectrograms, self.threads);
-            let shape = [windows.len(), FRAMES / 2, encoder.width()];
-            return StorageView::new(&shape, room, Ct2Device::CPU).map_err(failed);
-        }
-        let mut features = spectrograms.concat();
-        let view = StorageView::new(&[windows.len(), self.n_mels, FRAMES], &mut features, Ct2Device::CPU)
-            .map_err(failed)?;
-        self.whisper.encode(&view, false).map_err(failed)
+        spectrograms.collect()
     }
 
-    /// Language code and probability for each window.
-    fn detect(
+    /// Language code and probability for each window; `detect` tells codes and probabilities of those windows whose numbers it
+    /// is given.
+    fn languages_of(
         &self,
         batch: &[Input<'_>],
-        encoded: &StorageView<'_>,
         allowed: &[String],
+        detect: impl FnOnce(&[usize]) -> Result<Vec<Vec<(String, f32)>>, EngineError>,
     ) -> Result<Vec<(String, f32)>, EngineError> {
         if !self.multilingual {
             return Ok(vec![("en".to_owned(), 1.0); batch.len()]);
         }
-        let detected = if batch.iter().any(|w| w.language.is_none()) {
-            self.whisper.detect_language(encoded).map_err(failed)?
-        } else {
-            Vec::new()
-        };
+        let unknown: Vec<usize> = (0..batch.len()).filter(|&n| batch[n].language.is_none()).collect();
+        let mut detected = if unknown.is_empty() { Vec::new() } else { detect(&unknown)? }.into_iter();
         batch
             .iter()
-            .enumerate()
-            .map(|(i, window)| match window.language {
+            .map(|window| match window.language {
                 Some(language) => Ok((language.to_owned(), 1.0)),
                 None => detected
-                    .get(i)
-                    .and_then(|ranked| {
-                        let codes =
-                            ranked.iter().filter_map(|d| Some((language_code(&d.language)?, d.probability)));
-                        among(codes, allowed)
-                    })
+                    .next()
+                    .and_then(|ranked| among(ranked.iter().map(|(code, p)| (code.as_str(), *p)), allowed))
                     .ok_or_else(|| EngineError::Failed("no language was detected".to_owned())),
             })
             .collect()
+    }
+
+    /// The runtime's chances of languages in the windows with the numbers `which`.
+    fn detect(
+        &self,
+        encoded: &StorageView<'_>,
+        which: &[usize],
+    ) -> Result<Vec<Vec<(String, f32)>>, EngineError> {
+        let detected = self.whisper.detect_language(encoded).map_err(failed)?;
+        let codes = which.iter().filter_map(|&n| detected.get(n)).map(|ranked| {
+            ranked
+                .iter()
+                .filter_map(|d| Some((language_code(&d.language)?.to_owned(), d.probability)))
+                .collect()
+        });
+        Ok(codes.collect())
     }
 
     /// The tokens before a window's text: what was said before, what to expect, and what to do.
@@ -159,6 +158,24 @@ impl Ct2Whisper {
             );
         }
         tokens
+    }
+
+    /// What was decoded, as timed text.
+    fn texts(&self, decoded: &[Decoded], languages: Vec<(String, f32)>, temperature: f32) -> Vec<WindowText> {
+        let texts = decoded.iter().zip(languages).map(|(decoded, (language, language_prob))| {
+            let segments = self.vocabulary.segments(&decoded.tokens);
+            let text = segments.iter().map(|s| s.text.as_str()).collect::<Vec<_>>().join(" ");
+            WindowText {
+                language,
+                language_prob,
+                segments,
+                avg_logprob: decoded.avg_logprob,
+                no_speech_prob: decoded.no_speech_prob,
+                compression_ratio: compression_ratio(&text),
+                temperature,
+            }
+        });
+        texts.collect()
     }
 
     fn generate(
@@ -197,6 +214,7 @@ impl Ct2Whisper {
     }
 }
 
+/// What the runtime's result says.
 fn decoded(result: WhisperGenerationResult, length_penalty: f32) -> Decoded {
     let tokens = result.sequences_ids.into_iter().next().unwrap_or_default();
     // The score is the sum of log-probabilities by the number of tokens to the power of the penalty; OpenAI divides by
@@ -245,40 +263,29 @@ impl Engine for Ct2Whisper {
         options: &DecodeOptions,
     ) -> Result<Vec<WindowText>, EngineError> {
         let Some(first) = batch.first() else { return Ok(Vec::new()) };
+        if let Some(own) = &self.own {
+            return self.transcribe_own(own, batch, temperature, options);
+        }
         // The runtime wants the text to begin at the same place in the whole batch, and the binding cannot take single
         // windows out of what was encoded. Only carried-over text makes prompts of different lengths.
         if batch.iter().any(|w| (w.prompted, w.previous) != (first.prompted, first.previous)) {
             let alone = batch.iter().map(|w| self.transcribe(std::slice::from_ref(w), temperature, options));
             return Ok(alone.collect::<Result<Vec<_>, _>>()?.into_iter().flatten().collect());
         }
-        let mut room = Vec::new();
-        let encoded = self.encode(batch, &mut room)?;
-        let languages = self.detect(batch, &encoded, &options.languages)?;
+        let mut features = self.spectrograms(batch)?.concat();
+        let view = StorageView::new(&[batch.len(), self.n_mels, FRAMES], &mut features, Ct2Device::CPU)
+            .map_err(failed)?;
+        let encoded = self.whisper.encode(&view, false).map_err(failed)?;
+        let languages = self.languages_of(batch, &options.languages, |which| self.detect(&encoded, which))?;
         let prompts: Vec<Vec<String>> = batch
             .iter()
             .zip(&languages)
             .map(|(w, (language, _))| self.prompt(w, language, options))
             .collect();
         let decoded = self.generate(&encoded, &prompts, temperature, options)?;
-        let tokens: Vec<Vec<usize>> = decoded.iter().map(|d| d.tokens.clone()).collect();
-        let mut texts: Vec<WindowText> = decoded
-            .into_iter()
-            .zip(languages)
-            .map(|(decoded, (language, language_prob))| {
-                let segments = self.vocabulary.segments(&decoded.tokens);
-                let text = segments.iter().map(|s| s.text.as_str()).collect::<Vec<_>>().join(" ");
-                WindowText {
-                    language,
-                    language_prob,
-                    segments,
-                    avg_logprob: decoded.avg_logprob,
-                    no_speech_prob: decoded.no_speech_prob,
-                    compression_ratio: compression_ratio(&text),
-                    temperature,
-                }
-            })
-            .collect();
+        let mut texts = self.texts(&decoded, languages, temperature);
         if options.word_times {
+            let tokens: Vec<Vec<usize>> = decoded.into_iter().map(|d| d.tokens).collect();
             self.add_words(batch, &encoded, &tokens, &mut texts, options)?;
         }
         Ok(texts)

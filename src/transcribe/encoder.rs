@@ -5,27 +5,26 @@
 //! memory. This one takes one window at a time and, within it, blocks of rows that stay in the processor's cache: what follows a
 //! product (scale, bias, GELU, residual) is done while it is in registers, attention goes over twelve positions at a time. The
 //! arithmetic is the same (8-bit weights with a scale for each output, inputs with a scale for each row), but attention multiplies
-//! in bfloat16 where the runtime uses single precision. The output goes to the runtime's decoder.
+//! in bfloat16 where the runtime uses single precision. The output goes to the decoder.
 //!
-//! `scripts/bench/encoder` measures both, and how far they are apart.
+//! `scripts/bench/kernels` measures both.
 
 use std::sync::{Mutex, PoisonError};
 
-use attention::{Attention, HEAD};
-use matrix::{Linear, PANEL, Single, TILE, Then};
-use vector::{layer_norm, quantise};
+use attention::Attention;
 
+use super::kernels::layer::{Norm, linear};
+use super::kernels::matrix::{Linear, PANEL, Single, TILE, Then};
+use super::kernels::positions::POSITIONS;
+use super::kernels::vector::{layer_norm, quantise};
+use super::kernels::{HEAD, is_supported, share};
 use super::shape::Shape;
 use super::variables::Variables;
 
 mod attention;
-mod matrix;
-mod vector;
 
-/// Frames of a window's spectrogram.
-const FRAMES: usize = 3000;
-/// Positions of a window: two frames each.
-const POSITIONS: usize = FRAMES / 2;
+/// Frames of a window's spectrogram: two for each position.
+const FRAMES: usize = 2 * POSITIONS;
 /// Rows of a block: what a layer makes of them (four times the width each) stays in the second cache.
 const BLOCK: usize = 10 * TILE;
 
@@ -41,11 +40,6 @@ pub struct Encoder {
     last: Norm,
     /// What earlier calls worked in.
     rooms: Mutex<Vec<Room>>,
-}
-
-struct Norm {
-    gamma: Vec<f32>,
-    beta: Vec<f32>,
 }
 
 struct Layer {
@@ -79,15 +73,6 @@ impl std::fmt::Debug for Encoder {
         let Self { width, heads, layers, .. } = self;
         write!(f, "Encoder {{ width: {width}, heads: {heads}, layers: {} }}", layers.len())
     }
-}
-
-/// Whether this processor has the instructions.
-fn is_supported() -> bool {
-    std::arch::is_x86_feature_detected!("avx512f")
-        && std::arch::is_x86_feature_detected!("avx512dq")
-        && std::arch::is_x86_feature_detected!("avx512bw")
-        && std::arch::is_x86_feature_detected!("avx512vnni")
-        && std::arch::is_x86_feature_detected!("avx512bf16")
 }
 
 impl Encoder {
@@ -132,7 +117,7 @@ impl Encoder {
             second: convolution(variables, "encoder/conv2", width)?,
             positions: variables.floats("encoder/position_encodings/encodings")?,
             layers: layers.collect::<Result<_, _>>()?,
-            last: Norm::read(variables, "encoder/layer_norm")?,
+            last: Norm::read(variables, "encoder/layer_norm", width)?,
             rooms: Mutex::default(),
         }))
     }
@@ -147,22 +132,8 @@ impl Encoder {
     pub fn encode(&self, spectrograms: &[&[f32]], threads: usize) -> Vec<f32> {
         let size = POSITIONS * self.width;
         let mut out = vec![0.0; spectrograms.len() * size];
-        let windows: Vec<_> = spectrograms.iter().zip(out.chunks_exact_mut(size)).collect();
-        if threads < 2 || windows.len() < 2 {
-            windows.into_iter().for_each(|(spectrogram, out)| self.window(spectrogram, out));
-            return out;
-        }
-        let windows = Mutex::new(windows.into_iter());
-        let next = || windows.lock().unwrap_or_else(PoisonError::into_inner).next();
-        let work = || {
-            while let Some((spectrogram, out)) = next() {
-                self.window(spectrogram, out);
-            }
-        };
-        std::thread::scope(|scope| {
-            (1..threads.min(spectrograms.len())).for_each(|_| drop(scope.spawn(work)));
-            work();
-        });
+        let windows = spectrograms.iter().zip(out.chunks_exact_mut(size)).collect();
+        share(windows, threads, |(spectrogram, out)| self.window(spectrogram, out));
         out
     }
 
@@ -198,14 +169,17 @@ impl Encoder {
 
 impl Layer {
     fn read(variables: &Variables, name: &str, width: usize) -> Result<Self, String> {
-        let linear = |part: &str, outputs: usize| linear(variables, &format!("{name}/{part}"), outputs);
+        let linear = |part: &str, inputs: usize, outputs: usize| {
+            linear(variables, &format!("{name}/{part}"), inputs, outputs)
+        };
+        let norm = |part: &str| Norm::read(variables, &format!("{name}/{part}/layer_norm"), width);
         Ok(Self {
-            before_attention: Norm::read(variables, &format!("{name}/self_attention/layer_norm"))?,
-            projections: linear("self_attention/linear_0", 3 * width)?,
-            attended: linear("self_attention/linear_1", width)?,
-            before_hidden: Norm::read(variables, &format!("{name}/ffn/layer_norm"))?,
-            hidden: linear("ffn/linear_0", 4 * width)?,
-            out: linear("ffn/linear_1", width)?,
+            before_attention: norm("self_attention")?,
+            projections: linear("self_attention/linear_0", width, 3 * width)?,
+            attended: linear("self_attention/linear_1", width, width)?,
+            before_hidden: norm("ffn")?,
+            hidden: linear("ffn/linear_0", width, 4 * width)?,
+            out: linear("ffn/linear_1", 4 * width, width)?,
         })
     }
 
@@ -273,15 +247,6 @@ impl Room {
     }
 }
 
-impl Norm {
-    fn read(variables: &Variables, name: &str) -> Result<Self, String> {
-        Ok(Self {
-            gamma: variables.floats(&format!("{name}/gamma"))?,
-            beta: variables.floats(&format!("{name}/beta"))?,
-        })
-    }
-}
-
 /// A convolution over three rows of `channels` values, as a layer whose inputs are those rows side by side.
 fn convolution(variables: &Variables, name: &str, channels: usize) -> Result<Single, String> {
     let weights = variables.floats(&format!("{name}/weight"))?;
@@ -289,21 +254,6 @@ fn convolution(variables: &Variables, name: &str, channels: usize) -> Result<Sin
     let at =
         |output: usize, input: usize| weights[(output * channels + input % channels) * 3 + input / channels];
     Ok(Single::new(3 * channels, bias, at))
-}
-
-fn linear(variables: &Variables, name: &str, outputs: usize) -> Result<Linear, String> {
-    let bias = variables.floats(&format!("{name}/bias"))?;
-    if bias.len() != outputs {
-        return Err(format!("{name}/bias has {} values, not {outputs}", bias.len()));
-    }
-    let weight = format!("{name}/weight");
-    match variables.bytes(&weight)? {
-        Some(bytes) => {
-            let scales = variables.floats(&format!("{weight}_scale"))?;
-            Ok(Linear::of_bytes(&bytes, scales.iter().map(|scale| 1.0 / scale).collect(), bias))
-        }
-        None => Ok(Linear::new(&variables.floats(&weight)?, bias)),
-    }
 }
 
 #[cfg(test)]

@@ -102,9 +102,9 @@ pub enum OnOutOfMemory {
     Cpu,
 }
 
-/// What turns spectrograms into what the decoder reads.
+/// Whose arithmetic runs the model.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum EncoderChoice {
+pub enum Kernels {
     /// This program's own where processor and model suit it, else the engine's.
     #[default]
     Auto,
@@ -125,8 +125,8 @@ pub struct Wishes {
     pub threads: Option<usize>,
     /// Windows that one replica takes at once.
     pub batch_size: Option<usize>,
-    /// What encodes.
-    pub encoder: EncoderChoice,
+    /// Whose arithmetic.
+    pub kernels: Kernels,
     /// What may change where memory runs out.
     pub on_out_of_memory: OnOutOfMemory,
 }
@@ -377,7 +377,7 @@ mod tests {
         decoder_layers: 12,
         parameters: 242_000_000,
         bytes: 484 << 20,
-        in_blocks: false,
+        own_kernels: false,
     };
     const TINY: Shape = Shape {
         d_model: 384,
@@ -386,7 +386,7 @@ mod tests {
         decoder_layers: 4,
         parameters: 38_000_000,
         bytes: 75 << 20,
-        in_blocks: false,
+        own_kernels: false,
     };
 
     fn host(cores: usize, memory: u64, cuda_devices: usize) -> Host {

@@ -264,6 +264,7 @@ impl<'a> Row<'a> {
             avg_logprob: mean(|s| s.avg_logprob),
             no_speech_prob: mean(|s| s.no_speech_prob),
             words,
+            speaker: None,
         }
     }
 }

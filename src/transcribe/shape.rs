@@ -20,8 +20,8 @@ pub struct Shape {
     pub parameters: u64,
     /// Bytes of the file.
     pub bytes: u64,
-    /// Whether the encoder that is going to be used works in blocks of rows and keeps no matrices of attention scores.
-    pub in_blocks: bool,
+    /// Whether this program's own encoder and decoder are going to be used.
+    pub own_kernels: bool,
 }
 
 /// Encoder positions of a 30 s window.
@@ -68,13 +68,17 @@ impl Shape {
 
     /// Working memory of one window: in the encoder two matrices of attention scores, 1500 × 1500 floats a head, and after
     /// that, in their place, the keys and values of the decoder's attention over the window, which beams share.
-    /// (Measured with "small", 12 heads: 0.15 to 0.2 GB a window.) An encoder that works in blocks has no such matrices, only
-    /// a dozen rows of the model's width for each position.
+    /// (Measured with "small", 12 heads: 0.15 to 0.2 GB a window.) The encoder of our own has no such matrices, only a dozen
+    /// rows of the model's width for each position; it and the decoder, whose keys and values are half as large, keep theirs
+    /// for the next window, and the engine's are added where it looks for the times of words.
     pub fn window_bytes(&self) -> u64 {
         let row = 4 * POSITIONS * self.d_model as u64;
-        let encoder =
-            if self.in_blocks { 12 * row } else { 2 * 4 * POSITIONS * POSITIONS * self.heads as u64 };
-        encoder.max(2 * row * self.decoder_layers as u64 + 2 * row)
+        let decoder = 2 * row * self.decoder_layers as u64 + 2 * row;
+        if self.own_kernels {
+            12 * row + row * self.decoder_layers as u64 + decoder
+        } else {
+            (2 * 4 * POSITIONS * POSITIONS * self.heads as u64).max(decoder)
+        }
     }
 
     /// Working memory of one beam in the decoder: keys and values of the text at its longest, in floats. (Measured with

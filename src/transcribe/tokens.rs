@@ -37,10 +37,7 @@ impl Vocabulary {
 
     /// The language codes of the tokens with `ids`.
     pub fn languages(&self, ids: &[u32]) -> Vec<String> {
-        ids.iter()
-            .filter_map(|&id| self.tokenizer.id_to_token(id))
-            .filter_map(|token| language_code(&token).map(str::to_owned))
-            .collect()
+        ids.iter().filter_map(|&id| self.language(id)).collect()
     }
 
     /// What stands before `window`'s text, at most `most` tokens: `<|startofprev|>`, hotwords, the initial prompt and what
@@ -112,6 +109,16 @@ impl Vocabulary {
             let text = (!text.is_empty()).then(|| text.to_owned());
             (piece, ids, text)
         })
+    }
+
+    /// The code of the language whose token has this `id`.
+    pub fn language(&self, id: u32) -> Option<String> {
+        language_code(&self.tokenizer.id_to_token(id)?).map(str::to_owned)
+    }
+
+    /// The id of `token`.
+    pub fn id(&self, token: &str) -> Option<u32> {
+        self.tokenizer.token_to_id(token)
     }
 
     /// Whether `token` is text: neither a time nor an order.

@@ -7,6 +7,8 @@
 //!
 //! It listens on a free port for one run, and wants a password that only that run knows.
 
+mod message;
+
 use std::{
     io,
     net::{Ipv4Addr, SocketAddr, TcpListener as StdListener},
@@ -27,12 +29,11 @@ use tokio_util::task::AbortOnDropHandle;
 use url::{Host, Url};
 use uuid::Uuid;
 
+use self::message::{Head, Refusal};
 use super::{client::Net, guard, guard::Blocked};
 use crate::govern::Wait;
 use crate::media::{Failure, FailureClass, Retry};
 
-/// A request's or an answer's head is no longer than this.
-const MAX_HEAD: usize = 64 << 10;
 /// Connections of one run at once; each downloads some pieces at a time at most.
 const MAX_CONNECTIONS: usize = 64;
 /// How long a connection through the gate may carry nothing before it is closed.
@@ -210,94 +211,6 @@ impl Inner {
         let refusal = Refusal::new(502, "Bad Gateway", &why);
         self.met().unreachable.get_or_insert(why);
         refusal
-    }
-}
-
-/// An answer of the gate itself.
-#[derive(Debug)]
-struct Refusal(String);
-
-impl Refusal {
-    fn new(code: u16, reason: &str, why: &str) -> Self {
-        let why: String = why.chars().filter(|c| !c.is_control()).collect();
-        let authenticate = if code == 407 { "Proxy-Authenticate: Basic realm=\"spoken\"\r\n" } else { "" };
-        Self(format!(
-            "HTTP/1.1 {code} {reason}\r\n{authenticate}Content-Type: text/plain; charset=utf-8\r\nContent-Length: {}\r\n\
-             Connection: close\r\n\r\n{why}",
-            why.len()
-        ))
-    }
-}
-
-/// The head of a request or an answer: its first line, and the others as they came.
-#[derive(Debug)]
-struct Head {
-    first: String,
-    lines: Vec<String>,
-    /// What came after it in the same reads.
-    rest: Vec<u8>,
-}
-
-impl Head {
-    /// Reads one; `None` where the other side has nothing (more) to say, or no HTTP.
-    async fn read(stream: &mut TcpStream) -> Option<Self> {
-        let mut bytes = Vec::new();
-        loop {
-            if let Some(end) = bytes.windows(4).position(|w| w == b"\r\n\r\n") {
-                let rest = bytes.split_off(end + 4);
-                // Bytes beyond ASCII are passed on as they came only in bodies; in a head they are nobody's business here.
-                let text = String::from_utf8_lossy(&bytes[..end]).into_owned();
-                let mut lines = text.split("\r\n").map(str::to_owned);
-                let first = lines.next()?;
-                return Some(Self { first, lines: lines.collect(), rest });
-            }
-            if bytes.len() > MAX_HEAD {
-                return None;
-            }
-            let read = timeout(IDLE, stream.read_buf(&mut bytes)).await.ok()?.ok()?;
-            if read == 0 {
-                return None;
-            }
-        }
-    }
-
-    fn get(&self, name: &str) -> Option<&str> {
-        self.lines
-            .iter()
-            .filter_map(|line| line.split_once(':'))
-            .find(|(n, _)| n.trim().eq_ignore_ascii_case(name))
-            .map(|(_, value)| value.trim())
-    }
-
-    /// How long the body of this answer to a request by `method` is, where it is said (RFC 9112 §6.3).
-    fn body_bytes(&self, method: &str) -> Option<u64> {
-        let status = self.first.split(' ').nth(1).unwrap_or_default();
-        if method.eq_ignore_ascii_case("HEAD") || matches!(status, "204" | "304") {
-            return Some(0);
-        }
-        if self.get("transfer-encoding").is_some() {
-            return None;
-        }
-        self.get("content-length")?.parse().ok()
-    }
-
-    /// The lines that belong to the message and not to this hop.
-    fn onward(&self) -> impl Iterator<Item = &str> {
-        const OF_THE_HOP: &[&str] = &[
-            "connection",
-            "keep-alive",
-            "proxy-connection",
-            "proxy-authorization",
-            "proxy-authenticate",
-            "te",
-            "trailer",
-            "upgrade",
-            "expect",
-        ];
-        self.lines.iter().map(String::as_str).filter(|line| {
-            let name = line.split(':').next().unwrap_or_default().trim().to_ascii_lowercase();
-            !OF_THE_HOP.contains(&name.as_str())
-        })
     }
 }
 
@@ -503,153 +416,4 @@ fn base64(bytes: &[u8]) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use tokio::io::AsyncBufReadExt;
-
-    #[test]
-    fn base64_as_the_standard_has_it() {
-        for (plain, coded) in
-            [("", ""), ("f", "Zg=="), ("fo", "Zm8="), ("foo", "Zm9v"), ("foobar", "Zm9vYmFy")]
-        {
-            assert_eq!(base64(plain.as_bytes()), coded);
-        }
-    }
-
-    #[test]
-    fn paths_stay_as_they_are_written() {
-        for (target, path) in [
-            ("http://h/a%20b/../c?x=[1]#f", "/a%20b/../c?x=[1]"),
-            ("http://h:80", "/"),
-            ("http://h?x", "/?x"),
-            ("http://h/#x", "/"),
-        ] {
-            assert_eq!(origin_form(target), path);
-        }
-    }
-
-    /// A server that answers each connection once with its number and what it was asked, and keeps the connection open.
-    async fn server() -> (SocketAddr, Arc<Mutex<Vec<String>>>) {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let asked = Arc::new(Mutex::new(Vec::new()));
-        let noted = asked.clone();
-        tokio::spawn(async move {
-            while let Ok((mut stream, _)) = listener.accept().await {
-                let noted = noted.clone();
-                tokio::spawn(async move {
-                    while let Some(head) = Head::read(&mut stream).await {
-                        noted.lock().unwrap().push(format!("{} {:?}", head.first, head.lines));
-                        let answer = "HTTP/1.1 429 Slow\r\nRetry-After: 7\r\nConnection: keep-alive\r\nContent-Length: 2\r\n\r\nok";
-                        stream.write_all(answer.as_bytes()).await.unwrap();
-                    }
-                });
-            }
-        });
-        (address, asked)
-    }
-
-    /// What the gate answers to `request`, `@` standing for the password.
-    async fn through(gate: &Gate, request: &str) -> String {
-        let mut stream = TcpStream::connect(gate.address).await.unwrap();
-        let password = format!("Proxy-Authorization: {}\r\n", gate.inner.password);
-        stream.write_all(request.replace('@', &password).as_bytes()).await.unwrap();
-        let mut answer = String::new();
-        timeout(Duration::from_secs(20), stream.read_to_string(&mut answer)).await.unwrap().unwrap();
-        answer
-    }
-
-    #[tokio::test]
-    async fn requests_go_through_once_and_without_what_is_ours() {
-        let (address, asked) = server().await;
-        let gate = Gate::open(&Net::open(), None, Duration::from_secs(1), u64::MAX).unwrap();
-        let answer = through(
-            &gate,
-            &format!("GET http://{address}/a?b#c HTTP/1.1\r\nHost: {address}\r\n@Accept: x\r\nConnection: keep-alive\r\n\r\n"),
-        )
-        .await;
-        assert!(answer.starts_with("HTTP/1.1 429 Slow\r\n") && answer.ends_with("\r\n\r\nok"), "{answer}");
-        assert!(answer.contains("Connection: close") && !answer.contains("keep-alive"), "{answer}");
-        let asked = asked.lock().unwrap().clone();
-        assert_eq!(asked.len(), 1);
-        assert!(asked[0].starts_with("GET /a?b HTTP/1.1") && asked[0].contains("Accept: x"), "{asked:?}");
-        assert!(!asked[0].contains("Authorization"), "{asked:?}");
-        let said = gate.explain(Failure::new(FailureClass::RateLimited, "429"));
-        assert_eq!(said.retry, Some(Retry::In(Duration::from_secs(7))));
-        assert_eq!(gate.requests(), 1);
-    }
-
-    #[tokio::test]
-    async fn nobody_passes_without_the_password() {
-        let (address, asked) = server().await;
-        let gate = Gate::open(&Net::open(), None, Duration::from_secs(1), u64::MAX).unwrap();
-        for request in [
-            format!("GET http://{address}/ HTTP/1.1\r\n\r\n"),
-            format!("CONNECT {address} HTTP/1.1\r\nProxy-Authorization: Basic eDp5\r\n\r\n"),
-        ] {
-            assert!(through(&gate, &request).await.starts_with("HTTP/1.1 407 "), "{request}");
-        }
-        assert!(asked.lock().unwrap().is_empty());
-    }
-
-    #[tokio::test]
-    async fn what_may_not_be_reached_is_not() {
-        let (address, asked) = server().await;
-        let port = address.port();
-        for request in [
-            format!("GET http://{address}/ HTTP/1.1\r\n@\r\n"),
-            format!("CONNECT {address} HTTP/1.1\r\n@\r\n"),
-            format!("CONNECT localhost:{port} HTTP/1.1\r\n@\r\n"),
-            format!("CONNECT 2130706433:{port} HTTP/1.1\r\n@\r\n"),
-            format!("CONNECT [::ffff:127.0.0.1]:{port} HTTP/1.1\r\n@\r\n"),
-        ] {
-            let gate = Gate::open(&Net::default(), None, Duration::from_secs(1), u64::MAX).unwrap();
-            assert!(through(&gate, &request).await.starts_with("HTTP/1.1 403 "), "{request}");
-            let said = gate.explain(Failure::new(FailureClass::Network, "HTTP Error 403"));
-            assert_eq!(said.class, FailureClass::Refused, "{request}");
-            assert_eq!(gate.requests(), 0);
-        }
-        assert!(asked.lock().unwrap().is_empty());
-    }
-
-    #[tokio::test]
-    async fn what_has_no_end_is_cut_off() {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        tokio::spawn(async move {
-            let (mut stream, _) = listener.accept().await.unwrap();
-            let _ = Head::read(&mut stream).await;
-            stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await.unwrap();
-            while stream.write_all(&[b'x'; 4096]).await.is_ok() {}
-        });
-        let gate = Gate::open(&Net::open(), None, Duration::from_secs(1), 1 << 20).unwrap();
-        let answer = through(&gate, &format!("GET http://{address}/ HTTP/1.1\r\n@\r\n")).await;
-        assert!(answer.len() < 2 << 20, "{} bytes", answer.len());
-        assert_eq!(gate.explain(Failure::new(FailureClass::Network, "cut")).class, FailureClass::TooLarge);
-    }
-
-    #[tokio::test]
-    async fn tunnels_carry_both_ways() {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        tokio::spawn(async move {
-            let (stream, _) = listener.accept().await.unwrap();
-            let mut stream = tokio::io::BufReader::new(stream);
-            let mut line = String::new();
-            stream.read_line(&mut line).await.unwrap();
-            stream.write_all(format!("heard {line}").as_bytes()).await.unwrap();
-        });
-        let gate = Gate::open(&Net::open(), None, Duration::from_secs(1), u64::MAX).unwrap();
-        let answer = through(&gate, &format!("CONNECT {address} HTTP/1.1\r\n@\r\nhello\n")).await;
-        assert_eq!(answer, "HTTP/1.1 200 Connection established\r\n\r\nheard hello\n");
-    }
-
-    #[tokio::test]
-    async fn who_cannot_be_reached_is_named() {
-        let gate = Gate::open(&Net::open(), None, Duration::from_secs(1), u64::MAX).unwrap();
-        let answer = through(&gate, "GET http://no-such-host.invalid/ HTTP/1.1\r\n@\r\n").await;
-        assert!(answer.starts_with("HTTP/1.1 502 "), "{answer}");
-        let said = gate.explain(Failure::new(FailureClass::Network, "HTTP Error 502"));
-        assert_eq!(said.message, "host not found: no-such-host.invalid");
-    }
-}
+mod tests;

@@ -6,7 +6,7 @@
 //! | SIGKILL in each stage; on the same host, on another one | `death`, `company`; at random moments: `kill` |
 //! | SIGKILL between commit and the job's deletion | `death` |
 //! | SIGTERM, SIGINT, and a second one | `death`; `kill` |
-//! | two at once, overlapping runs | `company`; `kill` |
+//! | two daemons, overlapping runs | `company`; `kill`; on one machine the second leaves: `sync` |
 //! | a worker stopped past its lease, then continued | `company` |
 //! | database restart, short and long outage | `database`; `queue` |
 //! | the database's disk full, the media's disk full | `database`, `media` |
@@ -205,6 +205,21 @@ impl Run {
     fn signal(&self, signal: Signal) {
         // Fails where it has ended by itself, which the end tells.
         let _ = kill(Pid::from_raw(i32::try_from(self.child.id()).unwrap()), signal);
+    }
+
+    /// Stops it for a while, and returns when it has stopped: one thread takes the signal and stops the others, and as long
+    /// as that one waits for a processor they go on.
+    fn freeze(&self) {
+        self.signal(Signal::SIGSTOP);
+        let threads = format!("/proc/{}/task", self.child.id());
+        until("every thread has stopped", || {
+            // Gone, or ended and not waited for yet, it stands still too.
+            fs::read_dir(&threads).into_iter().flatten().flatten().all(|thread| {
+                fs::read_to_string(thread.path().join("stat")).map_or(true, |stat| {
+                    stat.rsplit_once(") ").is_some_and(|(_, state)| state.starts_with(['T', 't', 'Z', 'X']))
+                })
+            })
+        });
     }
 
     fn is_over(&mut self) -> bool {

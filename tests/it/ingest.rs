@@ -153,18 +153,20 @@ fn the_sample_comes_in_and_its_sentences_are_found() {
 
 /// Shape, order and content of one `export --format json`.
 fn check_export(export: &Value, item: &Value, truth: &Truth) {
-    assert_eq!(names(export), ["coverage", "dropped", "media", "segments"]);
+    assert_eq!(names(export), ["coverage", "dropped", "media", "segments", "version"]);
     assert_eq!(names(&export["coverage"]), ["flags", "gaps", "transcribed_ms", "words"]);
     assert_eq!(export["coverage"]["words"], item["words"]);
     assert_eq!(export["dropped"].as_array().unwrap().len() as i64, whole(&item["dropped"]));
-    assert_eq!(names(&export["media"]), ["duration_ms", "language", "media_id", "source", "title"]);
-    for name in names(&export["media"]) {
+    let facts =
+        ["channel", "duration_ms", "language", "media_id", "model", "published_at", "source", "title"];
+    assert_eq!(names(&export["media"]), facts);
+    for name in ["duration_ms", "language", "media_id", "source", "title"] {
         assert_eq!(export["media"][name], item[name], "{name} in export and status");
     }
     let segments = export["segments"].as_array().unwrap();
     for segment in segments {
         let names: Vec<&str> = names(segment).into_iter().filter(|name| *name != "words").collect();
-        assert_eq!(names, ["end_ms", "start_ms", "text"]);
+        assert_eq!(names, ["end_ms", "language", "start_ms", "text"]);
         assert!(whole(&segment["end_ms"]) > whole(&segment["start_ms"]), "{segment}");
         assert_eq!(text(&segment["text"]), text(&segment["text"]).trim());
     }

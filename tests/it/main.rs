@@ -7,6 +7,7 @@ mod citus;
 mod cli;
 mod config;
 mod engines;
+mod export;
 mod faults;
 mod index;
 mod finding;

@@ -15,6 +15,7 @@ use uuid::Uuid;
 
 use super::cli::{Library, Working, ffmpeg, finish, speeches, until};
 use super::ingest::TALKS;
+use super::roles::shared_folder;
 use super::server::{Fault, Page, Server};
 use super::store::{database, store};
 
@@ -309,16 +310,19 @@ async fn captions_that_people_made_stand_for_a_transcript_where_they_are_wanted_
         truth.duration % 60.0 - 0.3
     );
     let title = "WEBVTT\n\n00:00.200 --> 00:01.000\nTitle only\n";
-    // What is wanted, what is there, whose transcript it is in the end.
-    for (wanted, captions, written) in [
-        ("first", whole.as_str(), true),
-        ("ignore", &whole, false),
-        ("fallback", &whole, false),
-        ("first", title, false),
+    let length = Some((truth.duration * 1000.0) as i64);
+    // What is wanted, what is there, whether the length is known; whose transcript it is in the end.
+    for (wanted, captions, length, written) in [
+        ("first", whole.as_str(), None, true),
+        ("first", &whole, length, true),
+        ("ignore", &whole, length, false),
+        ("fallback", &whole, length, false),
+        ("first", title, length, false),
     ] {
         let url = database().await;
         let library = Library::on(&url);
         let (server, item) = captioned(&talk, captions).await;
+        let item = Item { duration_ms: length, ..item };
         let store = Store::connect(&url, &StoreOptions::default()).await.unwrap();
         store.migrate().await.unwrap();
         store.upsert_many(std::slice::from_ref(&item), "test").await.unwrap();
@@ -327,6 +331,12 @@ async fn captions_that_people_made_stand_for_a_transcript_where_they_are_wanted_
         let ran = finish(command);
         assert_eq!((ran.code, ran.json()["done"].as_u64()), (0, Some(1)), "{wanted}: {ran}");
         assert_eq!(server.requests("/c/en.vtt"), usize::from(wanted != "ignore"), "{wanted}");
+        let fetched = server.requests("/stream/1/s0.ts") > 0;
+        assert_eq!(
+            fetched,
+            !(written && length.is_some()),
+            "{wanted}: the media is needless where captions do"
+        );
         let (model, text): (String, String) = sqlx::query_as(
             "select model, (select string_agg(text, ' ' order by seq) from segments s where s.media_id = m.media_id) \
              from media m",
@@ -367,6 +377,35 @@ async fn captions_that_people_made_stand_for_a_transcript_where_they_are_wanted_
     library.assert_in_order();
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn captions_travel_with_the_audio_to_another_machine() {
+    let (talk, truth) = tokio::task::spawn_blocking(|| speeches(&TALKS[..1]).remove(0)).await.unwrap();
+    let end = truth.duration - 0.3;
+    let captions =
+        format!("WEBVTT\n\n00:00.200 --> {:02}:{:06.3}\nPeople wrote this\n", end as u64 / 60, end % 60.0);
+    let url = database().await;
+    let (server, item) = captioned(&talk, &captions).await;
+    let store = Store::connect(&url, &StoreOptions::default()).await.unwrap();
+    store.migrate().await.unwrap();
+    store.upsert_many(&[item], "test").await.unwrap();
+    let (_folder, settings) = shared_folder();
+    for role in ["fetch", "transcribe"] {
+        let library = Library::on(&url);
+        let mut command = library.command(&["work", "--role", role, "--drain", "--json"]);
+        command.envs(settings.iter().cloned()).env("CAPTIONS", "first");
+        let ran = finish(command);
+        assert_eq!(ran.code, 0, "{role}: {ran}");
+    }
+    assert_eq!(server.requests("/c/en.vtt"), 1);
+    let (model, text): (String, String) =
+        sqlx::query_as("select m.model, s.text from media m join segments s using (media_id)")
+            .fetch_one(store.pool())
+            .await
+            .unwrap();
+    assert_eq!((model.as_str(), text.as_str()), ("captions:en", "People wrote this"));
+    Library::on(&url).assert_in_order();
+}
+
 /// Most requests that came within `window`.
 fn most_within(times: &[Instant], window: Duration) -> usize {
     let mut most = 0;
@@ -379,7 +418,7 @@ fn most_within(times: &[Instant], window: Duration) -> usize {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_site_that_refuses_in_every_way_gets_its_rest_and_all_are_done() {
     const REQUESTS: usize = 14;
-    const WINDOW: Duration = Duration::from_secs(5);
+    const WINDOW: Duration = Duration::from_secs(3);
     let url = database().await;
     let library = Library::on(&url);
     let talks: Vec<_> = {

@@ -151,6 +151,84 @@ async fn the_last_bumped_is_first_and_a_scheduled_one_need_not_wait() {
     assert_eq!(order(&bare).await, ["d", "c", "b", "a"]);
 }
 
+/// In which order an item comes back that was delayed for a second at its first turn, when nobody else was there: ten of
+/// less handicap came meanwhile, of which the fifth waits until the delay is over, and five of more. `attempts` is what the
+/// store counted.
+async fn comes_back(attempts: i32) -> Vec<String> {
+    let bare = Bare::new().await;
+    let names: Vec<String> =
+        (0..10).map(|n| format!("before {n}")).chain((0..5).map(|n| format!("after {n}"))).collect();
+    let entry = |id: MediaId, minutes: u64| Entry {
+        handicap: Duration::from_secs(60 * minutes),
+        ..Entry::new(id, 0)
+    };
+    let delayed = bare.add(&["delayed"]).await[0];
+    sqlx::query("update media set attempts = $1").bind(attempts).execute(bare.store.pool()).await.unwrap();
+    bare.control.enqueue(&[entry(delayed, 60)], Lane::Ordinary).await.unwrap();
+    let others: Vec<_> = names.iter().map(|name| item(name)).collect();
+    let entries: Vec<Entry> =
+        (0..).zip(&others).map(|(n, item)| entry(item.media_id, if n < 10 { n } else { 90 })).collect();
+    let queue = bare.queue(1).await;
+    let served: Arc<Mutex<Vec<String>>> = Arc::default();
+    let stop = CancellationToken::new();
+    let handler = {
+        let (store, control, served) = (bare.store.clone(), bare.control.clone(), served.clone());
+        move |id: MediaId, _: JobInfo| {
+            let (store, control, served) = (store.clone(), control.clone(), served.clone());
+            let (others, entries) = (others.clone(), entries.clone());
+            async move {
+                let title = store.media(id).await.unwrap().unwrap().title;
+                let first = served.lock().unwrap().is_empty();
+                served.lock().unwrap().push(title.clone());
+                if first {
+                    // Jobs first, so that the reconciler gives them none.
+                    control.enqueue(&entries, Lane::Ordinary).await.unwrap();
+                    store.upsert_many(&others, "test").await.unwrap();
+                    return Outcome::Retry { after: Duration::from_secs(1), message: "later".into() };
+                }
+                if title == "before 4" {
+                    let due = "select count(*) from graphile_worker._private_jobs j join media m \
+                        on j.key = 'media:' || m.media_id || ':0' \
+                        where m.title = 'delayed' and (j.run_at > now() or j.priority > 0)";
+                    let asked = Instant::now();
+                    while sqlx::query_scalar::<_, i64>(due).fetch_one(store.pool()).await.unwrap() != 0 {
+                        assert!(asked.elapsed() < Duration::from_secs(60), "it is never due");
+                        tokio::time::sleep(Duration::from_millis(5)).await;
+                    }
+                }
+                sqlx::query("update media set state = 'done' where media_id = $1")
+                    .bind(id.0)
+                    .execute(store.pool())
+                    .await
+                    .unwrap();
+                Outcome::Done
+            }
+        }
+    };
+    let end = async {
+        bare.until("all are done", UNFINISHED).await;
+        stop.cancel();
+    };
+    tokio::join!(queue.run(handler, stop.clone()), end);
+    queue.close().await.unwrap();
+    Arc::into_inner(served).unwrap().into_inner().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_tried_comes_back_first_and_what_was_put_off_to_its_place() {
+    let others = |from: &str, numbers: std::ops::Range<usize>| {
+        numbers.map(|n| format!("{from} {n}")).collect::<Vec<_>>()
+    };
+    let again = ["delayed".to_owned()];
+    let (tried, put_off) = (comes_back(1).await, comes_back(0).await);
+    assert_eq!(
+        tried,
+        [&again[..], &others("before", 0..5), &again, &others("before", 5..10), &others("after", 0..5)]
+            .concat()
+    );
+    assert_eq!(put_off, [&again[..], &others("before", 0..10), &again, &others("after", 0..5)].concat());
+}
+
 /// Counts what it is given, and sets it done.
 fn counting(
     store: &Store,
@@ -437,7 +515,7 @@ async fn a_running_item_is_shown_where_it_runs_and_stops_when_cancelled() {
     assert_eq!((&summary["done"], &summary["failed"]), (&Value::from(1), &Value::from(0)), "{ran}");
     assert_eq!(library.counts(), [0, 0, 1, 1]);
     library.assert_in_order();
-    assert_eq!(library.query("select count(*) from workers"), 0, "the worker took its leave");
+    assert_eq!(library.query("select count(*) from nodes"), 0, "the worker took its leave");
 
     // Named again it stays out, until it is asked for.
     let ran = library.ok(&["ingest", "--json", &urls[0]]);

@@ -121,8 +121,9 @@ impl std::fmt::Debug for Bytes {
 async fn fetch_into(fetcher: &Fetcher, item: &Item, dir: &Path) -> Result<Bytes, Failure> {
     let (events, _listen) = Events::channel();
     let fetched = fetcher.fetch(item, dir, &events, &CancellationToken::new()).await?;
-    assert!(fetched.path.starts_with(dir), "{:?}", fetched.path);
-    Ok(Bytes(std::fs::read(fetched.path).expect("the fetched file")))
+    let path = fetched.path.expect("a file");
+    assert!(path.starts_with(dir), "{path:?}");
+    Ok(Bytes(std::fs::read(path).expect("the fetched file")))
 }
 
 async fn fetch(fetcher: &Fetcher, item: &Item) -> Result<Bytes, Failure> {
@@ -376,7 +377,7 @@ async fn local_files_stay_where_they_are() {
     item.locator = Locator::File(path.clone());
     let cancel = CancellationToken::new();
     let spool = dir.path().join("spool");
-    assert_eq!(patient().fetch(&item, &spool, &events, &cancel).await.unwrap().path, path);
+    assert_eq!(patient().fetch(&item, &spool, &events, &cancel).await.unwrap().path, Some(path));
     assert!(!spool.exists());
     assert!(matches!(listen.recv().await, Some(Event::StepStarted { .. })));
     item.locator = Locator::File(dir.path().join("gone.wav"));
@@ -648,10 +649,11 @@ async fn a_stream_is_listed_and_put_together() {
     let dir = TempDir::new().unwrap();
     let (events, mut listen) = Events::channel();
     let fetched = patient().fetch(item, dir.path(), &events, &CancellationToken::new()).await.unwrap();
-    assert_eq!(fetched.path.parent(), Some(dir.path()));
+    let path = fetched.path.unwrap();
+    assert_eq!(path.parent(), Some(dir.path()));
     let probe = Command::new("ffprobe")
         .args(["-v", "error", "-show_entries", "format=duration", "-of", "csv=p=0"])
-        .arg(&fetched.path)
+        .arg(&path)
         .output()
         .unwrap();
     let seconds: f64 = String::from_utf8(probe.stdout).unwrap().trim().parse().unwrap();

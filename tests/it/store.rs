@@ -27,6 +27,14 @@ async fn server() -> String {
         let server =
             Server::start(&ServerOptions::new(dir.path(), super::postgres::tools_dir())).await.unwrap();
         let url = server.url().to_owned();
+        // No test lets this one crash, and the making of a hundred databases waits for the disk most of the time.
+        let mut connection = PgConnection::connect(&url).await.unwrap();
+        for setting in ["fsync", "full_page_writes"] {
+            let sql = AssertSqlSafe(format!("ALTER SYSTEM SET {setting} = off"));
+            sqlx::query(sql).execute(&mut connection).await.unwrap();
+        }
+        sqlx::query("SELECT pg_reload_conf()").execute(&mut connection).await.unwrap();
+        connection.close().await.unwrap();
         *PRIVATE.lock().unwrap() = Some((server, dir));
         // SAFETY: `atexit` takes any function of this type, and `stop_private` lives as long as the program.
         unsafe { atexit(stop_private) };
@@ -99,6 +107,7 @@ pub fn segment(start_ms: i64, end_ms: i64, language: &str, text: &str) -> Segmen
         avg_logprob: -0.25,
         no_speech_prob: 0.01,
         words: Vec::new(),
+        speaker: None,
     }
 }
 

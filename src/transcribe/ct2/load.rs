@@ -5,13 +5,14 @@ use std::time::Instant;
 use ct2rs::sys::{ComputeType, Config, Device as Ct2Device, LogLevel, Whisper, set_log_level};
 use serde::Deserialize;
 
-use super::{Ct2Whisper, Vocabulary, cuda_devices};
+use super::{Ct2Whisper, Own, Vocabulary, cuda_devices};
 use crate::transcribe::{
     Download, TranscribeError, TranscribeOptions,
+    decoder::{Decoder, Special},
     encoder::Encoder,
     engine::{Fallback, Loaded},
     model::ModelDir,
-    plan::{Compute, Device, EncoderChoice, Host, OnOutOfMemory, Plan},
+    plan::{Compute, Device, Host, Kernels, OnOutOfMemory, Plan},
     shape::Shape,
     variables::Variables,
 };
@@ -21,6 +22,25 @@ use crate::transcribe::{
 struct ModelConfig {
     #[serde(default)]
     lang_ids: Vec<u32>,
+    #[serde(default)]
+    suppress_ids: Vec<u32>,
+    #[serde(default)]
+    suppress_ids_begin: Vec<u32>,
+}
+
+impl ModelConfig {
+    /// The tokens that steer the model; `None` where the vocabulary lacks one.
+    fn special(&self, vocabulary: &Vocabulary) -> Option<Special> {
+        Some(Special {
+            start: vocabulary.id("<|startoftranscript|>")?,
+            end: vocabulary.id("<|endoftext|>")?,
+            no_speech: vocabulary.id("<|nospeech|>").or_else(|| vocabulary.id("<|nocaptions|>"))?,
+            no_timestamps: vocabulary.id("<|notimestamps|>")?,
+            languages: self.lang_ids.clone(),
+            suppressed: self.suppress_ids.clone(),
+            suppressed_first: self.suppress_ids_begin.clone(),
+        })
+    }
 }
 
 /// Finds the model that `options` names, fetching it if need be, and loads it.
@@ -34,28 +54,28 @@ pub fn open(
     let dir = options.engine.resolve(&options.model, &options.models_dir, download)?;
     let mut shape = Shape::read(&dir.path.join("model.bin")).map_err(TranscribeError::Load)?;
     let host = Host::survey(cuda_devices());
-    let own_encoder = options.wishes.encoder == EncoderChoice::Auto && Encoder::suits(&shape);
-    shape.in_blocks = own_encoder && in_bytes(options.wishes.compute);
+    let own = options.wishes.kernels == Kernels::Auto && Encoder::suits(&shape) && Decoder::suits(&shape);
+    shape.own_kernels = own && in_bytes(options.wishes.compute);
     let mut plan =
         Plan::new(&options.wishes, &host, &shape, &options.decode).map_err(TranscribeError::Device)?;
     let started = Instant::now();
-    let engine = load(&dir, &mut plan, own_encoder).map_err(TranscribeError::Load)?;
+    let engine = load(&dir, &mut plan, own).map_err(TranscribeError::Load)?;
     plan.load_ms = started.elapsed().as_millis() as u64;
-    let encoder = if engine.encoder.is_some() { " own encoder" } else { "" };
-    let identity = format!("ct2 {} {} {}{encoder}", dir.name, dir.weights_bytes, plan.compute);
-    let fallbacks = fallbacks(options, &dir, &plan, own_encoder);
+    let kernels = if engine.own.is_some() { " own kernels" } else { "" };
+    let identity = format!("ct2 {} {} {}{kernels}", dir.name, dir.weights_bytes, plan.compute);
+    let fallbacks = fallbacks(options, &dir, &plan, own);
     Ok(Loaded { engine: Box::new(engine), plan, identity, fallbacks })
 }
 
 /// What to load instead when not even one window fits, as far as the configuration allows.
-fn fallbacks(options: &TranscribeOptions, dir: &ModelDir, plan: &Plan, own_encoder: bool) -> Vec<Fallback> {
+fn fallbacks(options: &TranscribeOptions, dir: &ModelDir, plan: &Plan, own: bool) -> Vec<Fallback> {
     let allowed = options.wishes.on_out_of_memory;
     let mut others = Vec::new();
     let other = |device: Device, compute: Compute| {
         let (dir, mut plan) = (dir.clone(), Plan { device, compute, replicas: 1, ..plan.clone() });
         Fallback {
             label: format!("{device} {compute}"),
-            load: Box::new(move || Ok(Box::new(load(&dir, &mut plan, own_encoder)?) as _)),
+            load: Box::new(move || Ok(Box::new(load(&dir, &mut plan, own)?) as _)),
         }
     };
     if allowed != OnOutOfMemory::Fail && plan.device == Device::Cuda && plan.compute != Compute::Int8 {
@@ -70,14 +90,14 @@ fn fallbacks(options: &TranscribeOptions, dir: &ModelDir, plan: &Plan, own_encod
     others
 }
 
-/// Whether the weights are bytes and everything else is in single precision: what the own encoder computes.
+/// Whether the weights are bytes and everything else is in single precision: what our own kernels compute.
 fn in_bytes(compute: Compute) -> bool {
     matches!(compute, Compute::Auto | Compute::Int8 | Compute::Int8Float32)
 }
 
 /// Loads the model in `dir` as `plan` says, and notes in `plan` the precision that was taken in the end. Errors name
 /// the directory, or the precision that the device cannot do.
-fn load(dir: &ModelDir, plan: &mut Plan, own_encoder: bool) -> Result<Ct2Whisper, String> {
+fn load(dir: &ModelDir, plan: &mut Plan, own: bool) -> Result<Ct2Whisper, String> {
     // Errors come back as errors; the runtime's own words on stderr would break progress bars.
     set_log_level(LogLevel::Critical);
     let vocabulary = Vocabulary::load(&dir.path)?;
@@ -86,21 +106,20 @@ fn load(dir: &ModelDir, plan: &mut Plan, own_encoder: bool) -> Result<Ct2Whisper
         .map_err(|e| e.to_string())
         .and_then(|bytes| serde_json::from_slice(&bytes).map_err(|e| e.to_string()))
         .map_err(|e| format!("{}: {e}", config_path.display()))?;
-    let own_encoder = own_encoder && plan.device == Device::Cpu && in_bytes(plan.compute);
-    let (whisper, encoder) = std::thread::scope(|scope| {
-        let variables = || Variables::open(&dir.path.join("model.bin"));
-        let encoder = own_encoder.then(|| scope.spawn(move || Encoder::load(&variables()?)));
+    let special = config.special(&vocabulary);
+    let special = special.filter(|_| own && plan.device == Device::Cpu && in_bytes(plan.compute));
+    let (whisper, own) = std::thread::scope(|scope| {
+        let own = special.map(|special| scope.spawn(move || load_own(dir, special)));
         let whisper = load_weights(dir, plan);
-        let encoder =
-            encoder.map(|thread| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
-        Ok::<_, String>((whisper?, encoder.transpose()?.flatten()))
+        let own = own.map(|thread| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
+        Ok::<_, String>((whisper?, own.transpose()?.flatten()))
     })?;
     // Where the processor cannot do bytes after all.
-    let encoder = encoder.filter(|_| in_bytes(plan.compute));
-    if encoder.is_some() {
+    let own = own.filter(|_| in_bytes(plan.compute));
+    if own.is_some() {
         plan.reasons.push(
-            "an audio encoder of its own, since this processor multiplies bytes and bfloat16; WHISPER_ENCODER=engine takes \
-             CTranslate2's"
+            "encoder and decoder are this program's own, since this processor multiplies bytes and bfloat16; \
+             WHISPER_KERNELS=engine takes CTranslate2's"
                 .to_owned(),
         );
     }
@@ -110,13 +129,20 @@ fn load(dir: &ModelDir, plan: &mut Plan, own_encoder: bool) -> Result<Ct2Whisper
     Ok(Ct2Whisper {
         name: dir.name.clone(),
         whisper,
-        encoder,
+        own,
         threads: plan.threads,
         vocabulary,
         languages,
         multilingual,
         n_mels,
     })
+}
+
+/// Loads the encoder and the decoder of our own, where both suit the model.
+fn load_own(dir: &ModelDir, special: Special) -> Result<Option<Own>, String> {
+    let variables = Variables::open(&dir.path.join("model.bin"))?;
+    let Some(encoder) = Encoder::load(&variables)? else { return Ok(None) };
+    Ok(Decoder::load(&variables, special)?.map(|decoder| Own { encoder, decoder }))
 }
 
 /// Loads the weights, in the first precision that the device can do where that is left to us.

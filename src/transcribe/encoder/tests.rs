@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use super::*;
+use crate::transcribe::kernels::vector;
 
 fn micro() -> Variables {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/whisper-micro/model.bin");
@@ -70,7 +71,11 @@ fn plain_norm(x: &[f32], norm: &Norm) -> Vec<f32> {
 /// Whisper's encoder by the book.
 fn plain(variables: &Variables, mel: &[f32], heads: usize) -> Vec<f32> {
     let floats = |name: &str| variables.floats(&format!("encoder/{name}")).unwrap();
-    let norm = |name: &str| Norm::read(variables, &format!("encoder/{name}")).unwrap();
+    let norm = |name: &str| {
+        let name = format!("encoder/{name}");
+        let width = variables.shape(&format!("{name}/gamma")).unwrap()[0];
+        Norm::read(variables, &name, width).unwrap()
+    };
     // [channel][time] by weights [out][channel][3] to [out][time].
     let convolution = |x: &[f32], frames: usize, stride: usize, name: &str| -> Vec<f32> {
         let (weights, bias) = (floats(&format!("{name}/weight")), floats(&format!("{name}/bias")));
@@ -248,11 +253,11 @@ fn a_layer_is_exact_where_8_bits_are() {
     let weights: Vec<f32> = (0..outputs).flat_map(|o| row(1000 + o)).collect();
     let bias: Vec<f32> = (0..outputs).map(|o| number(o, 50) as f32).collect();
     let x: Vec<f32> = (0..TILE).flat_map(row).collect();
-    let layer = Linear::new(&weights, bias.clone());
     let (mut bytes, mut worth) = (vec![0; x.len()], vec![0.0; TILE]);
     let mut out = vec![1.0; TILE * outputs];
     // SAFETY: the processor has the instructions.
     unsafe {
+        let layer = Linear::new(&weights, bias.clone());
         for ((x, bytes), worth) in x.chunks_exact(inputs).zip(bytes.chunks_exact_mut(inputs)).zip(&mut worth)
         {
             *worth = quantise(x, bytes);

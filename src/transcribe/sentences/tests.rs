@@ -9,6 +9,7 @@ fn segment(start_ms: i64, end_ms: i64, text: &str) -> Segment {
         avg_logprob: -0.25,
         no_speech_prob: 0.5,
         words: Vec::new(),
+        speaker: None,
     }
 }
 

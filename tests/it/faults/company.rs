@@ -48,6 +48,45 @@ async fn overlapping_runs_on_two_hosts_do_each_item_once() {
     invariants(&url, &[&hosts[0], &hosts[1]], Rest::Finished).await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn two_daemons_that_follow_the_same_source_do_each_item_once() {
+    const TALKS: usize = 6;
+    let url = database().await;
+    let hosts = [Library::on(&url), Library::on(&url)];
+    let server = Server::start().await;
+    let talk = fs::read(speech("talk.wav", 7201, 9, &[]).0).unwrap();
+    let entries = |count: usize| {
+        let of = |n: usize| (format!("Episode {n}"), server.url(&format!("/{n}.wav")));
+        feed(&(0..count).map(of).collect::<Vec<_>>())
+    };
+    for n in 0..TALKS {
+        server.put(&format!("/{n}.wav"), Page::new("audio/wav", talk.clone()));
+    }
+    server.put("/feed.xml", entries(TALKS / 2));
+    hosts[0].ok(&["source", "add", &server.url("/feed.xml"), "--every", "10s"]);
+    let runs = hosts.each_ref().map(|host| {
+        let mut command = host.command(&["run", "--log-format", "json"]);
+        command.env("LEASE_SECONDS", "2");
+        Run::start(command)
+    });
+    until_true(&url, "what was there is done", "select count(*) = 3 from media where state = 'done'").await;
+    server.put("/feed.xml", entries(TALKS));
+    execute(&url, "update sources set next_due = now()").await;
+    until_true(&url, "what came is done", "select count(*) = 6 from media where state = 'done'").await;
+    let mut started = HashMap::<String, usize>::new();
+    for run in runs {
+        run.signal(Signal::SIGTERM);
+        let ended = run.wait();
+        assert_eq!(ended.code, 0, "{ended}");
+        for (item, times) in ended.count("item_started") {
+            *started.entry(item).or_default() += times;
+        }
+    }
+    assert!(started.len() == TALKS && started.values().all(|&times| times == 1), "{started:?}");
+    assert_eq!(number(&url, "select count(*) from media where fence <> 1 or attempts <> 1").await, 0);
+    invariants(&url, &[&hosts[0], &hosts[1]], Rest::Finished).await;
+}
+
 /// A host that downloads a talk, which takes until the server is calm: it has work in hand for as long as a test needs.
 async fn at_work(host: &Library, lease: Duration) -> (Server, Run) {
     let server = Server::start().await;
@@ -69,7 +108,7 @@ async fn stopped_past_its_lease_it_finds_its_work_done_by_another() {
     let url = database().await;
     let hosts = [Library::on(&url), Library::on(&url)];
     let (server, mut zombie) = at_work(&hosts[0], LEASE).await;
-    zombie.signal(Signal::SIGSTOP);
+    zombie.freeze();
     server.calm();
     let began = Instant::now();
     let other = finish(&hosts[1], &[]);
@@ -106,7 +145,7 @@ async fn stopped_in_the_middle_of_writing_it_does_not_keep_the_rows() {
             and query like 'INSERT INTO languages%')",
     )
     .await;
-    zombie.signal(Signal::SIGSTOP);
+    zombie.freeze();
     // Now the statement succeeds, and the transaction waits for a client that does not go on.
     guard.close().await.unwrap();
     let began = Instant::now();
@@ -127,7 +166,7 @@ async fn stopped_for_less_than_its_lease_it_keeps_its_work() {
     let url = database().await;
     let hosts = [Library::on(&url), Library::on(&url)];
     let (server, run) = at_work(&hosts[0], Duration::from_secs(60)).await;
-    run.signal(Signal::SIGSTOP);
+    run.freeze();
     let mut command = ingest(&hosts[1], &[]);
     command.env("LEASE_SECONDS", "60");
     let mut other = Run::start(command);

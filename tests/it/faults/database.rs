@@ -97,7 +97,7 @@ async fn an_outage_longer_than_the_lease_leaves_each_host_its_work() {
             run.until_step("fetch");
         }
         if n == 0 {
-            run.signal(Signal::SIGSTOP);
+            run.freeze();
         }
         runs.push(run);
     }

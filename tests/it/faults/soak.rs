@@ -210,6 +210,8 @@ impl<'a> Field<'a> {
         let sources = if list { self.site.sources() } else { Vec::new() };
         let mut command = ingest(&self.hosts[host], &sources);
         command.env("SPOKEN_TOOLS_DIR", hanging_tools(&self.hosts[host]).0).env("IO_WORKERS", "6");
+        // yt-dlp may be silent for eight times as long: on a machine that is busy with other things it takes seconds to start.
+        command.env("NETWORK_TIMEOUT", "4");
         self.runs[host] = Some(Run::start(command));
     }
 
@@ -278,7 +280,9 @@ impl<'a> Field<'a> {
             }
             Strike::Pause | Strike::Freeze => {
                 let ms = if matches!(strike, Strike::Pause) { 100 + dice.below(900) } else { 4000 };
-                first(self, Signal::SIGSTOP);
+                if let Some(run) = &self.runs[0] {
+                    run.freeze();
+                }
                 std::thread::park_timeout(Duration::from_millis(ms));
                 first(self, Signal::SIGCONT);
             }

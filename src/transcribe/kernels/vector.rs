@@ -12,13 +12,13 @@ use std::arch::x86_64::{
 };
 
 /// Floats of a vector.
-pub(super) const LANES: usize = 16;
+pub const LANES: usize = 16;
 
 /// e to the power of each element; below −87 zero or nearly. Relative error below 2e-7: ln 2 is taken off in two parts, the rest,
 /// at most ln 2 / 2, goes into the first seven terms of the series.
 #[inline]
 #[target_feature(enable = "avx512f")]
-pub(super) fn exp(x: __m512) -> __m512 {
+pub fn exp(x: __m512) -> __m512 {
     const NEAREST: i32 = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
     let n = _mm512_roundscale_ps::<NEAREST>(_mm512_mul_ps(x, _mm512_set1_ps(std::f32::consts::LOG2_E)));
     let r = _mm512_fnmadd_ps(n, _mm512_set1_ps(0.693_359_4), x);
@@ -30,10 +30,17 @@ pub(super) fn exp(x: __m512) -> __m512 {
     _mm512_scalef_ps(sum, n)
 }
 
+/// As [`exp`], of elements that are not positive, however far below zero.
+#[inline]
+#[target_feature(enable = "avx512f")]
+pub fn exp_below(x: __m512) -> __m512 {
+    exp(_mm512_max_ps(x, _mm512_set1_ps(-100.0)))
+}
+
 /// x Φ(x), Φ the normal distribution; its error function after Abramowitz and Stegun 7.1.26 (absolute error below 1.5e-7).
 #[inline]
 #[target_feature(enable = "avx512f,avx512dq")]
-pub(super) fn gelu(x: __m512) -> __m512 {
+pub fn gelu(x: __m512) -> __m512 {
     let z = _mm512_mul_ps(_mm512_abs_ps(x), _mm512_set1_ps(std::f32::consts::FRAC_1_SQRT_2));
     let one = _mm512_set1_ps(1.0);
     let t = _mm512_div_ps(one, _mm512_fmadd_ps(z, _mm512_set1_ps(0.327_591_1), one));
@@ -51,7 +58,7 @@ pub(super) fn gelu(x: __m512) -> __m512 {
 
 /// The row made to mean 0 and variance 1 (plus 1e-5), then stretched by `gamma` and moved by `beta`.
 #[target_feature(enable = "avx512f")]
-pub(super) fn layer_norm(x: &[f32], gamma: &[f32], beta: &[f32], out: &mut [f32]) {
+pub fn layer_norm(x: &[f32], gamma: &[f32], beta: &[f32], out: &mut [f32]) {
     let n = x.len();
     assert!(
         n.is_multiple_of(LANES) && gamma.len() == n && beta.len() == n && out.len() == n,
@@ -77,7 +84,7 @@ pub(super) fn layer_norm(x: &[f32], gamma: &[f32], beta: &[f32], out: &mut [f32]
 /// The row in 8 bits: each element by the largest magnitude, times 127, rounded to nearest, and 128 added, since the processor
 /// multiplies unsigned by signed bytes. Returns what a step is worth.
 #[target_feature(enable = "avx512f,avx512bw")]
-pub(super) fn quantise(x: &[f32], out: &mut [u8]) -> f32 {
+pub fn quantise(x: &[f32], out: &mut [u8]) -> f32 {
     assert!(x.len().is_multiple_of(LANES) && out.len() == x.len(), "rows of equal length");
     let mut largest = _mm512_setzero_ps();
     for at in (0..x.len()).step_by(LANES) {
@@ -98,7 +105,7 @@ pub(super) fn quantise(x: &[f32], out: &mut [u8]) -> f32 {
 
 /// The elements times `by`, in bfloat16.
 #[target_feature(enable = "avx512f,avx512bf16")]
-pub(super) fn to_bf16(x: &[f32], by: f32, out: &mut [u16]) {
+pub fn to_bf16(x: &[f32], by: f32, out: &mut [u16]) {
     assert!(x.len().is_multiple_of(LANES) && out.len() == x.len(), "rows of equal length");
     let by = _mm512_set1_ps(by);
     for (at, halves) in (0..x.len()).step_by(LANES).zip(out.as_chunks_mut::<LANES>().0) {
@@ -111,7 +118,7 @@ pub(super) fn to_bf16(x: &[f32], by: f32, out: &mut [u16]) {
 /// The elements in bfloat16, as bits.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bf16")]
-pub(super) fn bf16(x: __m512) -> __m256i {
+pub fn bf16(x: __m512) -> __m256i {
     // SAFETY: both are 256 bits; the one type only names what the other holds.
     unsafe { std::mem::transmute(_mm512_cvtneps_pbh(x)) }
 }
@@ -119,7 +126,7 @@ pub(super) fn bf16(x: __m512) -> __m256i {
 /// Sixteen elements from `at`.
 #[inline]
 #[target_feature(enable = "avx512f")]
-pub(super) fn load(row: &[f32], at: usize) -> __m512 {
+pub fn load(row: &[f32], at: usize) -> __m512 {
     let elements = &row[at..at + LANES];
     // SAFETY: there are sixteen.
     unsafe { _mm512_loadu_ps(elements.as_ptr()) }
@@ -128,7 +135,7 @@ pub(super) fn load(row: &[f32], at: usize) -> __m512 {
 /// Sixteen elements to `at`.
 #[inline]
 #[target_feature(enable = "avx512f")]
-pub(super) fn store(row: &mut [f32], at: usize, x: __m512) {
+pub fn store(row: &mut [f32], at: usize, x: __m512) {
     let elements = &mut row[at..at + LANES];
     // SAFETY: there is room for sixteen.
     unsafe { _mm512_storeu_ps(elements.as_mut_ptr(), x) };
