@@ -138,6 +138,9 @@ impl Bringer<'_> {
             Upserted::Known { state: State::Failed, .. } => {
                 store.retry(&Selection::Ids(vec![item.media_id])).await?;
             }
+            Upserted::Removed => {
+                anyhow::bail!("it was removed before; `spoken remove --forget {}` lets it in again", item.media_id)
+            }
             Upserted::New | Upserted::Known { state: State::Queued, .. } => {}
         }
         let Claim::Work(work) = store.claim(item.media_id, "import").await? else { return Ok(None) };
