@@ -148,7 +148,7 @@ fn export_all(library: &Library, format: &str) -> BTreeMap<usize, PathBuf> {
         .map(|path| {
             let name = path.file_name().unwrap().to_str().unwrap();
             assert!(name.ends_with(&format!(".{format}")) && name.starts_with("talk-"), "{name}");
-            (name["talk-".len()..]["00".len() - 2..][..2].parse().unwrap(), path)
+            (name["talk-".len()..][..2].parse().unwrap(), path)
         })
         .collect();
     assert_eq!(files.len(), ITEMS);
