@@ -14,6 +14,7 @@ use spoken::export::{ROWS_SCHEMA, TRANSCRIPT_SCHEMA};
 use spoken::media::{Coverage, Metadata, Segment, Word};
 use spoken::store::{Store, StoreOptions};
 use sqlx::{Connection, Executor, PgConnection};
+use unicode_width::UnicodeWidthStr;
 
 use super::cli::{Library, Ran, until};
 use super::store::{claim, database, item, model, passages, transcript};
@@ -147,7 +148,7 @@ fn export_all(library: &Library, format: &str) -> BTreeMap<usize, PathBuf> {
         .map(|path| {
             let name = path.file_name().unwrap().to_str().unwrap();
             assert!(name.ends_with(&format!(".{format}")) && name.starts_with("talk-"), "{name}");
-            (name["talk-".len()..]["00".len() - 2..][..2].parse().unwrap(), path)
+            (name["talk-".len()..][..2].parse().unwrap(), path)
         })
         .collect();
     assert_eq!(files.len(), ITEMS);
@@ -244,7 +245,7 @@ async fn documents_of_twenty_items_are_read_with_every_time_as_it_was_stored() {
             let marks = regex::Regex::new("<(?:[0-9:.]+|v [^>]*)>").unwrap();
             let shown = |line: &str| {
                 let line = marks.replace_all(line, "");
-                line.replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&").chars().count()
+                line.replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&").width()
             };
             assert!(widest.clone().all(|line| shown(line) <= 42), "{text}");
             if format == "vtt" {
