@@ -14,10 +14,12 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use beam::Search;
 use cache::{Heard, Said};
+use logits::Block;
+use rules::Judge;
 use step::Row;
 
 use super::kernels::layer::{Norm, linear, weights};
-use super::kernels::matrix::{Linear, PANEL, Then, parts};
+use super::kernels::matrix::{Linear, PANEL, parts};
 use super::kernels::positions::POSITIONS;
 use super::kernels::vector::{layer_norm, quantise};
 use super::kernels::{HEAD, is_supported, share};
@@ -79,15 +81,17 @@ struct Room {
     said: Said,
     take: cache::Room,
     step: step::Room,
-    rules: rules::Room,
+    judges: Vec<Judge>,
     /// `[rows][width]`.
     x: Vec<f32>,
     row: Vec<f32>,
     /// Rows whose logits are wanted, `[rows][width]`, and what a step is worth.
     ready: Vec<u8>,
     worth: Vec<f32>,
-    /// `[rows][vocabulary]`.
+    /// A block's, `[rows][2048]` at most.
     logits: Vec<f32>,
+    /// Their largest, a quarter as many.
+    most: Vec<f32>,
 }
 
 /// What is decoded of a window.
@@ -254,15 +258,16 @@ impl Decoder {
         let (Some(first), Some(last)) = (languages().min(), languages().max()) else {
             return vec![Vec::new(); windows.len()];
         };
-        let all = self.vocabulary.outputs();
-        room.logits.resize(room.logits.len().max(all), 0.0);
+        let panels = first / PANEL..last / PANEL + 1;
+        let (from, count) = (panels.start * PANEL, panels.len() * PANEL);
+        room.fit(1, count);
         let each = room.ready.chunks_exact(self.width).zip(room.worth.chunks_exact(1));
         each.map(|(row, worth)| {
-            let logits = &mut room.logits[..all];
-            self.vocabulary.apply_panels(first / PANEL..last / PANEL + 1, row, worth, Then::Store, logits);
-            let most = languages().map(|id| logits[id]).fold(f32::MIN, f32::max);
-            let total: f32 = languages().map(|id| (logits[id] - most).exp()).sum();
-            languages().map(|id| (id as u32, (logits[id] - most).exp() / total)).collect()
+            let (logits, most) = (&mut room.logits[..count], &mut room.most[..count / 4]);
+            self.vocabulary.measure(panels.clone(), row, worth, logits, most);
+            let most = languages().map(|id| logits[id - from]).fold(f32::MIN, f32::max);
+            let total: f32 = languages().map(|id| (logits[id - from] - most).exp()).sum();
+            languages().map(|id| (id as u32, (logits[id - from] - most).exp() / total)).collect()
         })
         .collect()
     }
@@ -325,26 +330,41 @@ impl Decoder {
     /// Tells the searches what may follow.
     #[target_feature(enable = "avx512f,avx512dq,avx512bw,avx512vnni,avx512bf16")]
     fn judge(&self, works: &mut [Work<'_>], rows: &[Turn], options: &Options, room: &mut Room) {
-        let all = self.vocabulary.outputs();
         let mut wanted = rows.iter().filter(|row| row.start || row.next);
         for (from, size) in parts(room.worth.len(), ROWS) {
+            let rows: [Option<&Turn>; ROWS] = std::array::from_fn(|n| (n < size).then(|| wanted.next()).flatten());
+            let each = || rows.iter().flatten().copied();
+            room.judges.resize_with(room.judges.len().max(size), Judge::default);
+            for (judge, row) in room.judges.iter_mut().zip(each()) {
+                let search = &works[row.work].search;
+                let said = &search.alive[row.hypothesis].tokens;
+                judge.begin(&self.special, options, said, search.wanted(), row.start, self.tokens);
+            }
+            room.fit(size, logits::PANELS * PANEL);
             let bytes = &room.ready[from * self.width..][..size * self.width];
             let worth = &room.worth[from..from + size];
-            room.logits.resize(room.logits.len().max(size * all), 0.0);
-            self.vocabulary.apply(bytes, worth, Then::Store, &mut room.logits[..size * all]);
-            for (logits, row) in room.logits.chunks_exact_mut(all).zip(wanted.by_ref()).take(size) {
-                let logits = &mut logits[..self.tokens];
-                let Work { search, no_speech, .. } = &mut works[row.work];
-                if row.start {
-                    let most = logits.iter().copied().fold(f32::MIN, f32::max);
-                    let total = logits::sum(logits, 0..logits.len(), most, 1.0);
-                    *no_speech = (logits[self.special.no_speech as usize] - most).exp() / total;
+            let all = self.vocabulary.outputs() / PANEL;
+            for first in (0..all).step_by(logits::PANELS) {
+                let panels = first..(first + logits::PANELS).min(all);
+                let count = panels.len() * PANEL;
+                let (logits, most) = (&mut room.logits[..size * count], &mut room.most[..size * count / 4]);
+                self.vocabulary.measure(panels, bytes, worth, logits, most);
+                let held = logits.chunks_exact_mut(count).zip(most.chunks_exact_mut(count / 4));
+                for (((logits, most), judge), row) in held.zip(&mut room.judges).zip(each()) {
+                    let first = first * PANEL;
+                    let logits = &mut logits[..count.min(self.tokens - first)];
+                    let mut block = Block { first, logits, most };
+                    let search = &mut works[row.work].search;
+                    let chances = if row.next { search.chances(row.hypothesis) } else { &mut [] };
+                    judge.take(&self.special, options, &mut block, chances);
                 }
+            }
+            for (judge, row) in room.judges.iter_mut().zip(each()) {
+                let Work { search, no_speech, .. } = &mut works[row.work];
+                *no_speech = judge.no_speech().unwrap_or(*no_speech);
                 if row.next {
-                    let said = &search.alive[row.hypothesis].tokens;
-                    let next =
-                        rules::next(&self.special, options, said, logits, search.wanted(), &mut room.rules);
-                    search.hear(row.hypothesis, &next, logits);
+                    let next = judge.end(options, search.chances(row.hypothesis));
+                    search.hear(row.hypothesis, &next);
                 }
             }
         }
@@ -467,12 +487,20 @@ impl Room {
             said: Said::new(decoder.layers.len(), decoder.width),
             take: cache::Room::default(),
             step: step::Room::default(),
-            rules: rules::Room::default(),
+            judges: Vec::new(),
             x: Vec::new(),
             row: Vec::new(),
             ready: Vec::new(),
             worth: Vec::new(),
             logits: Vec::new(),
+            most: Vec::new(),
         }
+    }
+
+    /// Room for `count` logits of each of `rows`.
+    fn fit(&mut self, rows: usize, count: usize) {
+        let size = self.logits.len().max(rows * count);
+        self.logits.resize(size, 0.0);
+        self.most.resize(size / 4, 0.0);
     }
 }

@@ -1,6 +1,5 @@
 //! The search for a window's text: which hypotheses go on, which are complete, and which is the best.
 
-use super::logits::{Scored, draw};
 use super::options::{Options, Special, Text};
 use super::rules::Next;
 use super::sample::Chance;
@@ -74,31 +73,25 @@ impl<'a> Search<'a> {
         }
     }
 
-    /// Takes what may follow the hypothesis `from`, whose logits are `logits`.
-    pub(super) fn hear(&mut self, from: usize, next: &Next<'_>, logits: &[f32]) {
+    /// What draws the tokens after the hypothesis `from`; nothing where the most probable count.
+    pub(super) fn chances(&mut self, from: usize) -> &mut [Chance] {
+        match &self.alive[from] {
+            // All samples begin at the same place.
+            one if one.tokens.is_empty() => &mut self.chances,
+            _ if self.chances.is_empty() => &mut [],
+            one => &mut self.chances[one.nth..=one.nth],
+        }
+    }
+
+    /// Takes what may follow the hypothesis `from`.
+    pub(super) fn hear(&mut self, from: usize, next: &Next<'_>) {
         let before = self.alive[from].score;
-        let score = |logit: f32| before + (logit - next.total);
-        if self.chances.is_empty() {
-            let best = next.best.iter();
-            self.candidates.extend(best.map(|&(logit, token)| Candidate {
-                from,
-                token,
-                score: score(logit),
-            }));
-            return;
-        }
-        let Some(&(most, _)): Option<&Scored> = next.best.first() else { return };
-        // All samples begin at the same place.
-        let first = self.alive[from].tokens.is_empty();
-        let nth = if first { 0..self.chances.len() } else { self.alive[from].nth..self.alive[from].nth + 1 };
-        for chance in &mut self.chances[nth] {
-            let sharpness = 1.0 / self.options.temperature;
-            // SAFETY: there is no decoder where the processor lacks these instructions.
-            let token = unsafe { draw(logits, next.ranges, most, sharpness, chance.draw()) };
-            if let Some(token) = token {
-                self.candidates.push(Candidate { from, token, score: score(logits[token as usize]) });
-            }
-        }
+        let next_ones = if self.chances.is_empty() { next.best } else { next.drawn };
+        self.candidates.extend(next_ones.iter().map(|&(logit, token)| Candidate {
+            from,
+            token,
+            score: before + (logit - next.total),
+        }));
     }
 
     /// Goes a step on with what was heard. Whether there is anything left to write.

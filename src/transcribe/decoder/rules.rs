@@ -2,78 +2,130 @@
 
 use std::ops::Range;
 
-use super::logits::{NEVER, Scored, largest, sum};
+use super::logits::{Block, NEVER, Scored, Tally, insert};
 use super::options::{Options, Special};
+use super::sample::Chance;
 
 /// What may come next.
 pub(super) struct Next<'a> {
     /// The most probable, best first.
     pub(super) best: &'a [Scored],
-    /// Where the logits are that may come.
-    pub(super) ranges: &'a [Range<usize>],
+    /// Those that were drawn by chance.
+    pub(super) drawn: &'a [Scored],
     /// Logit less log-probability.
     pub(super) total: f32,
 }
 
-/// Working memory.
+/// What the rules make of one row, block by block.
 #[derive(Default)]
-pub(super) struct Room {
-    text: Vec<Scored>,
-    times: Vec<Scored>,
-    ranges: Vec<Range<usize>>,
+pub(super) struct Judge {
+    /// Before the rules, at the start of the transcript alone.
+    raw: Option<Tally>,
+    no_speech: f32,
+    text: Tally,
+    times: Tally,
+    /// Tokens said before, each once, where that is a disadvantage.
+    again: Vec<u32>,
+    /// Tokens that may not come.
+    never: Vec<u32>,
 }
 
-/// What the rules leave of `logits` (which they change) after the tokens `said`: the `most` most probable, and how they add up.
-#[target_feature(enable = "avx512f")]
-pub(super) fn next<'a>(
-    special: &Special,
-    options: &Options,
-    said: &[u32],
-    logits: &mut [f32],
-    most: usize,
-    room: &'a mut Room,
-) -> Next<'a> {
-    // First, since what is forbidden stays so.
-    if options.repetition_penalty != 1.0 {
-        penalise(said, options.repetition_penalty, logits);
-    }
-    let mut never = |id: u32| logits[id as usize] = NEVER;
-    repeated(said, options.no_repeat_ngram).for_each(&mut never);
-    special.suppressed.iter().copied().for_each(&mut never);
-    never(special.no_timestamps);
-    if said.is_empty() {
-        special.suppressed_first.iter().copied().for_each(&mut never);
-    }
-    let (text, times) = allowed(special, options, said, logits.len());
-    let Room { text: best, times: best_times, ranges } = room;
-    largest(logits, text.clone(), most, best);
-    largest(logits, times.clone(), most, best_times);
-    ranges.clear();
-    let mut total = f32::NEG_INFINITY;
-    let mut add = |range: Range<usize>, top: Option<&Scored>| {
-        if let Some(&(top, _)) = top {
-            let log = top + sum(logits, range.clone(), top, 1.0).ln();
-            // ln(e^a + e^b) from the larger.
-            let (high, low) = if log > total { (log, total) } else { (total, log) };
-            total = high + (low - high).exp().ln_1p();
-            ranges.push(range);
+impl Judge {
+    /// Begins with a row that follows the tokens `said`, of whose successors the `wanted` most probable are asked for. At the
+    /// `start` of the transcript the probability of no speech is told.
+    pub(super) fn begin(
+        &mut self,
+        special: &Special,
+        options: &Options,
+        said: &[u32],
+        wanted: usize,
+        start: bool,
+        all: usize,
+    ) {
+        self.raw = start.then(|| {
+            let mut raw = Tally::default();
+            raw.begin(0..all, 1);
+            raw
+        });
+        let (text, times) = allowed(special, options, said, all);
+        self.text.begin(text, wanted);
+        self.times.begin(times, wanted);
+        self.again.clear();
+        if options.repetition_penalty != 1.0 {
+            self.again.extend(said);
+            self.again.sort_unstable();
+            self.again.dedup();
         }
-        total
-    };
-    let all_times = add(times, best_times.first());
-    // All times together against the single best word.
-    let time_is_due = best.first().is_none_or(|top| all_times > top.0);
-    if time_is_due {
-        best.clear();
-    } else {
-        add(text, best.first());
+        self.never.clear();
+        self.never.extend(repeated(said, options.no_repeat_ngram));
+        self.never.extend(&special.suppressed);
+        self.never.push(special.no_timestamps);
+        if said.is_empty() {
+            self.never.extend(&special.suppressed_first);
+        }
     }
-    for &time in best_times.iter() {
-        let place = best.partition_point(|other| other.0 >= time.0);
-        best.insert(place, time);
+
+    /// Takes the next block; each of `chances` may draw a token.
+    #[target_feature(enable = "avx512f")]
+    pub(super) fn take(
+        &mut self,
+        special: &Special,
+        options: &Options,
+        block: &mut Block<'_>,
+        chances: &mut [Chance],
+    ) {
+        if let Some(raw) = &mut self.raw {
+            raw.add(block, 1.0, &mut []);
+            self.no_speech = block.logit(special.no_speech).unwrap_or(self.no_speech);
+        }
+        // First, since what is forbidden stays so.
+        let penalty = options.repetition_penalty;
+        for &id in &self.again {
+            block.change(id, |logit| if logit < 0.0 { logit * penalty } else { logit / penalty });
+        }
+        self.never.iter().for_each(|&id| block.change(id, |_| NEVER));
+        let sharpness = sharpness(options);
+        self.text.add(block, sharpness, chances);
+        self.times.add(block, sharpness, chances);
     }
-    best.truncate(most);
-    Next { best, ranges, total }
+
+    /// The probability that nobody speaks, where it was asked for.
+    pub(super) fn no_speech(&self) -> Option<f32> {
+        self.raw.as_ref().map(|raw| (self.no_speech - raw.total()).exp())
+    }
+
+    /// What all blocks together say.
+    pub(super) fn end(&mut self, options: &Options, chances: &mut [Chance]) -> Next<'_> {
+        let Self { text, times, .. } = self;
+        // All times together against the single best word.
+        if text.best.is_empty() || times.total() > text.most() {
+            return Next { best: &times.best, drawn: &times.drawn, total: times.total() };
+        }
+        let total = both(text.total(), times.total());
+        if !times.best.is_empty() {
+            let sharpness = sharpness(options);
+            let (words, times_too) = (text.drawn_total(sharpness), times.drawn_total(sharpness));
+            let share = (times_too - both(words, times_too)).exp();
+            for ((word, time), chance) in text.drawn.iter_mut().zip(&times.drawn).zip(chances) {
+                if chance.draw() < share {
+                    *word = *time;
+                }
+            }
+            times.best.iter().for_each(|&time| insert(&mut text.best, text.wanted, time));
+        }
+        Next { best: &text.best, drawn: &text.drawn, total }
+    }
+}
+
+/// What logits are multiplied by before a token is drawn.
+fn sharpness(options: &Options) -> f32 {
+    if options.temperature > 0.0 { 1.0 / options.temperature } else { 1.0 }
+}
+
+/// ln(e^a + e^b), from the larger.
+fn both(a: f32, b: f32) -> f32 {
+    let (high, low) = if a > b { (a, b) } else { (b, a) };
+    high + (low - high).exp().ln_1p()
 }
 
 /// The text (and orders) and the times that may follow `said`.
@@ -95,16 +147,6 @@ fn allowed(special: &Special, options: &Options, said: &[u32], all: usize) -> (R
     }
     // Times come in pairs, but for the last.
     (special.end as usize..first, *last as usize..all)
-}
-
-/// Divides what `said` has by the penalty, each token once.
-fn penalise(said: &[u32], penalty: f32, logits: &mut [f32]) {
-    for (i, &token) in said.iter().enumerate() {
-        if !said[..i].contains(&token) {
-            let logit = &mut logits[token as usize];
-            *logit = if *logit < 0.0 { *logit * penalty } else { *logit / penalty };
-        }
-    }
 }
 
 /// Tokens that would end a sequence of `size` that was said before.

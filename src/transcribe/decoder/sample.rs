@@ -10,10 +10,10 @@ impl Chance {
         Self(mix(seed ^ mix(nth as u64 + 1)))
     }
 
-    /// From 0 to 1, evenly.
-    pub(super) fn draw(&mut self) -> f64 {
+    /// From 0 to less than 1, evenly.
+    pub(super) fn draw(&mut self) -> f32 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        (mix(self.0) >> 11) as f64 / (1_u64 << 53) as f64
+        (mix(self.0) >> 40) as f32 / (1_u32 << 24) as f32
     }
 }
 

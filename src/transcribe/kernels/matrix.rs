@@ -5,7 +5,7 @@
 
 use std::arch::x86_64::{
     __m512, __m512bh, __m512i, _mm512_add_ps, _mm512_cvtepi32_ps, _mm512_dpbf16_ps, _mm512_dpbusd_epi32,
-    _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_loadu_si512, _mm512_mul_ps, _mm512_set1_epi32, _mm512_set1_ps,
+    _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_loadu_si512, _mm512_max_ps, _mm512_mul_ps, _mm512_set1_epi32, _mm512_set1_ps,
     _mm512_setzero_ps, _mm512_setzero_si512, _mm512_sub_epi32,
 };
 use std::mem::transmute;
@@ -83,11 +83,6 @@ impl Linear {
         Self { inputs, panels, steps, excess, bias }
     }
 
-    /// Values of an input row.
-    pub fn inputs(&self) -> usize {
-        self.inputs
-    }
-
     /// Values of an output row.
     pub fn outputs(&self) -> usize {
         self.bias.len()
@@ -104,36 +99,65 @@ impl Linear {
     /// The layer's outputs for `rows` (as `quantise` made them), row by row into `out`.
     #[target_feature(enable = "avx512f,avx512dq,avx512bw,avx512vnni")]
     pub fn apply(&self, rows: &[u8], worth: &[f32], then: Then, out: &mut [f32]) {
-        self.apply_panels(0..self.outputs() / PANEL, rows, worth, then, out);
+        let outputs = self.outputs();
+        assert!(out.len() == worth.len() * outputs, "room for {} rows", worth.len());
+        self.multiply(0..outputs / PANEL, rows, worth, |row, at, values| {
+            let row = &mut out[row * outputs..][..outputs];
+            values.iter().enumerate().for_each(|(v, value)| finish(row, at + v * LANES, *value, then));
+        });
     }
 
-    /// As [`Self::apply`], of the outputs only those in `panels`, 64 each.
+    /// Of the layer's outputs only those in `panels`, 64 each; the largest of every fourth of a panel's go to `most`, sixteen
+    /// for each panel.
     #[target_feature(enable = "avx512f,avx512dq,avx512bw,avx512vnni")]
-    pub fn apply_panels(
+    pub fn measure(
         &self,
         panels: Range<usize>,
         rows: &[u8],
         worth: &[f32],
-        then: Then,
         out: &mut [f32],
+        most: &mut [f32],
     ) {
-        let count = worth.len();
+        let (first, outputs) = (panels.start * PANEL, panels.len() * PANEL);
+        let fourth = outputs / VECTORS;
         assert!(
-            rows.len() == count * self.inputs && out.len() == count * self.outputs(),
-            "{count} rows in and out"
+            out.len() == worth.len() * outputs && most.len() == worth.len() * fourth,
+            "room for {} rows",
+            worth.len()
         );
+        self.multiply(panels, rows, worth, |row, at, values| {
+            let [a, b, c, d] = values;
+            let largest = _mm512_max_ps(_mm512_max_ps(a, b), _mm512_max_ps(c, d));
+            let at = at - first;
+            store(&mut most[row * fourth..], at / VECTORS, largest);
+            let row = &mut out[row * outputs..][..outputs];
+            values.iter().enumerate().for_each(|(v, value)| store(row, at + v * LANES, *value));
+        });
+    }
+
+    /// Tells `then` 64 outputs of a row at a time: the row, the first of the outputs, and their values.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512dq,avx512bw,avx512vnni")]
+    fn multiply(
+        &self,
+        panels: Range<usize>,
+        rows: &[u8],
+        worth: &[f32],
+        mut then: impl FnMut(usize, usize, [__m512; VECTORS]),
+    ) {
+        assert!(rows.len() == worth.len() * self.inputs, "rows of {} values", self.inputs);
         for panel in panels {
-            for (first, size) in tiles(count) {
+            for (first, size) in tiles(worth.len()) {
                 let rows = &rows[first * self.inputs..][..size * self.inputs];
                 let worth = &worth[first..first + size];
-                let out = &mut out[first * self.outputs()..][..size * self.outputs()];
+                let then = |row, at, values| then(first + row, at, values);
                 match size {
-                    1 => self.tile::<1>(panel, rows, worth, then, out),
-                    2 => self.tile::<2>(panel, rows, worth, then, out),
-                    3 => self.tile::<3>(panel, rows, worth, then, out),
-                    4 => self.tile::<4>(panel, rows, worth, then, out),
-                    5 => self.tile::<5>(panel, rows, worth, then, out),
-                    _ => self.tile::<TILE>(panel, rows, worth, then, out),
+                    1 => self.tile::<1>(panel, rows, worth, then),
+                    2 => self.tile::<2>(panel, rows, worth, then),
+                    3 => self.tile::<3>(panel, rows, worth, then),
+                    4 => self.tile::<4>(panel, rows, worth, then),
+                    5 => self.tile::<5>(panel, rows, worth, then),
+                    _ => self.tile::<TILE>(panel, rows, worth, then),
                 }
             }
         }
@@ -141,20 +165,27 @@ impl Linear {
 
     #[inline]
     #[target_feature(enable = "avx512f,avx512dq,avx512bw,avx512vnni")]
-    fn tile<const R: usize>(&self, panel: usize, rows: &[u8], worth: &[f32], then: Then, out: &mut [f32]) {
-        let weights = &self.panels[panel * PANEL * self.inputs..][..PANEL * self.inputs];
-        let sums: [_; R] = tile_bytes(rows, weights, self.inputs);
-        for ((sums, row), worth) in sums.iter().zip(out.chunks_exact_mut(self.outputs())).zip(worth) {
+    fn tile<const R: usize>(
+        &self,
+        panel: usize,
+        rows: &[u8],
+        worth: &[f32],
+        mut then: impl FnMut(usize, usize, [__m512; VECTORS]),
+    ) {
+        let from = panel * PANEL;
+        let sums: [_; R] = tile_bytes(rows, &self.panels[from * self.inputs..], self.inputs);
+        for (row, (sums, worth)) in sums.iter().zip(worth).enumerate() {
             let worth = _mm512_set1_ps(*worth);
-            for (v, sum) in sums.iter().enumerate() {
-                let at = panel * PANEL + v * LANES;
+            let values = std::array::from_fn(|v| {
+                let at = from + v * LANES;
                 let excess = &self.excess[at..at + LANES];
                 // SAFETY: there are sixteen.
                 let excess = unsafe { _mm512_loadu_si512(excess.as_ptr().cast()) };
-                let exact = _mm512_cvtepi32_ps(_mm512_sub_epi32(*sum, excess));
+                let exact = _mm512_cvtepi32_ps(_mm512_sub_epi32(sums[v], excess));
                 let step = _mm512_mul_ps(load(&self.steps, at), worth);
-                finish(row, at, _mm512_fmadd_ps(exact, step, load(&self.bias, at)), then);
-            }
+                _mm512_fmadd_ps(exact, step, load(&self.bias, at))
+            });
+            then(row, from, values);
         }
     }
 }
