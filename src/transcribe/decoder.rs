@@ -8,7 +8,7 @@
 //! bits, CTranslate2's search and OpenAI's rules for timestamps; attention to the window is in bfloat16, as the encoder's is.
 //! Texts that are drawn at a temperature are the same whenever the same window is drawn from.
 //!
-//! `scripts/bench/own` measures it beside the runtime.
+//! `scripts/bench/kernels` measures it beside the runtime.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -332,7 +332,8 @@ impl Decoder {
     fn judge(&self, works: &mut [Work<'_>], rows: &[Turn], options: &Options, room: &mut Room) {
         let mut wanted = rows.iter().filter(|row| row.start || row.next);
         for (from, size) in parts(room.worth.len(), ROWS) {
-            let rows: [Option<&Turn>; ROWS] = std::array::from_fn(|n| (n < size).then(|| wanted.next()).flatten());
+            let rows: [Option<&Turn>; ROWS] =
+                std::array::from_fn(|n| (n < size).then(|| wanted.next()).flatten());
             let each = || rows.iter().flatten().copied();
             room.judges.resize_with(room.judges.len().max(size), Judge::default);
             for (judge, row) in room.judges.iter_mut().zip(each()) {
@@ -504,3 +505,6 @@ impl Room {
         self.most.resize(size / 4, 0.0);
     }
 }
+
+#[cfg(test)]
+mod tests;

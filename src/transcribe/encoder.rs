@@ -5,9 +5,9 @@
 //! memory. This one takes one window at a time and, within it, blocks of rows that stay in the processor's cache: what follows a
 //! product (scale, bias, GELU, residual) is done while it is in registers, attention goes over twelve positions at a time. The
 //! arithmetic is the same (8-bit weights with a scale for each output, inputs with a scale for each row), but attention multiplies
-//! in bfloat16 where the runtime uses single precision. The output goes to the runtime's decoder.
+//! in bfloat16 where the runtime uses single precision. The output goes to the decoder.
 //!
-//! `scripts/bench/encoder` measures both, and how far they are apart.
+//! `scripts/bench/kernels` measures both.
 
 use std::sync::{Mutex, PoisonError};
 

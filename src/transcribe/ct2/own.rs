@@ -72,3 +72,100 @@ impl From<Text> for Decoded {
         Self { tokens, avg_logprob, no_speech_prob: text.no_speech }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::transcribe::{Engine, Kernels, LogMel, Sound, TranscribeOptions, ct2::load};
+
+    /// Windows of speech: the recording of the fixtures, from different places on.
+    fn windows() -> Vec<Sound> {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/media/voice-memo.wav");
+        let bytes = std::fs::read(path).unwrap();
+        let data = bytes.windows(4).position(|w| w == b"data").unwrap() + 8;
+        let samples: Vec<i16> = bytes[data..].as_chunks().0.iter().copied().map(i16::from_le_bytes).collect();
+        let mel = LogMel::new(80);
+        let window = |from: usize| {
+            let mut out = Vec::new();
+            mel.compute(&samples[from * 16_000..], &mut mel.scratch(), &mut out);
+            Sound::LogMel(out)
+        };
+        [0, 4, 9, 13, 17, 22].map(window).to_vec()
+    }
+
+    fn engine(kernels: Kernels) -> Box<dyn Engine> {
+        let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/whisper-micro");
+        let mut options =
+            TranscribeOptions { model: model.display().to_string(), ..TranscribeOptions::default() };
+        options.wishes.kernels = kernels;
+        options.wishes.parallel_models = Some(1);
+        load::open(&options, &mut |_| {}).unwrap().engine
+    }
+
+    #[test]
+    fn texts_are_the_runtimes() {
+        let (own, runtime) = (engine(Kernels::Auto), engine(Kernels::Engine));
+        let windows = windows();
+        let inputs: Vec<Input<'_>> = windows
+            .iter()
+            .enumerate()
+            .map(|(n, sound)| Input {
+                sound,
+                duration_ms: 30_000,
+                language: (n % 2 == 0).then_some("en"),
+                previous: "",
+                prompted: true,
+            })
+            .collect();
+        let plain = DecodeOptions::default();
+        let hotwords = DecodeOptions { hotwords: "lunch, office".to_owned(), ..plain.clone() };
+        let strict = DecodeOptions { repetition_penalty: 1.1, no_repeat_ngram_size: 3, ..plain.clone() };
+        let greedy = DecodeOptions { beam_size: 1, ..plain.clone() };
+        for options in [plain, hotwords, strict, greedy] {
+            let decode = |engine: &dyn Engine| engine.transcribe(&inputs, 0.0, &options).unwrap();
+            let (ours, theirs) = (decode(own.as_ref()), decode(runtime.as_ref()));
+            let mut same = 0;
+            for (a, b) in ours.iter().zip(&theirs) {
+                assert_eq!(a.language, b.language);
+                assert!((a.language_prob - b.language_prob).abs() < 0.02, "{a:?}\n{b:?}");
+                assert!((a.no_speech_prob - b.no_speech_prob).abs() < 0.02, "{a:?}\n{b:?}");
+                assert!((a.avg_logprob - b.avg_logprob).abs() < 0.05, "{a:?}\n{b:?}");
+                same += usize::from(a.segments == b.segments);
+            }
+            // The runtime's attention is in single precision: once in a while two words were as good as equal.
+            assert!(same + 1 >= windows.len(), "{same} of {}: {ours:?}\n{theirs:?}", windows.len());
+        }
+    }
+
+    #[test]
+    fn chances_repeat_themselves_and_words_have_times() {
+        let own = engine(Kernels::Auto);
+        let windows = windows();
+        let input = |n: usize, previous: &'static str| Input {
+            sound: &windows[n],
+            duration_ms: 30_000,
+            language: None,
+            previous,
+            prompted: true,
+        };
+        let options = DecodeOptions { word_times: true, ..DecodeOptions::default() };
+        // Different texts before them: prompts of different lengths.
+        let batch = [input(0, ""), input(1, "About the lunch."), input(2, "")];
+        let together = own.transcribe(&batch, 0.0, &options).unwrap();
+        assert!(together.iter().all(|text| !text.segments.is_empty()), "{together:?}");
+        assert!(together.iter().flat_map(|text| &text.segments).all(|s| !s.words.is_empty()), "{together:?}");
+        let plain = DecodeOptions::default();
+        let drawn = own.transcribe(&batch, 0.6, &plain).unwrap();
+        let alone = own.transcribe(&batch[1..2], 0.6, &plain).unwrap();
+        if engine_is_own() {
+            assert_eq!(drawn[1], alone[0]);
+        }
+    }
+
+    fn engine_is_own() -> bool {
+        let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/whisper-micro/model.bin");
+        Decoder::suits(&crate::transcribe::shape::Shape::read(&model).unwrap())
+    }
+}

@@ -115,7 +115,8 @@ impl Tally {
             self.drawn.resize(chances.len(), (NEVER, 0));
             for (drawn, chance) in self.drawn.iter_mut().zip(chances) {
                 let from_here = chance.draw() * self.drawn_sum < here;
-                if let Some(one) = from_here.then(|| draw(block, range.clone(), most, sharpness, chance.draw() * here))
+                if let Some(one) =
+                    from_here.then(|| draw(block, range.clone(), most, sharpness, chance.draw() * here))
                 {
                     *drawn = one;
                 }

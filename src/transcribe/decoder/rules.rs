@@ -129,7 +129,12 @@ fn both(a: f32, b: f32) -> f32 {
 }
 
 /// The text (and orders) and the times that may follow `said`.
-fn allowed(special: &Special, options: &Options, said: &[u32], all: usize) -> (Range<usize>, Range<usize>) {
+pub(super) fn allowed(
+    special: &Special,
+    options: &Options,
+    said: &[u32],
+    all: usize,
+) -> (Range<usize>, Range<usize>) {
     let first = special.no_timestamps as usize + 1;
     let is_time = |token: &&u32| **token as usize >= first;
     let Some(last) = said.last() else {
@@ -150,7 +155,7 @@ fn allowed(special: &Special, options: &Options, said: &[u32], all: usize) -> (R
 }
 
 /// Tokens that would end a sequence of `size` that was said before.
-fn repeated(said: &[u32], size: usize) -> impl Iterator<Item = u32> {
+pub(super) fn repeated(said: &[u32], size: usize) -> impl Iterator<Item = u32> {
     let begun = (size > 0).then(|| said.len().checked_sub(size)).flatten().map(|at| &said[at + 1..]);
     said.windows(size.max(1)).filter_map(move |window| {
         let (end, beginning) = window.split_last()?;

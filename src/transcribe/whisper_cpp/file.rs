@@ -165,7 +165,8 @@ fn walk(mut file: impl Read + Seek, bytes: u64) -> io::Result<Header> {
             n => wrong(format!("it holds {n} tensors")),
         });
     }
-    let shape = Shape { d_model, heads, encoder_layers, decoder_layers, parameters, bytes, own_kernels: false };
+    let shape =
+        Shape { d_model, heads, encoder_layers, decoder_layers, parameters, bytes, own_kernels: false };
     Ok(Header { shape, n_vocab, text_heads, n_mels, weights })
 }
 
