@@ -88,7 +88,7 @@ struct Room {
     /// Rows whose logits are wanted, `[rows][width]`, and what a step is worth.
     ready: Vec<u8>,
     worth: Vec<f32>,
-    /// A block's, `[rows][2048]` at most.
+    /// A block's, `[rows][1984]` at most.
     logits: Vec<f32>,
     /// Their largest, a quarter as many.
     most: Vec<f32>,

@@ -14,8 +14,8 @@ use crate::transcribe::kernels::vector::{LANES, exp_below, load};
 /// What a token that may not come is worth.
 pub(super) const NEVER: f32 = f32::MIN;
 
-/// Panels of tokens in a block: a row's 2048 logits stay in the first cache, those of twenty rows in the second.
-pub(super) const PANELS: usize = 32;
+/// Panels of tokens in a block: a row's 1984 logits stay in the first cache, those of twenty rows in the second.
+pub(super) const PANELS: usize = 31;
 
 /// Sixty-four tokens that lie so far below the best add nothing to a sum: all of a vocabulary, 1e-6 of it.
 const FAR: f32 = 25.0;

@@ -24,9 +24,9 @@ pub(super) struct Judge {
     no_speech: f32,
     text: Tally,
     times: Tally,
-    /// Tokens said before, each once, where that is a disadvantage.
+    /// Tokens said before, each once, where that is a disadvantage; the last first.
     again: Vec<u32>,
-    /// Tokens that may not come.
+    /// Tokens that may not come; the last first.
     never: Vec<u32>,
 }
 
@@ -53,7 +53,7 @@ impl Judge {
         self.again.clear();
         if options.repetition_penalty != 1.0 {
             self.again.extend(said);
-            self.again.sort_unstable();
+            self.again.sort_unstable_by(|a, b| b.cmp(a));
             self.again.dedup();
         }
         self.never.clear();
@@ -63,6 +63,7 @@ impl Judge {
         if said.is_empty() {
             self.never.extend(&special.suppressed_first);
         }
+        self.never.sort_unstable_by(|a, b| b.cmp(a));
     }
 
     /// Takes the next block; each of `chances` may draw a token.
@@ -80,10 +81,13 @@ impl Judge {
         }
         // First, since what is forbidden stays so.
         let penalty = options.repetition_penalty;
-        for &id in &self.again {
+        let end = block.tokens().end as u32;
+        while let Some(id) = self.again.pop_if(|id| *id < end) {
             block.change(id, |logit| if logit < 0.0 { logit * penalty } else { logit / penalty });
         }
-        self.never.iter().for_each(|&id| block.change(id, |_| NEVER));
+        while let Some(id) = self.never.pop_if(|id| *id < end) {
+            block.change(id, |_| NEVER);
+        }
         let sharpness = sharpness(options);
         self.text.add(block, sharpness, chances);
         self.times.add(block, sharpness, chances);
