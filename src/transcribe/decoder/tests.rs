@@ -2,6 +2,10 @@
 
 use std::path::Path;
 
+use super::batch::Work;
+use super::beam::Search;
+use super::cache::Said;
+use super::logits::Block;
 use super::rules::{allowed, repeated};
 use super::*;
 use crate::transcribe::encoder::Encoder;

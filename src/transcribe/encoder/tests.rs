@@ -253,11 +253,11 @@ fn a_layer_is_exact_where_8_bits_are() {
     let weights: Vec<f32> = (0..outputs).flat_map(|o| row(1000 + o)).collect();
     let bias: Vec<f32> = (0..outputs).map(|o| number(o, 50) as f32).collect();
     let x: Vec<f32> = (0..TILE).flat_map(row).collect();
-    let layer = Linear::new(&weights, bias.clone());
     let (mut bytes, mut worth) = (vec![0; x.len()], vec![0.0; TILE]);
     let mut out = vec![1.0; TILE * outputs];
     // SAFETY: the processor has the instructions.
     unsafe {
+        let layer = Linear::new(&weights, bias.clone());
         for ((x, bytes), worth) in x.chunks_exact(inputs).zip(bytes.chunks_exact_mut(inputs)).zip(&mut worth)
         {
             *worth = quantise(x, bytes);

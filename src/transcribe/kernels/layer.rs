@@ -54,7 +54,8 @@ pub fn weights(variables: &Variables, name: &str, inputs: usize, bias: Vec<f32>)
         None => {
             let mut floats = variables.floats(name)?;
             floats.resize(inputs * outputs, 0.0);
-            Ok(Linear::new(&floats, bias))
+            // SAFETY: nothing is loaded where the processor lacks these instructions.
+            Ok(unsafe { Linear::new(&floats, bias) })
         }
     }
 }

@@ -11,7 +11,7 @@ use std::arch::x86_64::{
 use std::mem::transmute;
 use std::ops::Range;
 
-use super::vector::{LANES, gelu, load, store};
+use super::vector::{LANES, gelu, load, quantise, store};
 
 /// Columns of a panel.
 pub const PANEL: usize = 64;
@@ -47,16 +47,13 @@ impl Linear {
     /// From `weights[output][input]`, rounded to 8 bits by the largest of each output, and `bias[output]`.
     ///
     /// Outputs have to be a multiple of 64, inputs of 16.
+    #[target_feature(enable = "avx512f,avx512bw")]
     pub fn new(weights: &[f32], bias: Vec<f32>) -> Self {
-        let outputs = bias.len();
-        let inputs = weights.len() / outputs;
-        let (mut rounded, mut steps) = (Vec::with_capacity(weights.len()), Vec::with_capacity(outputs));
-        for row in weights.chunks_exact(inputs) {
-            let largest = row.iter().fold(0.0_f32, |most, w| most.max(w.abs()));
-            let scale = if largest > 0.0 { 127.0 / largest } else { 1.0 };
-            rounded.extend(row.iter().map(|w| (w * scale).round_ties_even() as i8));
-            steps.push(1.0 / scale);
-        }
+        let inputs = weights.len() / bias.len();
+        let mut bytes = vec![0; weights.len()];
+        let rows = weights.chunks_exact(inputs).zip(bytes.chunks_exact_mut(inputs));
+        let steps = rows.map(|(row, bytes)| quantise(row, bytes)).collect();
+        let rounded: Vec<i8> = bytes.into_iter().map(|byte| (byte ^ 128).cast_signed()).collect();
         Self::of_bytes(&rounded, steps, bias)
     }
 
