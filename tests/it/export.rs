@@ -104,7 +104,7 @@ fn segments(n: usize) -> Vec<Segment> {
 
 /// In every sixth item two people talk, one of whom has a strange name.
 fn speaker(n: usize, seq: usize) -> Option<String> {
-    (n % 6 == 0).then(|| ["Anna", "B<o>b & \"C\""][seq / 3 % 2].to_owned())
+    n.is_multiple_of(6).then(|| ["Anna", "B<o>b & \"C\""][seq / 3 % 2].to_owned())
 }
 
 fn title(n: usize) -> String {
@@ -130,7 +130,7 @@ async fn library(items: usize) -> (Library, String) {
         let vectors: Vec<Vec<f32>> =
             (0..passages.len()).map(|p| vec![1.0, p as f32, n as f32, 0.5]).collect();
         let metadata =
-            Metadata { channel: (n % 2 == 0).then(|| "Señor Bob".to_owned()), ..Metadata::default() };
+            Metadata { channel: n.is_multiple_of(2).then(|| "Señor Bob".to_owned()), ..Metadata::default() };
         store.complete(&work.claimed, &metadata, &transcript, &passages, &vectors, &model()).await.unwrap();
     }
     store.close().await;
@@ -220,6 +220,7 @@ async fn documents_of_twenty_items_are_read_with_every_time_as_it_was_stored() {
         }
     }
 
+    let marks = regex::Regex::new("<(?:[0-9:.]+|v [^>]*)>").unwrap();
     for (format, demuxer) in [("srt", "srt"), ("vtt", "webvtt")] {
         for (n, path) in export_all(&library, format) {
             let stored = segments(n);
@@ -242,7 +243,6 @@ async fn documents_of_twenty_items_are_read_with_every_time_as_it_was_stored() {
             }
             let text = fs::read_to_string(&path).unwrap();
             let widest = text.lines().filter(|line| !line.contains("-->") && !line.starts_with("WEBVTT"));
-            let marks = regex::Regex::new("<(?:[0-9:.]+|v [^>]*)>").unwrap();
             let shown = |line: &str| {
                 let line = marks.replace_all(line, "");
                 line.replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&").width()
@@ -253,7 +253,7 @@ async fn documents_of_twenty_items_are_read_with_every_time_as_it_was_stored() {
                 let stamps = marks.find_iter(&text).filter(|mark| !mark.as_str().starts_with("<v")).count();
                 assert_eq!(stamps + read.len(), starts.len().max(read.len()), "{text}");
                 let voices = ["<v Anna>", "<v B&lt;o&gt;b &amp; \"C\">"].map(|voice| text.contains(voice));
-                assert_eq!(voices, [n % 6 == 0; 2], "{text}");
+                assert_eq!(voices, [n.is_multiple_of(6); 2], "{text}");
             }
         }
     }
