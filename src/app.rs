@@ -322,8 +322,7 @@ impl Watch {
         let (events, told) = Events::channel();
         let reporter = tokio::spawn(report::run(terminal.clone(), told, options));
         let stopping = Stopping::default();
-        let grace = Duration::from_secs(loaded.config.stop_grace_seconds);
-        let listener = stopping.listen(grace, events.clone(), reload, move || terminal.close())?;
+        let listener = stopping.listen(loaded.config.stop_grace(), events.clone(), reload, move || terminal.close())?;
         let monitor = Monitor::start(events.clone(), Duration::from_secs(1))?;
         Ok(Self { events, stopping, reporter, listener, monitor })
     }
@@ -429,7 +428,7 @@ async fn upgrade_command(args: &UpgradeArgs, loaded: Loaded, output: &Output) ->
 async fn reembed_command(args: &ReembedArgs, loaded: Loaded) -> anyhow::Result<u8> {
     let (events, mut told) = Events::channel();
     let stopping = Stopping::default();
-    let listener = stopping.listen(events.clone(), None, || ())?;
+    let listener = stopping.listen(loaded.config.stop_grace(), events.clone(), None, || ())?;
     let teller = tokio::spawn(async move {
         while let Some(event) = told.recv().await {
             if matches!(event, Event::StopRequested) {

@@ -31,6 +31,7 @@ mod value;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use figment::Figment;
 use figment::providers::Serialized;
@@ -223,6 +224,11 @@ pub struct Config {
 }
 
 impl Config {
+    /// How long what is in work may take after SIGTERM.
+    pub fn stop_grace(&self) -> Duration {
+        Duration::from_secs(self.stop_grace_seconds)
+    }
+
     /// The defaults, with `home` in the place of `~`.
     pub fn defaults(home: &Path) -> Self {
         Self {

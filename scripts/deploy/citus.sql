@@ -19,7 +19,8 @@ SELECT format('ALTER TABLE %s DROP CONSTRAINT %I', of_table, name) FROM keys \ge
 
 SELECT create_distributed_table('media', 'media_id');
 SELECT create_distributed_table(belonging::regclass, 'media_id', colocate_with => 'media')
-FROM unnest(ARRAY['media_sources', 'segments', 'passages', 'handovers', 'source_entries', 'governor_refusals']) AS belonging;
+FROM unnest(ARRAY['media_sources', 'segments', 'passages', 'handovers', 'source_entries', 'governor_refusals', 'upgrades',
+                  'removed']) AS belonging;
 SELECT create_distributed_table(table_name::regclass, 'media_id', colocate_with => 'media') FROM embedding_models;
 
 SELECT format('ALTER TABLE %s ADD CONSTRAINT %I %s', of_table, name, definition) FROM keys \gexec

@@ -138,6 +138,7 @@ pub async fn export(world: &World, mut plan: Plan) -> anyhow::Result<u8> {
         std::fs::create_dir_all(folder).with_context(|| format!("failed to make {}", folder.display()))?;
     }
     let reading = world.store.read_all(plan.choice.clone()).await?;
+    let backend = reading.backend();
     let written = async {
         match &plan.work {
             Work::Documents(format) => documents(reading, *format, &plan.target).await,
@@ -153,6 +154,9 @@ pub async fn export(world: &World, mut plan: Plan) -> anyhow::Result<u8> {
     tokio::select! {
         // What is begun is dropped, and takes its unfinished file with it.
         _ = tokio::signal::ctrl_c() => {
+            if let Err(error) = world.store.stop_reading(backend).await {
+                tracing::debug!(%error, "failed to end what the database was doing");
+            }
             eprintln!("stopped; no file was left half written");
             Ok(EXIT_INTERRUPTED)
         }

@@ -131,9 +131,15 @@ impl Bringer<'_> {
         let store = &self.world.store;
         let listed_in = std::path::absolute(source).unwrap_or_else(|_| source.to_owned());
         match store.upsert(&item, &listed_in.to_string_lossy()).await? {
-            Upserted::Known { state: State::Done | State::Active, .. } => return Ok(None),
+            // What was removed stays away.
+            Upserted::Removed | Upserted::Known { state: State::Done | State::Active, .. } => {
+                return Ok(None);
+            }
             Upserted::Known { state: State::Failed, .. } => {
                 store.retry(&Selection::Ids(vec![item.media_id])).await?;
+            }
+            Upserted::Removed => {
+                anyhow::bail!("it was removed before; `spoken remove --forget {}` lets it in again", item.media_id)
             }
             Upserted::New | Upserted::Known { state: State::Queued, .. } => {}
         }

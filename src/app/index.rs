@@ -52,7 +52,7 @@ pub async fn index(world: &World, args: &IndexArgs) -> anyhow::Result<u8> {
 async fn build(world: &World, args: &IndexBuildArgs) -> anyhow::Result<u8> {
     let stopping = Stopping::default();
     let (events, _unheard) = Events::channel();
-    let listener = stopping.listen(events, None, || {})?;
+    let listener = stopping.listen(world.config.stop_grace(), events, None, || {})?;
     let mut told = Vec::new();
     let mut code = EXIT_OK;
     let tables = world.store.vector_tables().await?;

@@ -152,6 +152,10 @@ impl Listing {
         let found = items.len();
         let items = self.within_limit(items).await?;
         let noted = self.patiently(|| self.store.upsert_many(&items, source)).await?;
+        if !items.is_empty() && source.contains("://") {
+            let ids: Vec<MediaId> = items.iter().map(|item| item.media_id).collect();
+            self.patiently(|| self.store.forget_failed_listing(source, &ids)).await?;
+        }
         for (FileStamp { path, size, mtime_ns }, media_id) in &stamps {
             self.patiently(|| self.store.remember_file(path, *size, *mtime_ns, *media_id)).await?;
         }

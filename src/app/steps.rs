@@ -309,7 +309,12 @@ pub fn embed_options(config: &Config) -> EmbedOptions {
     EmbedOptions::new(model_name(&config.embedding_model), config.data_dir.join("models"), &config.tools_dir)
 }
 
-pub(super) fn fetch_options(config: &Config, role: Role, net: &Net, stop: &CancellationToken) -> FetchOptions {
+pub(super) fn fetch_options(
+    config: &Config,
+    role: Role,
+    net: &Net,
+    stop: &CancellationToken,
+) -> FetchOptions {
     let mut options = FetchOptions::new(ytdlp(config, net));
     // Half of the workers may wait for busy sites; the others go on with the rest.
     options.waiting = config.io_workers / 2;

@@ -298,7 +298,9 @@ impl Upgrade<'_> {
         std::fs::create_dir_all(dir)
             .map_err(|e| Failure::of_disk(format_args!("failed to create {}", dir.display()), &e))?;
         let expected = fetched.metadata.duration_ms.or(item.duration_ms);
-        let audio = self.decode(item.media_id, fetched.path, dir.join("audio.pcm"), expected).await?;
+        // Only captions, which were not asked for, do without.
+        let path = fetched.path.ok_or_else(|| Failure::new(FailureClass::Internal, "no audio was brought"))?;
+        let audio = self.decode(item.media_id, path, dir.join("audio.pcm"), expected).await?;
         drop(busy);
         self.meters.io.finished();
         let (transcript, upgraded) = self.hear(doubtful, &audio).await?;

@@ -1,10 +1,10 @@
 //! The statements that read the entries of a ranking, so that they stay quick in a library of a million passages.
 //!
 //! **Words.** Finding the rows that hold a word is quick however common it is; reading each of them to rank it is not (about
-//! 5 µs). So of each list only the first rows that match are ranked ([`RANKED`], [`RANKED_ANY`]). Where more match, the words
+//! 5 µs). So of each list only the first rows that match are ranked ([`Bounds`]). Where more match, the words
 //! are common, and their rank tells little; the rarer words decide, which the relaxed search has alone, and the vectors. A
 //! phrase is looked for among the rows that hold all of its words. What a segment says a passage says, too: segments are asked
-//! where few passages match ([`SPARSE`]), to rank those better, and to find segments that no passage holds.
+//! where few passages match, to rank those better, and to find segments that no passage holds.
 //!
 //! **Vectors.** Through the index (HNSW) where there is one, else by comparing all. With a filter, the index goes on until
 //! enough entries pass (`hnsw.iterative_scan`), which takes the longer the fewer do; or all that pass are compared, which
@@ -20,12 +20,26 @@ use super::SearchError;
 use super::lists::{Candidate, Unit};
 use crate::store::{EmbeddingModel, Store};
 
-/// Rows of a list that are ranked.
-const RANKED: i64 = 2_000;
-/// Rows that hold some of the words and are ranked: it is the list that weighs least.
-const RANKED_ANY: i64 = 1_000;
-/// So many passages are few.
-const SPARSE: i64 = 200;
+/// How much of the lists of words is looked at.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Bounds {
+    /// Rows of a list that are ranked.
+    ranked: i64,
+    /// Rows that hold some of the words and are ranked: it is the list that weighs least.
+    ranked_any: i64,
+    /// Where so many passages match, segments are not asked.
+    sparse: i64,
+    /// Where a phrase stands in passages, segments are not asked.
+    phrase_once: bool,
+}
+
+impl Bounds {
+    /// Where everything is quick anyway.
+    pub(super) const SMALL: Self =
+        Self { ranked: 2_000, ranked_any: 2_000, sparse: 2_000, phrase_once: false };
+    /// So that a search of a million passages ranks a few thousand rows in all.
+    pub(super) const LARGE: Self = Self { ranked: 2_000, ranked_any: 1_000, sparse: 200, phrase_once: true };
+}
 /// Rows that hold all words of a phrase and are looked at for it.
 const PHRASED: i64 = 3_000;
 /// The same where somebody asked for the phrase and nothing else; 20,000 take a tenth of a second.
@@ -99,7 +113,7 @@ impl Rank {
     }
 
     /// The rows to rank, from `table`.
-    fn rows(self, table: &str, query: &str, within: &Within<'_>) -> String {
+    fn rows(self, table: &str, query: &str, bounds: Bounds, within: &Within<'_>) -> String {
         let matching = |query: &str, most: i64| {
             format!(
                 "SELECT * FROM {table} t WHERE t.tsv @@ {query}::tsquery AND {} LIMIT {most}",
@@ -107,13 +121,14 @@ impl Rank {
             )
         };
         if !has_phrase(query) {
-            return matching("$1::text", if self == Self::Many { RANKED_ANY } else { RANKED });
+            return matching("$1::text", if self == Self::Many { bounds.ranked_any } else { bounds.ranked });
         }
         // Every row that holds the words has to be read to see whether they follow each other.
         let looked_at = if self == Self::Short { PHRASED } else { PHRASED_STRICT };
         format!(
-            "SELECT * FROM ({}) t WHERE t.tsv @@ $1::text::tsquery LIMIT {RANKED}",
-            matching("regexp_replace(querytree($1::text::tsquery), '<(-|[0-9]+)>', '&', 'g')", looked_at)
+            "SELECT * FROM ({}) t WHERE t.tsv @@ $1::text::tsquery LIMIT {}",
+            matching("regexp_replace(querytree($1::text::tsquery), '<(-|[0-9]+)>', '&', 'g')", looked_at),
+            bounds.ranked
         )
     }
 }
@@ -131,19 +146,21 @@ pub(super) async fn by_words(
     pool: &PgPool,
     query: Option<&str>,
     rank: Rank,
+    bounds: Bounds,
     within: Within<'_>,
     depth: i64,
 ) -> Result<(Vec<Candidate>, Vec<Candidate>), SearchError> {
     let Some(query) = query else { return Ok(Default::default()) };
     let mut tx =
         begin(pool, "SET LOCAL enable_seqscan = off; SET LOCAL max_parallel_workers_per_gather = 0").await?;
-    let (passages, matching) = passages(&mut tx, query, rank, within, depth).await?;
+    let (passages, matching) = passages(&mut tx, query, rank, bounds, within, depth).await?;
     let few = match rank {
         // Where passages were not all looked at: far fewer segments hold all words of a phrase.
-        Rank::Short => matching == 0,
-        Rank::Close | Rank::Many => matching < SPARSE,
+        Rank::Short => matching == 0 || !bounds.phrase_once,
+        Rank::Close | Rank::Many => matching < bounds.sparse,
     };
-    let segments = if few { segments(&mut tx, query, rank, within, depth).await? } else { Vec::new() };
+    let segments =
+        if few { segments(&mut tx, query, rank, bounds, within, depth).await? } else { Vec::new() };
     tx.commit().await?;
     Ok((segments, passages))
 }
@@ -161,6 +178,7 @@ async fn segments(
     tx: &mut Transaction<'_, Postgres>,
     query: &str,
     rank: Rank,
+    bounds: Bounds,
     within: Within<'_>,
     depth: i64,
 ) -> Result<Vec<Candidate>, SearchError> {
@@ -178,7 +196,7 @@ async fn segments(
          ) p ON true
          ORDER BY s.rank DESC, s.media_id, s.seq",
         rank.sql(),
-        rank.rows("segments", query, &within),
+        rank.rows("segments", query, bounds, &within),
     );
     let rows: Vec<(Uuid, i32, i32, i32)> = sqlx::query_as(AssertSqlSafe(sql))
         .bind(query)
@@ -202,13 +220,14 @@ async fn passages(
     tx: &mut Transaction<'_, Postgres>,
     query: &str,
     rank: Rank,
+    bounds: Bounds,
     within: Within<'_>,
     depth: i64,
 ) -> Result<(Vec<Candidate>, i64), SearchError> {
     let sql = format!(
         "SELECT t.media_id, t.first_segment, t.end_segment, count(*) OVER () FROM ({}) t
          ORDER BY {} DESC, t.media_id, t.seq LIMIT $2",
-        rank.rows("passages", query, &within),
+        rank.rows("passages", query, bounds, &within),
         rank.sql()
     );
     let rows: Vec<(Uuid, i32, i32, i64)> = sqlx::query_as(AssertSqlSafe(sql))

@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
-use super::candidates::{Rank, Within, by_words, nearest};
+use super::candidates::{Bounds, Rank, Within, by_words, nearest};
 use super::fusion::List;
 use super::query::Query;
 use super::scope::Scope;
@@ -64,6 +64,7 @@ pub(super) async fn fetch(
     let depth = depth as i64;
     let queries = tsquery::ts_queries(pool, query).await?;
     let filter = if query.strict { queries.everything.as_deref() } else { queries.without.as_deref() };
+    let bounds = if queries.large { Bounds::LARGE } else { Bounds::SMALL };
     let within = Within { media: scope.media.as_deref(), languages: &scope.languages };
     let by_vector = async {
         match vector {
@@ -78,9 +79,9 @@ pub(super) async fn fetch(
     let all = queries.everything.as_deref();
     let any = queries.anything.as_deref().filter(|_| !query.strict);
     let ((phrase_s, phrase_p), (all_s, all_p), (any_s, any_p), near) = futures::try_join!(
-        by_words(pool, phrase, Rank::Short, within, depth),
-        by_words(pool, all, Rank::Close, within, depth),
-        by_words(pool, any, Rank::Many, within, depth),
+        by_words(pool, phrase, Rank::Short, bounds, within, depth),
+        by_words(pool, all, Rank::Close, bounds, within, depth),
+        by_words(pool, any, Rank::Many, bounds, within, depth),
         by_vector,
     )?;
     Ok(vec![

@@ -6,7 +6,11 @@ use super::query::{Query, Term};
 
 /// Passages that the words of the relaxed search may match together before common ones are left out: about as many as are
 /// ranked of a list.
-const RELAXED_ROWS: f64 = 1_000.0;
+const RELAXED_ROWS: f64 = 3_000.0;
+/// The same in a large library, where searches have less time for each row.
+const RELAXED_ROWS_LARGE: f64 = 1_000.0;
+/// Passages that make a library large.
+const LARGE: f64 = 50_000.0;
 
 /// The query as `tsquery`s, in text form; none where no word is left of it.
 #[derive(Debug, sqlx::FromRow)]
@@ -19,6 +23,8 @@ pub(super) struct TsQueries {
     pub anything: Option<String>,
     /// Only the exclusions: what must not occur does not.
     pub without: Option<String>,
+    /// The library is large: less of each list can be ranked.
+    pub large: bool,
 }
 
 /// Reads the query in every language that occurs, and as plain words. Within one reading its stop words are left out, as
@@ -32,7 +38,9 @@ pub(super) async fn ts_queries(pool: &PgPool, query: &Query) -> Result<TsQueries
     let wanted = query.wanted.iter().zip(0..).flat_map(|(any, group)| any.iter().map(move |t| (group, t)));
     let terms: Vec<(i32, &Term)> = wanted.chain(query.unwanted.iter().map(|t| (-1, t))).collect();
     sqlx::query_as(
-        "WITH configs AS (
+        "WITH size AS (
+             SELECT reltuples >= $8 AS large FROM pg_class WHERE oid = 'passages'::regclass
+         ), configs AS (
              SELECT DISTINCT spoken_config(language) AS config FROM languages
          ), readings AS (
              SELECT config, false AS fold FROM configs WHERE config <> 'pg_catalog.simple'::regconfig
@@ -71,7 +79,7 @@ pub(super) async fn ts_queries(pool: &PgPool, query: &Query) -> Result<TsQueries
                     row_number() OVER (ORDER BY coalesce(rows, 0), q::text) AS place
              FROM meaning LEFT JOIN common ON lexeme = q::text
          ), relaxed AS (
-             SELECT q FROM ranked WHERE place = 1 OR expected <= $6
+             SELECT q FROM ranked, size WHERE place = 1 OR expected <= CASE WHEN size.large THEN $7 ELSE $6 END
          ), everything AS (
              SELECT string_agg('(' || q || ')', ' | ') AS q FROM wanted
          ), anything AS (
@@ -84,8 +92,9 @@ pub(super) async fn ts_queries(pool: &PgPool, query: &Query) -> Result<TsQueries
                  || coalesce(' & ' || without.q, '') AS phrase,
              '(' || everything.q || ')' || coalesce(' & ' || without.q, '') AS everything,
              '(' || anything.q || ')' || coalesce(' & ' || without.q, '') AS anything,
-             without.q AS without
-         FROM everything, anything, without",
+             without.q AS without,
+             size.large
+         FROM everything, anything, without, size",
     )
     .bind(&query.plain)
     .bind(terms.iter().map(|(place, _)| *place).collect::<Vec<_>>())
@@ -93,6 +102,8 @@ pub(super) async fn ts_queries(pool: &PgPool, query: &Query) -> Result<TsQueries
     .bind(terms.iter().map(|(_, term)| term.beginning).collect::<Vec<_>>())
     .bind(&query.any)
     .bind(RELAXED_ROWS)
+    .bind(RELAXED_ROWS_LARGE)
+    .bind(LARGE)
     .fetch_one(pool)
     .await
 }

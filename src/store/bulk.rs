@@ -57,6 +57,8 @@ pub struct Reading {
     after: Option<(DateTime<Utc>, Uuid)>,
     /// Read, and not yet in a page.
     ahead: Vec<MediaRow>,
+    /// The server's process.
+    backend: i32,
 }
 
 /// A row of a passage with its vector.
@@ -82,11 +84,29 @@ impl Store {
         sqlx::query("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY").execute(&mut *tx).await?;
         // Who takes the rows may be slow (a pipe to a pager), and no lock is held that anybody waits for.
         sqlx::query("SET LOCAL idle_in_transaction_session_timeout = 0").execute(&mut *tx).await?;
-        Ok(Reading { tx, choice, after: None, ahead: Vec::new() })
+        // A page is sorted in memory.
+        sqlx::query("SET LOCAL work_mem = '32MB'").execute(&mut *tx).await?;
+        let backend = sqlx::query_scalar("SELECT pg_backend_pid()").fetch_one(&mut *tx).await?;
+        Ok(Reading { tx, choice, after: None, ahead: Vec::new(), backend })
+    }
+
+    /// Ends what the server is still doing for a [`Reading`] that was dropped; it would keep its connection busy, and who
+    /// closes the store waiting.
+    ///
+    /// # Errors
+    /// [`StoreError::Database`].
+    pub async fn stop_reading(&self, backend: i32) -> Result<(), StoreError> {
+        sqlx::query("SELECT pg_cancel_backend($1)").bind(backend).execute(&self.pool).await?;
+        Ok(())
     }
 }
 
 impl Reading {
+    /// For [`Store::stop_reading`].
+    pub fn backend(&self) -> i32 {
+        self.backend
+    }
+
     /// The next items, in the order of discovery; empty after the last.
     ///
     /// # Errors

@@ -261,8 +261,7 @@ impl Store {
         // A session of its own: the lock goes with it, and its settings return to no pool.
         let mut conn = self.pool.acquire().await?.detach();
         let result = self.build_in(&mut conn, table, means, again, cancel, progress).await;
-        // Best effort: a server that has gone has dropped the lock as well.
-        let _ = conn.close().await;
+        unlock(conn, &table.table).await;
         result
     }
 
@@ -417,7 +416,7 @@ impl Store {
             Ok(Some(removed))
         }
         .await;
-        let _ = conn.close().await;
+        unlock(conn, table).await;
         result
     }
 }
@@ -429,6 +428,15 @@ async fn lock(conn: &mut PgConnection, table: &str) -> Result<bool, sqlx::Error>
         .bind(table)
         .fetch_one(conn)
         .await
+}
+
+/// Lets others build and remove, and ends the session, which takes the server a moment.
+async fn unlock(mut conn: PgConnection, table: &str) {
+    // Best effort: a server that has gone has dropped the lock as well.
+    let _ = sqlx::query("SELECT pg_advisory_unlock_all()").execute(&mut conn).await;
+    if let Err(error) = conn.close().await {
+        tracing::debug!(%error, table, "the session that built or removed an index ended badly");
+    }
 }
 
 /// Which indexes of a table.

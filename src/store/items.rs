@@ -139,6 +139,23 @@ impl Store {
             .collect())
     }
 
+    /// Forgets that nothing could be found at `source` before, now that these items were: the row of such a failure is that of
+    /// an address which is no item.
+    ///
+    /// # Errors
+    /// [`StoreError::Database`].
+    pub async fn forget_failed_listing(&self, source: &str, found: &[MediaId]) -> Result<(), StoreError> {
+        sqlx::query(
+            "DELETE FROM media WHERE source = $1 AND extractor = 'url' AND state = 'failed' AND attempts = 0
+                 AND segments IS NULL AND media_id <> ALL($2)",
+        )
+        .bind(&*clean(source))
+        .bind(found.iter().map(|id| id.0).collect::<Vec<_>>())
+        .execute(&self.pool)
+        .await?;
+        Ok(())
+    }
+
     /// Where these items stand; those that are not known are missing.
     ///
     /// # Errors

@@ -12,8 +12,17 @@ use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use super::store::{database, item, model, passages, segment, transcript};
 
 /// Tables whose rows belong to an item: their key begins with media_id. README.md names them.
-const DISTRIBUTED: [&str; 7] =
-    ["media", "media_sources", "segments", "passages", "handovers", "source_entries", "governor_refusals"];
+const DISTRIBUTED: [&str; 9] = [
+    "media",
+    "media_sources",
+    "segments",
+    "passages",
+    "handovers",
+    "source_entries",
+    "governor_refusals",
+    "upgrades",
+    "removed",
+];
 /// Small ones that have a column media_id, and are asked by something else.
 const SMALL_WITH_MEDIA: [&str; 1] = ["known_files"];
 

@@ -518,9 +518,9 @@ async fn stats_add_up() {
     // Two runs: five items ten days ago, in an hour; the others, just now.
     connection
         .execute(
-            "UPDATE media SET started_at = now() - interval '10 days' + n * interval '12 minutes',
-                 finished_at = now() - interval '10 days' + (n + 1) * interval '12 minutes'
-             FROM (SELECT media_id AS id, row_number() OVER (ORDER BY title) - 1 AS n FROM media) x
+            "UPDATE media SET started_at = day + n * interval '12 minutes',
+                 finished_at = day + (n + 1) * interval '12 minutes'
+             FROM (SELECT date_trunc('day', now(), 'UTC') - interval '10 days' AS day) d, (SELECT media_id AS id, row_number() OVER (ORDER BY title) - 1 AS n FROM media) x
              WHERE id = media_id AND n < 5;
              INSERT INTO media (media_id, extractor, source_id, locator, source, title, state, error_class)
              VALUES (gen_random_uuid(), 'file', 'x', '{}', 'x', 'x', 'failed', 'network');",

@@ -48,6 +48,14 @@ use super::server::{Fault, Page, Server};
 /// How long anything here may take before it counts as stuck.
 const PATIENCE: Duration = Duration::from_secs(120);
 
+/// `limit` as it is on an idle machine; more where other programs want the processors as well.
+fn in_time(limit: Duration) -> Duration {
+    let load = fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    let running = load.split(' ').next().and_then(|load| load.parse::<f64>().ok()).unwrap_or(0.0);
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    limit.mul_f64((running / cores as f64).max(1.0))
+}
+
 /// Whether the long variants run; says so where they do not.
 fn long(what: &str) -> bool {
     let long = std::env::var("SPOKEN_TEST_FAULTS").is_ok_and(|v| v == "long");

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 
 use super::cli::{Library, Truth, names, repository, speeches};
-use super::server::{Page, Server};
+use super::server::{Fault, Page, Server};
 use super::store::database;
 
 /// Members of what `ingest --json` prints.
@@ -55,6 +55,27 @@ fn sample_truth() -> Vec<(String, Truth)> {
         .map(|name| name.into_string().unwrap())
         .map(|name| (name.clone(), Truth::read(&truth.join(format!("{name}.json")))))
         .collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_page_that_could_not_be_listed_is_no_failure_once_it_could() {
+    let library = Library::on(&database().await);
+    let server = Server::start().await;
+    let (talk, _) = speeches(&TALKS[..1]).remove(0);
+    server.put("/talk.wav", Page::new("audio/wav", fs::read(talk).unwrap()));
+    let player = format!(
+        "<!DOCTYPE html><html><head><title>Talk</title></head><body><video src=\"{}\"></video></body></html>",
+        server.url("/talk.wav")
+    );
+    server.put("/talk.html", Page::new("text/html", player));
+    let address = server.url("/talk.html");
+    server.always("/talk.html", Fault::Status(404));
+    let ran = library.run(&["ingest", "--json", &address]);
+    assert_eq!((ran.code, library.counts()), (1, [0, 0, 0, 1]), "{ran}");
+    server.calm();
+    let ran = library.run(&["ingest", "--json", &address]);
+    assert_eq!((ran.code, library.counts()), (0, [0, 0, 1, 0]), "{ran}");
+    library.assert_in_order();
 }
 
 fn text(value: &Value) -> &str {
