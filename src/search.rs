@@ -1,11 +1,11 @@
 //! Finding the second at which something was said.
 //!
 //! Several rankings are asked for at once: the words verbatim, all of them, any of them, in segments and in
-//! passages, and the nearest vectors. They are fused by reciprocal rank ([`fusion`]). What is fused are passages; each is
+//! passages, and the nearest vectors. They are fused by reciprocal rank (`fusion`). What is fused are passages; each is
 //! then read word by word to find where in it the query was said, which gives the hit its time.
 //!
 //! The query language is the web's: words, `"a phrase"`, `begin*`, `-without`, `this OR that`. Nothing in a query is an
-//! error. Words that the library does not know are [`corrected`] to those that it does; [`alike`] looks for more like a
+//! error. Words that the library does not know are [`corrected()`] to those that it does; [`alike()`] looks for more like a
 //! place that was found.
 
 mod alike;
