@@ -152,8 +152,8 @@ fn look_back(query: &[f32], both: &[f32], said: &[u32], scores: &mut [f32], seen
         for (score, &entry) in scores.iter_mut().zip(said) {
             let key = &both[entry as usize * 2 * width + head..][..HEAD];
             let mut sum = _mm512_mul_ps(query[0], load(key, 0));
-            for v in 1..HEAD / LANES {
-                sum = _mm512_fmadd_ps(query[v], load(key, v * LANES), sum);
+            for (v, query) in query.iter().enumerate().skip(1) {
+                sum = _mm512_fmadd_ps(*query, load(key, v * LANES), sum);
             }
             *score = _mm512_reduce_add_ps(sum);
         }
