@@ -322,7 +322,8 @@ impl Watch {
         let (events, told) = Events::channel();
         let reporter = tokio::spawn(report::run(terminal.clone(), told, options));
         let stopping = Stopping::default();
-        let listener = stopping.listen(loaded.config.stop_grace(), events.clone(), reload, move || terminal.close())?;
+        let listener =
+            stopping.listen(loaded.config.stop_grace(), events.clone(), reload, move || terminal.close())?;
         let monitor = Monitor::start(events.clone(), Duration::from_secs(1))?;
         Ok(Self { events, stopping, reporter, listener, monitor })
     }

@@ -139,7 +139,10 @@ impl Bringer<'_> {
                 store.retry(&Selection::Ids(vec![item.media_id])).await?;
             }
             Upserted::Removed => {
-                anyhow::bail!("it was removed before; `spoken remove --forget {}` lets it in again", item.media_id)
+                anyhow::bail!(
+                    "it was removed before; `spoken remove --forget {}` lets it in again",
+                    item.media_id
+                )
             }
             Upserted::New | Upserted::Known { state: State::Queued, .. } => {}
         }

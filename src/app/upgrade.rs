@@ -299,7 +299,8 @@ impl Upgrade<'_> {
             .map_err(|e| Failure::of_disk(format_args!("failed to create {}", dir.display()), &e))?;
         let expected = fetched.metadata.duration_ms.or(item.duration_ms);
         // Only captions, which were not asked for, do without.
-        let path = fetched.path.ok_or_else(|| Failure::new(FailureClass::Internal, "no audio was brought"))?;
+        let path =
+            fetched.path.ok_or_else(|| Failure::new(FailureClass::Internal, "no audio was brought"))?;
         let audio = self.decode(item.media_id, path, dir.join("audio.pcm"), expected).await?;
         drop(busy);
         self.meters.io.finished();
