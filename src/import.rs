@@ -121,6 +121,7 @@ struct Piece {
     language: Option<String>,
     avg_logprob: Option<f32>,
     no_speech_prob: Option<f32>,
+    speaker: Option<String>,
     words: Vec<WordPiece>,
 }
 
@@ -178,6 +179,7 @@ fn read_json(text: &str, language: Option<String>) -> Result<Imported, ImportErr
             language: own.or_else(|| all.clone()).ok_or(ImportError::NoLanguage)?,
             avg_logprob: piece.avg_logprob.filter(|p| p.is_finite()).unwrap_or(0.0),
             no_speech_prob: piece.no_speech_prob.filter(|p| p.is_finite()).unwrap_or(0.0),
+            speaker: piece.speaker.filter(|s| !s.trim().is_empty()),
             words: words.collect(),
         });
     }

@@ -131,10 +131,7 @@ impl Bringer<'_> {
         let store = &self.world.store;
         let listed_in = std::path::absolute(source).unwrap_or_else(|_| source.to_owned());
         match store.upsert(&item, &listed_in.to_string_lossy()).await? {
-            // What was removed stays away.
-            Upserted::Removed | Upserted::Known { state: State::Done | State::Active, .. } => {
-                return Ok(None);
-            }
+            Upserted::Known { state: State::Done | State::Active, .. } => return Ok(None),
             Upserted::Known { state: State::Failed, .. } => {
                 store.retry(&Selection::Ids(vec![item.media_id])).await?;
             }

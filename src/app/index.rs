@@ -355,6 +355,10 @@ pub(super) async fn due(store: &Store, config: &Config) -> anyhow::Result<Vec<Ve
     if tables.is_empty() {
         return Ok(tables);
     }
+    // One that is being filled beside it (`spoken reembed`) is quicker without, and has its turn when it answers.
+    if let Some(answering) = store.answering().await? {
+        tables.retain(|t| t.table == answering.table);
+    }
     let counts = store.counts().await?;
     let to_come = (counts.queued + counts.active) as f64 / counts.done.max(1) as f64;
     if to_come > SMALL_BACKLOG {

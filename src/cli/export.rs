@@ -158,20 +158,20 @@ pub struct ExportArgs {
     pub vectors: bool,
 
     /// Only channels (or uploaders) with this in their name; may be repeated, as all of these
-    #[arg(long, value_name = "NAME", requires = "all", help_heading = "Only what")]
+    #[arg(long, value_name = "NAME", help_heading = "Only what")]
     pub channel: Vec<String>,
 
     /// Only what was published on this day or later, as in 2026-01-31, or 30d ago at most; where that is not known, the day it was
     /// found counts
-    #[arg(long, value_name = "DATE", value_parser = since, requires = "all", help_heading = "Only what")]
+    #[arg(long, value_name = "DATE", value_parser = since, help_heading = "Only what")]
     pub after: Option<Since>,
 
     /// Only what was published before this day
-    #[arg(long, value_name = "DATE", value_parser = since, requires = "all", help_heading = "Only what")]
+    #[arg(long, value_name = "DATE", value_parser = since, help_heading = "Only what")]
     pub before: Option<Since>,
 
     /// Only what is said in this language, such as en or de; of documents, items with something in it
-    #[arg(short, long, value_name = "CODE", requires = "all", help_heading = "Only what")]
+    #[arg(short, long, value_name = "CODE", help_heading = "Only what")]
     pub language: Vec<String>,
 }
 

@@ -276,6 +276,14 @@ impl Drop for Library {
     }
 }
 
+/// `limit` as it is on an idle machine; more where other programs want the processors as well.
+pub fn in_time(limit: Duration) -> Duration {
+    let load = fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    let running = load.split(' ').next().and_then(|load| load.parse::<f64>().ok()).unwrap_or(0.0);
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    limit.mul_f64((running / cores as f64).max(1.0))
+}
+
 /// Everything below `root`, except empty folders of its own first level.
 pub fn left_in(root: &Path) -> Vec<PathBuf> {
     walkdir::WalkDir::new(root).min_depth(1).into_iter().flatten().map(walkdir::DirEntry::into_path).collect()

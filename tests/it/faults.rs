@@ -41,20 +41,12 @@ use spoken::postgres::{Server as Postgres, ServerOptions};
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use tempfile::TempDir;
 
-use super::cli::{Library, left_in, until};
+use super::cli::{Library, in_time, left_in, until};
 use super::postgres::tools_dir;
 use super::server::{Fault, Page, Server};
 
 /// How long anything here may take before it counts as stuck.
 const PATIENCE: Duration = Duration::from_secs(120);
-
-/// `limit` as it is on an idle machine; more where other programs want the processors as well.
-fn in_time(limit: Duration) -> Duration {
-    let load = fs::read_to_string("/proc/loadavg").unwrap_or_default();
-    let running = load.split(' ').next().and_then(|load| load.parse::<f64>().ok()).unwrap_or(0.0);
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    limit.mul_f64((running / cores as f64).max(1.0))
-}
 
 /// Whether the long variants run; says so where they do not.
 fn long(what: &str) -> bool {

@@ -187,6 +187,7 @@ impl Speech {
                     language: language.into(),
                     avg_logprob: -0.2,
                     no_speech_prob: 0.01,
+                    speaker: None,
                     words: Vec::new(),
                 });
             }

@@ -63,7 +63,7 @@ fn every_figure_has_a_line() {
         "doubtful 12 segments in 7 passages of 3 items (0.0 % of the passages) below a mean log-probability of -1",
         "channels a 2.0 h (10), b 2.0 h (10), c 2.0 h (10), d 2.0 h (10), e 2.0 h (10), f 2.0 h (10), 10 more 9.0 h",
         "failures network 4",
-        "storage 5.20 GB: 3.10 GB of text, 1.90 GB of vectors (small)",
+        "storage 5.2 GB: 3.1 GB of text, 1.9 GB of vectors (small)",
         "41 items, 12.0 h in 1 h, 12 × realtime",
         "activity █·▁▄",
         " audio transcribed a day, 2026-03-01 to 2026-03-04; at most 8.0 h",

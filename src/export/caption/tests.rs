@@ -1,5 +1,7 @@
 //! What subtitles must be like, on speech with times.
 
+use unicode_width::UnicodeWidthStr;
+
 use super::*;
 use crate::media::Word;
 
@@ -162,8 +164,6 @@ fn chinese_japanese_and_korean_lines_hold_sixteen_characters() {
         assert_eq!(lines.concat().replace(' ', ""), text.repeat(3).replace(' ', ""));
     }
 }
-
-use unicode_width::UnicodeWidthStr;
 
 #[test]
 fn right_to_left_text_is_left_as_it_is() {

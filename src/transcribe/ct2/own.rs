@@ -92,7 +92,7 @@ mod tests {
             mel.compute(&samples[from * 16_000..], &mut mel.scratch(), &mut out);
             Sound::LogMel(out)
         };
-        [0, 4, 9, 13, 17, 22].map(window).to_vec()
+        [0, 6, 13, 20].map(window).to_vec()
     }
 
     fn engine(kernels: Kernels) -> Box<dyn Engine> {
@@ -120,10 +120,9 @@ mod tests {
             })
             .collect();
         let plain = DecodeOptions::default();
-        let hotwords = DecodeOptions { hotwords: "lunch, office".to_owned(), ..plain.clone() };
-        let strict = DecodeOptions { repetition_penalty: 1.1, no_repeat_ngram_size: 3, ..plain.clone() };
-        let greedy = DecodeOptions { beam_size: 1, ..plain.clone() };
-        for options in [plain, hotwords, strict, greedy] {
+        let greedy = DecodeOptions { beam_size: 1, hotwords: "lunch, office".to_owned(), ..plain.clone() };
+        let strict = DecodeOptions { repetition_penalty: 1.1, no_repeat_ngram_size: 3, ..greedy.clone() };
+        for options in [plain, greedy, strict] {
             let decode = |engine: &dyn Engine| engine.transcribe(&inputs, 0.0, &options).unwrap();
             let (ours, theirs) = (decode(own.as_ref()), decode(runtime.as_ref()));
             let mut same = 0;

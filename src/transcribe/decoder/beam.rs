@@ -67,9 +67,8 @@ impl<'a> Search<'a> {
     /// take their places.
     pub(super) fn wanted(&self) -> usize {
         match self.width() {
-            _ if !self.chances.is_empty() => 1,
-            1 => 1,
-            beams => 2 * beams,
+            beams if beams > 1 && self.chances.is_empty() => 2 * beams,
+            _ => 1,
         }
     }
 
@@ -86,8 +85,8 @@ impl<'a> Search<'a> {
     /// Takes what may follow the hypothesis `from`.
     pub(super) fn hear(&mut self, from: usize, next: &Next<'_>) {
         let before = self.alive[from].score;
-        let next_ones = if self.chances.is_empty() { next.best } else { next.drawn };
-        self.candidates.extend(next_ones.iter().map(|&(logit, token)| Candidate {
+        let heard = if self.chances.is_empty() { next.best } else { next.drawn };
+        self.candidates.extend(heard.iter().map(|&(logit, token)| Candidate {
             from,
             token,
             score: before + (logit - next.total),
