@@ -120,6 +120,8 @@ pub struct Hit {
     pub published_at: Option<DateTime<Utc>>,
     /// The code of the language that is spoken there.
     pub language: String,
+    /// Who speaks there, where that is known. Untrusted text.
+    pub speaker: Option<String>,
     /// Where `text` begins: a segment's start or, where a sentence was asked for that begins within a segment, an
     /// estimate of that sentence's.
     pub start_ms: i64,
@@ -151,6 +153,7 @@ impl Serialize for Hit {
         map.serialize_entry("channel", &self.channel)?;
         map.serialize_entry("published_at", &self.published_at)?;
         map.serialize_entry("language", &self.language)?;
+        map.serialize_entry("speaker", &self.speaker)?;
         map.serialize_entry("start_ms", &self.start_ms)?;
         map.serialize_entry("end_ms", &self.end_ms)?;
         map.serialize_entry("text", &self.text)?;
@@ -265,7 +268,7 @@ async fn run(
     fused.retain(|f| wanted(&f.unit));
     fused.truncate(depth);
     let weights = weights(store, query).await?;
-    let mut found = located(store, query, &weights, fused, request.mode).await?;
+    let mut found = located(store, query, &weights, fused, request.mode, scope).await?;
     let counts = share_out(&mut found, request.per_item);
     found.truncate(request.limit);
     hits(store, query, found, &counts, request.around_ms).await
@@ -330,19 +333,20 @@ async fn located(
     weights: &Weights,
     fused: Vec<fusion::Fused>,
     mode: Mode,
+    scope: &Scope,
 ) -> Result<Vec<Found>, SearchError> {
     let units: Vec<Unit> = fused.iter().map(|f| f.unit).collect();
     let mut texts = lists::texts(store, &units).await?;
     let mut found: Vec<Found> = Vec::with_capacity(fused.len());
     for fusion::Fused { unit, score, hint } in fused {
         let segments = texts.remove(&unit).unwrap_or_default();
-        // Replaced between the two statements.
-        if segments.is_empty() {
-            continue;
-        }
-        let words: Vec<Vec<Word>> = segments.iter().map(|s| words::words(&s.text)).collect();
-        let hint = hint.and_then(|seq| segments.iter().position(|s| s.seq == seq));
-        let place = place::locate(&query.words, weights, &words, hint);
+        let heard = |s: &lists::SegmentText| scope.heard(s.speaker.as_deref());
+        // None at all: replaced between the two statements.
+        let Some(first) = segments.iter().position(heard) else { continue };
+        let said = |s: &lists::SegmentText| if heard(s) { words::words(&s.text) } else { Vec::new() };
+        let words: Vec<Vec<Word>> = segments.iter().map(said).collect();
+        let hint = hint.and_then(|seq| segments.iter().position(|s| s.seq == seq && heard(s)));
+        let place = place::locate(&query.words, weights, &words, hint.or(Some(first)));
         found.push(Found { unit, segments, place, score });
     }
     if mode != Mode::Semantic {
@@ -403,6 +407,7 @@ async fn hits(
             channel: heading.channel.clone(),
             published_at: heading.published_at,
             language: quoted[0].language.clone(),
+            speaker: quoted[0].speaker.clone(),
             start_ms: quote.start_ms,
             end_ms: quote.end_ms,
             link: link(&heading.address, &heading.locator, quote.start_ms),

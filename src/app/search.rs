@@ -141,6 +141,7 @@ async fn request(world: &World, args: &SearchArgs) -> anyhow::Result<SearchReque
             after: args.after.map(moment),
             before: args.before.map(moment),
             languages: args.language.clone(),
+            speakers: args.speaker.clone(),
             min_duration_ms: args.longer_than.map(ms),
             max_duration_ms: args.shorter_than.map(ms),
             media,

@@ -94,6 +94,10 @@ pub struct SearchArgs {
     #[arg(short, long, value_name = "CODE", help_heading = "Only what")]
     pub language: Vec<String>,
 
+    /// Only what somebody with this in their name says, where it is known who speaks
+    #[arg(long, value_name = "NAME", help_heading = "Only what")]
+    pub speaker: Vec<String>,
+
     /// Only items that last at least so long, as in 10m
     #[arg(long, value_name = "TIME", value_parser = parse_duration, help_heading = "Only what")]
     pub longer_than: Option<Duration>,

@@ -40,6 +40,7 @@ pub(super) struct SegmentText {
     pub end_ms: i64,
     pub text: String,
     pub language: String,
+    pub speaker: Option<String>,
 }
 
 /// An item, as a hit shows it.
@@ -100,9 +101,9 @@ pub(super) async fn texts(
     store: &Store,
     of: &[Unit],
 ) -> Result<HashMap<Unit, Vec<SegmentText>>, SearchError> {
-    type Row = (Uuid, i32, i32, i32, i64, i64, String, String);
+    type Row = (Uuid, i32, i32, i32, i64, i64, String, String, Option<String>);
     let rows: Vec<Row> = sqlx::query_as(
-        "SELECT u.media_id, u.first, u.until, s.seq, s.start_ms, s.end_ms, s.text, s.language
+        "SELECT u.media_id, u.first, u.until, s.seq, s.start_ms, s.end_ms, s.text, s.language, s.speaker
          FROM unnest($1::uuid[], $2::integer[], $3::integer[]) AS u (media_id, first, until)
          JOIN media m ON m.media_id = u.media_id
          JOIN segments s ON s.media_id = u.media_id AND s.model_id = m.model AND s.seq >= u.first AND s.seq < u.until
@@ -114,8 +115,8 @@ pub(super) async fn texts(
     .fetch_all(store.pool())
     .await?;
     let mut texts: HashMap<Unit, Vec<SegmentText>> = HashMap::new();
-    for (media_id, first, end, seq, start_ms, end_ms, text, language) in rows {
-        let segment = SegmentText { seq, start_ms, end_ms, text, language };
+    for (media_id, first, end, seq, start_ms, end_ms, text, language, speaker) in rows {
+        let segment = SegmentText { seq, start_ms, end_ms, text, language, speaker };
         texts.entry(Unit { media_id, first, end }).or_default().push(segment);
     }
     Ok(texts)

@@ -6,6 +6,7 @@ use chrono::NaiveDate;
 use uuid::Uuid;
 
 use super::SearchError;
+use super::words::words;
 use crate::media::MediaId;
 use crate::store::Store;
 
@@ -32,6 +33,8 @@ pub struct Filter {
     pub before: Option<Moment>,
     /// Language codes of what was said at that place.
     pub languages: Vec<String>,
+    /// Parts of the name of who speaks at that place, case and accents aside; only where that is known.
+    pub speakers: Vec<String>,
     /// Items of at least this length, in milliseconds.
     pub min_duration_ms: Option<i64>,
     /// Items of at most this length, in milliseconds.
@@ -43,9 +46,18 @@ pub struct Filter {
 impl Filter {
     /// Whether anything is asked of the item as a whole.
     fn asks_of_items(&self) -> bool {
-        let Self { sources, channels, after, before, languages: _, min_duration_ms, max_duration_ms, media } =
-            self;
-        !(sources.is_empty() && channels.is_empty() && media.is_empty())
+        let Self {
+            sources,
+            channels,
+            after,
+            before,
+            languages: _,
+            speakers,
+            min_duration_ms,
+            max_duration_ms,
+            media,
+        } = self;
+        !(sources.is_empty() && channels.is_empty() && speakers.is_empty() && media.is_empty())
             || after.is_some()
             || before.is_some()
             || min_duration_ms.is_some()
@@ -60,6 +72,8 @@ pub(super) struct Scope {
     pub media: Option<Vec<Uuid>>,
     /// The only languages that count; empty: all.
     pub languages: Vec<String>,
+    /// Parts of the names of the only speakers that count, folded; empty: all.
+    speakers: Vec<String>,
 }
 
 impl Scope {
@@ -67,8 +81,9 @@ impl Scope {
     pub(super) async fn of(store: &Store, filter: &Filter) -> Result<Self, SearchError> {
         let languages: Vec<String> =
             filter.languages.iter().map(|code| text(code).to_lowercase()).filter(|c| !c.is_empty()).collect();
+        let speakers: Vec<String> = filter.speakers.iter().map(|name| folded(name)).collect();
         if !filter.asks_of_items() {
-            return Ok(Self { media: None, languages });
+            return Ok(Self { media: None, languages, speakers });
         }
         let (after_day, after_ago) = parts(filter.after);
         let (before_day, before_ago) = parts(filter.before);
@@ -97,6 +112,10 @@ impl Scope {
                          SELECT FROM unnest($9) AS name
                          WHERE position(spoken_fold(name) IN spoken_fold(m.source)) > 0
                             OR position(spoken_fold(name) IN spoken_fold(m.webpage_url)) > 0))
+               AND (cardinality($11::text[]) = 0 OR EXISTS (
+                     SELECT FROM segments s, unnest($11) AS name
+                     WHERE s.media_id = m.media_id AND s.model_id = m.model
+                       AND position(spoken_fold(name) IN spoken_fold(s.speaker)) > 0))
              ORDER BY media_id",
         )
         .bind(filter.media.iter().map(|id| id.0).collect::<Vec<_>>())
@@ -109,9 +128,18 @@ impl Scope {
         .bind(filter.max_duration_ms)
         .bind(sources)
         .bind(spellings)
+        .bind(filter.speakers.iter().map(|name| text(name)).collect::<Vec<_>>())
         .fetch_all(store.pool())
         .await?;
-        Ok(Self { media: Some(media), languages })
+        Ok(Self { media: Some(media), languages, speakers })
+    }
+
+    /// Whether what `speaker` says counts.
+    pub(super) fn heard(&self, speaker: Option<&str>) -> bool {
+        self.speakers.is_empty()
+            || speaker
+                .map(folded)
+                .is_some_and(|name| self.speakers.iter().any(|part| name.contains(part.as_str())))
     }
 
     /// Whether nothing can be found in it.
@@ -126,6 +154,11 @@ fn parts(moment: Option<Moment>) -> (Option<NaiveDate>, Option<f64>) {
         Some(Moment::Day(day)) => (Some(day), None),
         Some(Moment::Ago(while_ago)) => (None, Some(while_ago.as_secs_f64())),
     }
+}
+
+/// A name as names are compared.
+fn folded(name: &str) -> String {
+    words(name).into_iter().map(|word| word.folded).collect::<Vec<_>>().join(" ")
 }
 
 /// Text as PostgreSQL takes it.

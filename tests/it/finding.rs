@@ -169,6 +169,25 @@ async fn what_was_said_around_a_hit_is_told_on_request() {
 }
 
 #[tokio::test]
+async fn of_several_speakers_the_one_asked_for_is_heard() {
+    let store = store().await;
+    let mut segments = said("en", &["I like trains.", "Trains are loud.", "Trains, again and again."]);
+    for (segment, speaker) in segments.iter_mut().zip([Some("Zoë Field"), Some("Adam"), None]) {
+        segment.speaker = speaker.map(str::to_owned);
+    }
+    put(&store, &item("a"), segments, 3, flat).await;
+    put(&store, &item("b"), said("en", &["Trains, and nobody knows who speaks."]), 1, flat).await;
+    let by = async |speaker: &str| {
+        let filter = Filter { speakers: vec![speaker.into()], ..Filter::default() };
+        let hits = ask(&store, &SearchRequest { filter, ..request("trains") }).await.hits;
+        hits.into_iter().map(|hit| (hit.text, hit.speaker)).collect::<Vec<_>>()
+    };
+    assert_eq!(by("zoe").await, [("I like trains.".to_owned(), Some("Zoë Field".to_owned()))]);
+    assert_eq!(by("ADAM").await, [("Trains are loud.".to_owned(), Some("Adam".to_owned()))]);
+    assert_eq!(by("eve").await, []);
+}
+
+#[tokio::test]
 async fn beginnings_alternatives_and_exclusions_are_obeyed() {
     let store = store().await;
     let lines = [

@@ -349,6 +349,7 @@ async fn a_hit_is_a_line_of_the_documented_shape() {
             "channel": null,
             "published_at": null,
             "language": "en",
+            "speaker": null,
             "start_ms": 4000,
             "end_ms": 7500,
             "text": "Something memorable.",

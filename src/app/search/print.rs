@@ -65,6 +65,9 @@ fn place(out: &mut impl Write, hit: &Hit) -> std::io::Result<()> {
     context(out, hit.before.as_ref())?;
     let time = format!("{:>width$}", clock(hit.start_ms), width = INDENT.len() - 4);
     write!(out, "  {}  ", style(time).cyan())?;
+    if let Some(speaker) = hit.speaker.as_deref().filter(|s| !s.trim().is_empty()) {
+        write!(out, "{} ", style(format!("{}:", sanitize(speaker))).bold())?;
+    }
     let mut at = 0;
     for range in &hit.highlights {
         let (Some(before), Some(word)) = (hit.text.get(at..range.start), hit.text.get(range.clone())) else {
@@ -90,6 +93,7 @@ mod tests {
             channel: Some("The \u{202e}club".into()),
             published_at: None,
             language: "en".into(),
+            speaker: None,
             start_ms,
             end_ms: start_ms + 1000,
             text: text.into(),
@@ -109,6 +113,7 @@ mod tests {
         hits[0].item_hits = 7;
         hits[1].before = Some("Well.".into());
         hits[1].after = Some(String::new());
+        hits[1].speaker = Some("Ann\u{1b}a".into());
         let mut out = Vec::new();
         grouped(&mut out, &hits).unwrap();
         let text = String::from_utf8(out).unwrap();
@@ -120,7 +125,7 @@ mod tests {
         assert_eq!(lines[3], "     1:01  More.");
         assert!(lines[5].starts_with("  2 of 7 hits here; --in "), "{text}");
         assert_eq!(lines[6], "");
-        assert_eq!(lines[8..10], ["           Well.", "  1:02:03  Two."]);
+        assert_eq!(lines[8..10], ["           Well.", "  1:02:03  Ann\u{fffd}a: Two."]);
         assert_eq!(lines.len(), 11);
     }
 }
