@@ -23,7 +23,7 @@ pub(super) struct Held {
 }
 
 impl Permit {
-    /// Its id, for [`Ask::Request`]; `None` where nothing is counted.
+    /// Its id, for [`super::Ask::Request`]; `None` where nothing is counted.
     pub fn id(&self) -> Option<Uuid> {
         self.0.as_ref().map(|held| held.id)
     }

@@ -117,7 +117,8 @@ async fn what_belongs_to_an_item_is_keyed_by_it() {
 #[tokio::test]
 async fn foreign_keys_stay_on_one_machine() {
     let (store, _) = used().await;
-    let keys: Vec<(String, String, String, Vec<String>, Vec<String>)> = sqlx::query_as(
+    type Key = (String, String, String, Vec<String>, Vec<String>);
+    let keys: Vec<Key> = sqlx::query_as(
         "SELECT conname::text, conrelid::regclass::text, confrelid::regclass::text,
                 ARRAY(SELECT attname::text FROM unnest(conkey) n JOIN pg_attribute ON attrelid = conrelid AND attnum = n),
                 ARRAY(SELECT attname::text FROM unnest(confkey) n JOIN pg_attribute ON attrelid = confrelid AND attnum = n)
@@ -252,9 +253,9 @@ fn rows_are_locked_by_name_only() {
         .collect();
     files.sort();
     let mut seen = 0;
+    let lock = regex::Regex::new(r"FOR (NO KEY )?UPDATE|FOR (KEY )?SHARE").unwrap();
     for path in files {
         let text = std::fs::read_to_string(&path).unwrap();
-        let lock = regex::Regex::new(r"FOR (NO KEY )?UPDATE|FOR (KEY )?SHARE").unwrap();
         for found in lock.find_iter(&text) {
             // The statement: from the SELECT before it.
             let before = &text[..found.start()];

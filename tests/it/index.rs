@@ -240,7 +240,8 @@ async fn through_the_index_with_filters_the_nearest_are_found() {
     assert!(matches!(build(&store, false).await, Built::Now(_)));
     let many: Vec<MediaId> =
         (0..ITEMS).filter(|n| n % 3 > 0).map(|n| item(&format!("i{n}")).media_id).collect();
-    let cases: [(&str, Filter, Box<dyn Fn(usize) -> bool>); 5] = [
+    type Passes = Box<dyn Fn(usize) -> bool>;
+    let cases: [(&str, Filter, Passes); 5] = [
         ("open", Filter::default(), Box::new(|_| true)),
         // Few pass: all of them are compared.
         (

@@ -102,7 +102,7 @@ mod tests {
             link: format!("file:///media/{id}.mp4#t=1"),
             score: 1.0,
             item_hits: 1,
-            highlights: vec![0..3],
+            highlights: std::iter::once(0..3).collect(),
         }
     }
 
