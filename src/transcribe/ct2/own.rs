@@ -78,7 +78,7 @@ mod tests {
     use std::path::Path;
 
     use super::*;
-    use crate::transcribe::{Engine, Kernels, LogMel, Sound, TranscribeOptions, ct2::load};
+    use crate::transcribe::{Engine, Kernels, LogMel, Sound, TimedText, TranscribeOptions, ct2::load};
 
     /// Windows of speech: the recording of the fixtures, from different places on.
     fn windows() -> Vec<Sound> {
@@ -131,7 +131,11 @@ mod tests {
                 assert!((a.language_prob - b.language_prob).abs() < 0.02, "{a:?}\n{b:?}");
                 assert!((a.no_speech_prob - b.no_speech_prob).abs() < 0.02, "{a:?}\n{b:?}");
                 assert!((a.avg_logprob - b.avg_logprob).abs() < 0.05, "{a:?}\n{b:?}");
-                same += usize::from(a.segments == b.segments);
+                // Neighbouring times are often as good as equal.
+                let near =
+                    |a: &TimedText, b: &TimedText| a.text == b.text && a.start_ms.abs_diff(b.start_ms) <= 60;
+                let pairs = || a.segments.iter().zip(&b.segments);
+                same += usize::from(a.segments.len() == b.segments.len() && pairs().all(|(a, b)| near(a, b)));
             }
             // The runtime's attention is in single precision: once in a while two words were as good as equal.
             assert!(same + 1 >= windows.len(), "{same} of {}: {ours:?}\n{theirs:?}", windows.len());
