@@ -144,7 +144,22 @@ fn the_sample_comes_in_and_its_sentences_are_found() {
         let hit = hits.first().unwrap_or_else(|| panic!("nothing found for {:?}", sentence.text));
         assert_eq!(
             names(hit),
-            ["end_ms", "link", "media_id", "score", "source", "start_ms", "text", "title"]
+            [
+                "channel",
+                "end_ms",
+                "highlights",
+                "item_hits",
+                "language",
+                "link",
+                "media_id",
+                "published_at",
+                "score",
+                "source",
+                "speaker",
+                "start_ms",
+                "text",
+                "title"
+            ]
         );
         assert_eq!(text(&hit["source"]), sample().join(name).to_str().unwrap(), "{:?}", sentence.text);
         let apart = whole(&hit["start_ms"]) as f64 / 1000.0 - sentence.start;
