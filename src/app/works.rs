@@ -335,7 +335,14 @@ impl Taking {
 /// models would only take the memory and the cores of the first, so `sync` leaves its work to whoever sits here.
 #[derive(Debug)]
 pub struct Seat {
-    _locked: File,
+    locked: File,
+}
+
+impl Drop for Seat {
+    /// Closing the file is not enough: a child that is just being started has it open, too.
+    fn drop(&mut self) {
+        let _ = self.locked.unlock();
+    }
 }
 
 /// Why the seat was not had.
@@ -366,7 +373,7 @@ impl Seat {
         }
         // Only for people to read.
         let _ = file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id()));
-        Ok(Self { _locked: file })
+        Ok(Self { locked: file })
     }
 }
 
@@ -393,5 +400,22 @@ mod tests {
         }
         drop(first);
         Seat::take(&config).unwrap();
+    }
+
+    #[test]
+    fn a_seat_is_free_at_once_though_children_are_being_started() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut config = crate::config::Config::defaults(dir.path());
+        config.data_dir = dir.path().join("data");
+        std::thread::scope(|threads| {
+            let starting = threads.spawn(|| {
+                for _ in 0..300 {
+                    std::process::Command::new("true").status().unwrap();
+                }
+            });
+            while !starting.is_finished() {
+                drop(Seat::take(&config).unwrap());
+            }
+        });
     }
 }

@@ -13,7 +13,15 @@ const POLL: Duration = Duration::from_millis(20);
 
 /// A held lock; released on drop.
 #[derive(Debug)]
-pub(super) struct Lock(#[expect(dead_code, reason = "held for its lock")] File);
+pub(super) struct Lock(File);
+
+impl Drop for Lock {
+    /// Closing the file is not enough: a child that another thread is starting shares the open file, and with it
+    /// the lock, from its fork until it becomes another program.
+    fn drop(&mut self) {
+        let _ = self.0.unlock();
+    }
+}
 
 impl Lock {
     /// Waits for the lock alone.
