@@ -461,7 +461,7 @@ pub enum FailureClass {
 
 impl FailureClass {
     /// All of them.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 22] = [
         Self::NotMedia,
         Self::Empty,
         Self::NoAudio,
@@ -476,7 +476,10 @@ impl FailureClass {
         Self::NotYet,
         Self::Refused,
         Self::RateLimited,
+        Self::Forbidden,
+        Self::Paced,
         Self::Network,
+        Self::NoSpace,
         Self::Setup,
         Self::Crashed,
         Self::Cancelled,

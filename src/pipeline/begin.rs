@@ -7,7 +7,7 @@ use tokio::sync::oneshot;
 use super::ending::given_back;
 use super::{Active, Job, Shared};
 use crate::event::Event;
-use crate::media::{MediaId, Metadata};
+use crate::media::{Failure, MediaId, Metadata};
 use crate::queue::Outcome;
 use crate::store::{Claim, Work};
 
@@ -45,6 +45,11 @@ async fn claim(shared: &Shared, media_id: MediaId) -> Result<Box<Work>, Outcome>
         Ok(Claim::Work(work)) => Ok(work),
         // Done by a worker that died before it could delete the job, given up, or removed: nothing is left to do.
         Ok(Claim::AlreadyDone | Claim::GivenUp | Claim::Gone) => Err(Outcome::Done),
+        Ok(Claim::Unreadable { title, source, failure }) => {
+            let Failure { class, message, remedy, .. } = failure;
+            shared.events.send(Event::ItemFailed { media_id, title, source, class, message, remedy });
+            Err(Outcome::Done)
+        }
         Err(error) => {
             tracing::warn!(%media_id, %error, "failed to claim an item; trying again");
             Err(Outcome::Retry { after: Duration::from_secs(5), message: error.to_string() })

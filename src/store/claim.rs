@@ -13,7 +13,7 @@ use super::copy::Rows;
 use super::{
     EmbeddingModel, Store, StoreError, Transient, Upgraded, clean, is_transient, locator, retrying, upgrade,
 };
-use crate::media::{Failure, Item, MediaId, Metadata, Passage, Transcript};
+use crate::media::{Failure, FailureClass, Item, MediaId, Metadata, Passage, Transcript};
 
 /// The right to write an item's results, until somebody claims it anew.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -52,6 +52,15 @@ pub enum Claim {
     GivenUp,
     /// There is no such item (any more).
     Gone,
+    /// Where it is cannot be read: another version of the program wrote it. It is given up with this reason.
+    Unreadable {
+        /// Untrusted text.
+        title: String,
+        /// What a person would open. Untrusted text.
+        source: String,
+        /// What was stored.
+        failure: Failure,
+    },
 }
 
 /// Whether a delayed attempt counts against the limit.
@@ -155,24 +164,47 @@ impl Store {
                 None => Claim::Gone,
             });
         };
-        let at: serde_json::Value = row.try_get("locator")?;
+        let claimed = Claimed { media_id, fence: row.try_get("fence")? };
+        let (source, title) = (row.try_get("source")?, row.try_get("title")?);
+        let locator = match locator::from_json(&row.try_get("locator")?) {
+            Ok(locator) => locator,
+            Err(why) => return self.give_up_unreadable(&claimed, why, title, source).await,
+        };
         let item = Item {
             media_id,
             extractor: row.try_get("extractor")?,
             source_id: row.try_get("source_id")?,
-            locator: locator::from_json(&at).map_err(|e| sqlx::Error::Decode(e.into()))?,
-            source: row.try_get("source")?,
-            title: row.try_get("title")?,
+            locator,
+            source,
+            title,
             duration_ms: row.try_get("duration_ms")?,
         };
         Ok(Claim::Work(Box::new(Work {
             item,
-            claimed: Claimed { media_id, fence: row.try_get("fence")? },
+            claimed,
             attempt: row.try_get::<i32, _>("attempts")?.max(1) as u32,
             crashes: row.try_get::<i32, _>("crashes")?.max(0) as u32,
             again: row.try_get("again")?,
             language: row.try_get("language_wanted")?,
         })))
+    }
+
+    /// Fails a claimed item whose place cannot be read: claimed again it could be read no better.
+    async fn give_up_unreadable(
+        &self,
+        claimed: &Claimed,
+        why: String,
+        title: String,
+        source: String,
+    ) -> Result<Claim, StoreError> {
+        let failure = Failure::new(FailureClass::Setup, why)
+            .with_remedy("a newer spoken wrote it: update this one, then `spoken retry --class setup`");
+        match self.fail(claimed, &failure).await {
+            Ok(()) => Ok(Claim::Unreadable { title, source, failure }),
+            Err(SaveError::Database(error)) => Err(error.into()),
+            // Taken by another worker meanwhile.
+            Err(_) => Ok(Claim::GivenUp),
+        }
     }
 
     /// Stores the results and sets the item done, in one transaction; whatever was stored for it before is replaced.

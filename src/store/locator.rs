@@ -20,11 +20,12 @@ pub(super) fn to_json(locator: &Locator) -> Value {
     }
 }
 
-/// The inverse of [`to_json`].
+/// The inverse of [`to_json`]. The error names the kind and no more: the address may hold a secret.
 pub(super) fn from_json(value: &Value) -> Result<Locator, String> {
-    let bad = || format!("unknown locator {value}");
     let text = |key: &str| value.get(key).and_then(Value::as_str);
-    match (text("kind").ok_or_else(bad)?, text("at"), text("at_bytes")) {
+    let kind = text("kind").unwrap_or_default();
+    let bad = || format!("where it is, is stored in a way that this version does not know ({kind:?})");
+    match (kind, text("at"), text("at_bytes")) {
         ("file", Some(at), _) => Ok(Locator::File(PathBuf::from(at))),
         ("file", None, Some(bytes)) => unhex(bytes).map(Locator::File).ok_or_else(bad),
         ("url", Some(at), _) => at.parse().map(Locator::Url).map_err(|e| format!("stored address: {e}")),

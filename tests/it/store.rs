@@ -416,6 +416,27 @@ async fn a_worker_that_lost_its_item_changes_nothing() {
 }
 
 #[tokio::test]
+async fn an_item_whose_place_cannot_be_read_is_given_up_once() {
+    let store = store().await;
+    let item = item("a");
+    store.upsert(&item, "x").await.unwrap();
+    sqlx::query("UPDATE media SET locator = '{\"kind\": \"torrent\", \"at\": \"magnet:?key=secret\"}'")
+        .execute(store.pool())
+        .await
+        .unwrap();
+    match store.claim(item.media_id, "w").await.unwrap() {
+        Claim::Unreadable { title, failure, .. } => {
+            assert_eq!((title, failure.class), (item.title.clone(), FailureClass::Setup));
+            assert!(failure.message.contains("torrent") && !failure.message.contains("secret"), "{failure}");
+            assert!(failure.remedy.unwrap().contains("update"));
+        }
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(state(&store, &item).await, State::Failed);
+    assert_eq!(store.claim(item.media_id, "w").await.unwrap(), Claim::GivenUp);
+}
+
+#[tokio::test]
 async fn one_of_many_that_save_at_once_wins() {
     let store = store().await;
     let item = item("a");
