@@ -25,12 +25,11 @@ class Run:
     languages: dict      # file name: code
     peak_rss: int        # bytes, of all processes together
     load_seconds: float
-    figures: dict        # spoken's own: the object `median` of `spoken bench --json`
+    figures: dict        # of spoken the object `median` of `spoken bench --json`; of the other its windows
 
     def windows(self):
-        """How many windows the model was given; for faster-whisper those with text, told apart by their scores."""
-        apart = lambda segments: sum(a["window"] != b["window"] for a, b in zip(segments, [{"window": None}, *segments]))
-        return self.figures.get("windows") or sum(map(apart, self.texts.values()))
+        """How many windows the model was given to decode, second tries included."""
+        return self.figures["windows"]
 
     def plain(self):
         return {name: " ".join(s["text"] for s in segments) for name, segments in self.texts.items()}
@@ -161,7 +160,8 @@ def faster_whisper(model, files, truths, beam, setting, words=False):
     reports = [json.loads(line) for line in lines]
     texts = {pathlib.Path(t["path"]).name: t for r in reports for t in r["texts"]}
     return Run(max(r["end"] for r in reports) - min(r["begin"] for r in reports), {n: t["segments"] for n, t in texts.items()},
-               {n: t["language"] for n, t in texts.items()}, sum(r["peak_rss"] for r in reports), max(r["load_s"] for r in reports), {})
+               {n: t["language"] for n, t in texts.items()}, sum(r["peak_rss"] for r in reports), max(r["load_s"] for r in reports),
+               {"windows": sum(r["windows"] for r in reports)})
 
 
 def languages_right(run, truths):

@@ -9,10 +9,26 @@ own), words, calm (no second tries at higher temperatures). As spoken does by de
 import json
 import resource
 import sys
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
 from faster_whisper import BatchedInferencePipeline, WhisperModel
+
+
+class Counted:
+    """CTranslate2's model, and how many windows it was given to decode, second tries included."""
+
+    def __init__(self, model):
+        self.model, self.windows, self.lock = model, 0, threading.Lock()
+
+    def __getattr__(self, name):
+        return getattr(self.model, name)
+
+    def generate(self, features, *arguments, **options):
+        with self.lock:
+            self.windows += features.shape[0]
+        return self.model.generate(features, *arguments, **options)
 
 
 def main():
@@ -20,6 +36,7 @@ def main():
     started = time.monotonic()
     model = WhisperModel(r["model"], device=r.get("device", "cpu"), compute_type=r.get("compute", "int8"), cpu_threads=r["threads"],
                          num_workers=r["workers"])
+    model.model = counted = Counted(model.model)
     options = {"beam_size": r["beam"], "vad_filter": True, "word_timestamps": r["words"]}
     if r["calm"]:
         options["temperature"] = 0.0
@@ -47,7 +64,7 @@ def main():
         texts = [one(path) for path in r["files"]]
     end = time.monotonic()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    print(json.dumps({"load_s": load, "begin": begin, "end": end, "peak_rss": peak, "texts": texts}), flush=True)
+    print(json.dumps({"load_s": load, "begin": begin, "end": end, "peak_rss": peak, "windows": counted.windows, "texts": texts}), flush=True)
 
 
 main()
