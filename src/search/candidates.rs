@@ -12,7 +12,8 @@
 //! index ends before enough were found, all that pass are compared after all.
 
 use pgvector::HalfVector;
-use sqlx::postgres::{PgPool, Postgres};
+use sqlx::postgres::{PgArguments, PgPool, Postgres};
+use sqlx::query::QueryAs;
 use sqlx::{AssertSqlSafe, Transaction};
 use uuid::Uuid;
 
@@ -40,7 +41,7 @@ impl Bounds {
     /// So that a search of a million passages ranks a few thousand rows in all.
     pub(super) const LARGE: Self = Self { ranked: 2_000, ranked_any: 1_000, sparse: 200, phrase_once: true };
 }
-/// Rows that hold all words of a phrase and are looked at for it.
+/// Rows that hold what is rare of the words and are looked at for the rest, or all words of a phrase.
 const PHRASED: i64 = 3_000;
 /// The same where somebody asked for the phrase and nothing else; 20,000 take a tenth of a second.
 const PHRASED_STRICT: i64 = 20_000;
@@ -51,8 +52,9 @@ const NEXT_BY_ITEM: f64 = 15.0;
 const NEXT_BY_KEY: f64 = 2.5;
 /// So few are compared one by one whatever the estimates say, which are bad at small numbers.
 const FEW: f64 = 2_000.0;
-/// Items up to which each is weighed by the planner; more are taken as a set.
-const WEIGHED: usize = 200;
+/// Items up to which each is weighed by the planner (about a microsecond each), so that it may look their rows up in one index
+/// and the words in another and read only what is in both; more are taken as a set.
+const WEIGHED: usize = 1_000;
 
 /// What a row must be part of.
 #[derive(Clone, Copy, Debug, Default)]
@@ -90,6 +92,20 @@ impl Within<'_> {
     }
 }
 
+/// The first parameter of a list's statement that is a gate, after the query, how many, items and languages.
+const GATES: usize = 5;
+
+/// Words that are looked for.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Asked<'a> {
+    /// As a `tsquery`.
+    pub query: &'a str,
+    /// What the index is asked for instead, one after the other; none: the query.
+    pub gates: &'a [String],
+    /// The gates let rows pass that do not match the query.
+    pub wide: bool,
+}
+
 /// What makes a text rank high.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Rank {
@@ -113,23 +129,28 @@ impl Rank {
     }
 
     /// The rows to rank, from `table`.
-    fn rows(self, table: &str, query: &str, bounds: Bounds, within: &Within<'_>) -> String {
-        let matching = |query: &str, most: i64| {
-            format!(
-                "SELECT * FROM {table} t WHERE t.tsv @@ {query}::tsquery AND {} LIMIT {most}",
-                within.sql("t", 3)
-            )
+    fn rows(self, table: &str, asked: Asked<'_>, bounds: Bounds, within: &Within<'_>) -> String {
+        let matching = |gate: &str, most: i64| {
+            format!("SELECT * FROM {table} t WHERE ({gate}) AND {} LIMIT {most}", within.sql("t", 3))
         };
-        if !has_phrase(query) {
-            return matching("$1::text", if self == Self::Many { bounds.ranked_any } else { bounds.ranked });
+        let checked = |rows: String| {
+            format!("SELECT * FROM ({rows}) t WHERE t.tsv @@ $1::text::tsquery LIMIT {}", bounds.ranked)
+        };
+        if has_phrase(asked.query) {
+            // Every row that holds the words has to be read to see whether they follow each other.
+            let looked_at = if self == Self::Short { PHRASED } else { PHRASED_STRICT };
+            let words =
+                "t.tsv @@ regexp_replace(querytree($1::text::tsquery), '<(-|[0-9]+)>', '&', 'g')::tsquery";
+            return checked(matching(words, looked_at));
         }
-        // Every row that holds the words has to be read to see whether they follow each other.
-        let looked_at = if self == Self::Short { PHRASED } else { PHRASED_STRICT };
-        format!(
-            "SELECT * FROM ({}) t WHERE t.tsv @@ $1::text::tsquery LIMIT {}",
-            matching("regexp_replace(querytree($1::text::tsquery), '<(-|[0-9]+)>', '&', 'g')", looked_at),
-            bounds.ranked
-        )
+        let most = if self == Self::Many { bounds.ranked_any } else { bounds.ranked };
+        if asked.gates.is_empty() {
+            return matching("t.tsv @@ $1::text::tsquery", most);
+        }
+        let gates: Vec<String> =
+            (0..asked.gates.len()).map(|n| format!("t.tsv @@ ${}::text::tsquery", GATES + n)).collect();
+        let gates = gates.join(" OR ");
+        if asked.wide { checked(matching(&gates, PHRASED)) } else { matching(&gates, most) }
     }
 }
 
@@ -144,23 +165,23 @@ fn has_phrase(query: &str) -> bool {
 /// A list of both kinds: segments, then passages.
 pub(super) async fn by_words(
     pool: &PgPool,
-    query: Option<&str>,
+    asked: Option<Asked<'_>>,
     rank: Rank,
     bounds: Bounds,
     within: Within<'_>,
     depth: i64,
 ) -> Result<(Vec<Candidate>, Vec<Candidate>), SearchError> {
-    let Some(query) = query else { return Ok(Default::default()) };
+    let Some(asked) = asked else { return Ok(Default::default()) };
     let mut tx =
         begin(pool, "SET LOCAL enable_seqscan = off; SET LOCAL max_parallel_workers_per_gather = 0").await?;
-    let (passages, matching) = passages(&mut tx, query, rank, bounds, within, depth).await?;
+    let (passages, matching) = passages(&mut tx, asked, rank, bounds, within, depth).await?;
     let few = match rank {
         // Where passages were not all looked at: far fewer segments hold all words of a phrase.
         Rank::Short => matching == 0 || !bounds.phrase_once,
         Rank::Close | Rank::Many => matching < bounds.sparse,
     };
     let segments =
-        if few { segments(&mut tx, query, rank, bounds, within, depth).await? } else { Vec::new() };
+        if few { segments(&mut tx, asked, rank, bounds, within, depth).await? } else { Vec::new() };
     tx.commit().await?;
     Ok((segments, passages))
 }
@@ -176,7 +197,7 @@ async fn begin(pool: &PgPool, settings: &str) -> Result<Transaction<'static, Pos
 
 async fn segments(
     tx: &mut Transaction<'_, Postgres>,
-    query: &str,
+    asked: Asked<'_>,
     rank: Rank,
     bounds: Bounds,
     within: Within<'_>,
@@ -196,16 +217,11 @@ async fn segments(
          ) p ON true
          ORDER BY s.rank DESC, s.media_id, s.seq",
         rank.sql(),
-        rank.rows("segments", query, bounds, &within),
+        rank.rows("segments", asked, bounds, &within),
     );
-    let rows: Vec<(Uuid, i32, i32, i32)> = sqlx::query_as(AssertSqlSafe(sql))
-        .bind(query)
-        .bind(depth)
-        .bind(within.media)
-        .bind(within.languages)
-        .persistent(false)
-        .fetch_all(&mut **tx)
-        .await?;
+    let statement = sqlx::query_as(AssertSqlSafe(sql));
+    let rows: Vec<(Uuid, i32, i32, i32)> =
+        bound(statement, asked, within, depth).persistent(false).fetch_all(&mut **tx).await?;
     Ok(rows
         .into_iter()
         .map(|(media_id, seq, first, end)| Candidate {
@@ -218,7 +234,7 @@ async fn segments(
 /// The passages, and how many were ranked for it.
 async fn passages(
     tx: &mut Transaction<'_, Postgres>,
-    query: &str,
+    asked: Asked<'_>,
     rank: Rank,
     bounds: Bounds,
     within: Within<'_>,
@@ -227,19 +243,25 @@ async fn passages(
     let sql = format!(
         "SELECT t.media_id, t.first_segment, t.end_segment, count(*) OVER () FROM ({}) t
          ORDER BY {} DESC, t.media_id, t.seq LIMIT $2",
-        rank.rows("passages", query, bounds, &within),
+        rank.rows("passages", asked, bounds, &within),
         rank.sql()
     );
-    let rows: Vec<(Uuid, i32, i32, i64)> = sqlx::query_as(AssertSqlSafe(sql))
-        .bind(query)
-        .bind(depth)
-        .bind(within.media)
-        .bind(within.languages)
-        .persistent(false)
-        .fetch_all(&mut **tx)
-        .await?;
+    let statement = sqlx::query_as(AssertSqlSafe(sql));
+    let rows: Vec<(Uuid, i32, i32, i64)> =
+        bound(statement, asked, within, depth).persistent(false).fetch_all(&mut **tx).await?;
     let matching = rows.first().map_or(0, |(.., matching)| *matching);
     Ok((rows.into_iter().map(|(media_id, first, end, _)| unit(media_id, first, end)).collect(), matching))
+}
+
+/// A list's statement with its parameters.
+fn bound<'q, Row>(
+    statement: QueryAs<'q, Postgres, Row, PgArguments>,
+    asked: Asked<'q>,
+    within: Within<'q>,
+    depth: i64,
+) -> QueryAs<'q, Postgres, Row, PgArguments> {
+    let statement = statement.bind(asked.query).bind(depth).bind(within.media).bind(within.languages);
+    asked.gates.iter().fold(statement, |statement, gate| statement.bind(gate))
 }
 
 fn unit(media_id: Uuid, first: i32, end: i32) -> Candidate {

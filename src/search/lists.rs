@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
-use super::candidates::{Bounds, Rank, Within, by_words, nearest};
+use super::candidates::{Asked, Bounds, Rank, Within, by_words, nearest};
 use super::fusion::List;
 use super::query::Query;
 use super::scope::Scope;
@@ -76,9 +76,12 @@ pub(super) async fn fetch(
     if mode == Mode::Semantic {
         return Ok(vec![(List::Near, by_vector.await?)]);
     }
-    let phrase = queries.phrase.as_deref().filter(|_| !query.strict && query.words.len() > 1);
-    let all = queries.everything.as_deref();
-    let any = queries.anything.as_deref().filter(|_| !query.strict);
+    let as_it_stands = |query| Asked { query, gates: &[], wide: false };
+    let phrase =
+        queries.phrase.as_deref().filter(|_| !query.strict && query.words.len() > 1).map(as_it_stands);
+    let (gates, wide) = (queries.gates.as_slice(), queries.wide);
+    let all = queries.everything.as_deref().map(|query| Asked { query, gates, wide });
+    let any = queries.anything.as_deref().filter(|_| !query.strict).map(as_it_stands);
     let ((phrase_s, phrase_p), (all_s, all_p), (any_s, any_p), near) = futures::try_join!(
         by_words(pool, phrase, Rank::Short, bounds, within, depth),
         by_words(pool, all, Rank::Close, bounds, within, depth),

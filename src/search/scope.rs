@@ -93,8 +93,9 @@ impl Scope {
             "SELECT media_id FROM media m
              WHERE m.segments IS NOT NULL
                AND (cardinality($1::uuid[]) = 0 OR m.media_id = ANY($1))
-               AND (cardinality($2::text[]) = 0 OR EXISTS (
-                     SELECT FROM unnest($2) AS name WHERE position(spoken_fold(name) IN spoken_fold(m.channel)) > 0))
+               AND (cardinality($2::text[]) = 0 OR m.channel IN (
+                     SELECT channel FROM (SELECT DISTINCT channel FROM media) AS channels, unnest($2) AS name
+                     WHERE position(spoken_fold(name) IN spoken_fold(channel)) > 0))
                AND ($3::date IS NULL OR coalesce(m.published_at, m.discovered_at) >= $3::timestamp AT TIME ZONE 'UTC')
                AND ($4::float8 IS NULL OR coalesce(m.published_at, m.discovered_at) >= now() - make_interval(secs => $4))
                AND ($5::date IS NULL OR coalesce(m.published_at, m.discovered_at) < $5::timestamp AT TIME ZONE 'UTC')

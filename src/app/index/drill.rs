@@ -81,10 +81,13 @@ async fn write(store: &Store, args: &IndexDrillArgs) -> anyhow::Result<()> {
     }
     let seconds = began.elapsed().as_secs_f64();
     let passages = (after - before) * made::PASSAGES;
+    let learning = Instant::now();
+    store.learn_words(Duration::MAX).await?;
     println!(
         "{}",
         json!({"written": passages, "seconds": seconds, "passages_a_second": passages as f64 / seconds,
-               "making_seconds": making.load(Ordering::Relaxed) as f64 / 1e6})
+               "making_seconds": making.load(Ordering::Relaxed) as f64 / 1e6,
+               "learning_seconds": learning.elapsed().as_secs_f64()})
     );
     Ok(())
 }
