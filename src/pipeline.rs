@@ -239,8 +239,9 @@ struct Entry {
 impl Entry {
     /// The way in and where it leads.
     fn new() -> (Self, Receiver<Job>) {
-        // A job in this channel is claimed but nobody works on it: hold as few as possible.
-        let (jobs, taken) = async_channel::bounded(1);
+        // Few wait in it, for none is claimed that could not be begun soon ([`Pipeline::has_room`]); without a bound, because
+        // senders that wait for room are not served in their order, and what was put first would come to stand behind others.
+        let (jobs, taken) = async_channel::unbounded();
         (Self { jobs, waiting: Arc::default() }, taken)
     }
 }

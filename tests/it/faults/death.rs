@@ -17,9 +17,9 @@ const RESUMES_WITHIN: Duration = Duration::from_secs(5);
 const LEASE: &str = "120";
 
 /// Nine seconds of speech at an address.
-async fn one_talk() -> (Server, String, usize) {
+async fn one_talk(seconds: u32) -> (Server, String, usize) {
     let server = Server::start().await;
-    let (talk, _) = speech("talk.wav", 7201, 9, &[]);
+    let (talk, _) = speech("talk.wav", 7201, seconds, &[]);
     let talk = fs::read(talk).unwrap();
     let length = talk.len();
     server.put("/talk.wav", Page::new("audio/wav", talk));
@@ -31,8 +31,9 @@ async fn one_talk() -> (Server, String, usize) {
 async fn killed_while_downloading_it_goes_on_with_the_part() {
     let url = database().await;
     let library = Library::on(&url);
-    let (server, address, length) = one_talk().await;
+    let (server, address, length) = one_talk(27).await;
     let part = length / 2;
+    assert!(part > 256 << 10, "{part} bytes stay in the buffer until the connection is given up");
     after_the_listing(&server, "/talk.wav", [Fault::Stall(part)]);
     let mut command = ingest(&library, &[&address]);
     command.env("NETWORK_TIMEOUT", "60").env("LEASE_SECONDS", LEASE);
@@ -223,7 +224,7 @@ async fn another_host_finds_it_done_too() {
     let url = database().await;
     let dead = dead_before_the_job_is_deleted(&url).await;
     // Something to do, so that the other host does not leave before the job's turn comes: the lease, a look, 2.7 seconds.
-    let (server, address, length) = one_talk().await;
+    let (server, address, length) = one_talk(9).await;
     after_the_listing(&server, "/talk.wav", [Fault::Slow(length / 16, Duration::from_millis(500))]);
     let other = Library::on(&url);
     let mut run = Run::start(ingest(&other, &[&address]));
@@ -252,7 +253,7 @@ async fn told_to_stop_it_leaves_in_time_and_no_attempt_is_lost() {
     const GRACE: Duration = Duration::from_secs(2);
     let url = database().await;
     let library = Library::on(&url);
-    let (server, address, _) = one_talk().await;
+    let (server, address, _) = one_talk(9).await;
     after_the_listing(&server, "/talk.wav", [Fault::Stall(100_000)]);
     let mut command = ingest(&library, &[&address]);
     command.env("NETWORK_TIMEOUT", "600").env("STOP_GRACE_SECONDS", GRACE.as_secs().to_string());
@@ -278,7 +279,7 @@ async fn told_to_stop_twice_it_leaves_at_once_and_no_attempt_is_lost() {
     for (first, second) in [(Signal::SIGINT, Signal::SIGINT), (Signal::SIGTERM, Signal::SIGINT)] {
         let url = database().await;
         let library = Library::on(&url);
-        let (server, address, _) = one_talk().await;
+        let (server, address, _) = one_talk(9).await;
         after_the_listing(&server, "/talk.wav", [Fault::Stall(100_000)]);
         let mut command = ingest(&library, &[&address]);
         command.env("NETWORK_TIMEOUT", "600");
@@ -322,7 +323,7 @@ async fn an_item_that_ends_the_program_is_given_up_and_the_rest_is_done() {
     }
     // No decoder can be relied upon to crash: the test sends the signal that a crash would raise, whenever the program
     // has the item, whose download goes on and on.
-    let (server, address, length) = one_talk().await;
+    let (server, address, length) = one_talk(9).await;
     server.fail("/talk.wav", [Fault::Slow(1 << 20, Duration::ZERO)]);
     server.always("/talk.wav", Fault::Slow(length / 100, Duration::from_millis(500)));
     let mut deaths = 0;
