@@ -53,23 +53,24 @@ async fn write(store: &Store, args: &IndexDrillArgs) -> anyhow::Result<()> {
     let next = Arc::new(AtomicU64::new(before));
     let (began, making) = (Instant::now(), Arc::new(AtomicU64::new(0)));
     let mut writers = tokio::task::JoinSet::new();
-    for _ in 0..args.writers.max(1) {
+    let count = args.writers.max(1) as u32;
+    for writer in 0..count {
         let (store, speech, next, making) = (store.clone(), speech.clone(), next.clone(), making.clone());
-        let pause = match args.rate {
+        // Items come evenly, as transcribed ones do: each writer's in the gaps between the others'.
+        let apart = match args.rate {
             0 => Duration::ZERO,
-            rate => Duration::from_secs_f64(
-                (BATCH * made::PASSAGES * args.writers.max(1) as u64) as f64 / rate as f64,
-            ),
+            rate => Duration::from_secs_f64(made::PASSAGES as f64 / rate as f64),
         };
         writers.spawn(async move {
-            let mut due = tokio::time::interval(pause.max(Duration::from_micros(1)));
+            tokio::time::sleep(apart * writer).await;
+            let mut due = tokio::time::interval((apart * count).max(Duration::from_micros(1)));
             loop {
-                due.tick().await;
                 let first = next.fetch_add(BATCH, Ordering::Relaxed);
                 if first >= after {
                     return anyhow::Ok(());
                 }
                 for number in list(&store, first, after.min(first + BATCH)).await? {
+                    due.tick().await;
                     let taken = one(&store, &speech, number).await?;
                     making.fetch_add(taken.as_micros() as u64, Ordering::Relaxed);
                 }
