@@ -63,7 +63,7 @@ pub(super) async fn ts_queries(pool: &PgPool, query: &Query) -> Result<TsQueries
                     END AS q
              FROM readings r, unnest($2::integer[], $3::text[], $4::boolean[]) AS t (place, word, beginning)
          ), groups AS (
-             SELECT config, fold, place, string_agg('(' || q::text || ')', ' | ') AS q
+             SELECT config, fold, place, '(' || string_agg('(' || q::text || ')', ' | ') || ')' AS q
              FROM terms WHERE place >= 0 AND numnode(q) > 0 GROUP BY config, fold, place
          ), wanted AS (
              SELECT DISTINCT parts FROM (SELECT array_agg(DISTINCT q) AS parts FROM groups GROUP BY config, fold) g
@@ -109,7 +109,7 @@ pub(super) async fn ts_queries(pool: &PgPool, query: &Query) -> Result<TsQueries
                  SELECT count(*) FILTER (WHERE c.freq IS NULL) AS rare,
                         string_agg(part, ' & ') FILTER (WHERE c.freq IS NULL) AS few
                  FROM unnest(k.parts) AS part
-                 LEFT JOIN common c ON part = '(' || c.lexeme || ')' AND c.freq > $9
+                 LEFT JOIN common c ON part = '((' || c.lexeme || '))' AND c.freq > $9
              ) g
          ), without AS (
              SELECT '!(' || string_agg('(' || q || ')', ' | ') || ')' AS q FROM unwanted

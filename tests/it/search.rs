@@ -179,6 +179,7 @@ async fn operators_are_obeyed_in_words_and_meaning() {
     let mut either = texts(&store, "blue OR dog").await;
     either.sort();
     assert_eq!(either, ["The blue cat runs.", "The red dog runs."]);
+    assert_eq!(texts(&store, "blue OR dog red").await, ["The red dog runs."]);
     let vector = vec![0.5; 4];
     let request = SearchRequest {
         query: "red -cat".into(),
