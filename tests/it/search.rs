@@ -195,6 +195,20 @@ async fn operators_are_obeyed_in_words_and_meaning() {
 }
 
 #[tokio::test]
+async fn common_words_are_required_too() {
+    let store = store().await;
+    let many = (0..30).map(|n| format!("People talk about number {n}."));
+    let few = ["A zebra eats quartz.", "People show a zebra quartz.", "A zebra of stone."].map(str::to_owned);
+    let lines: Vec<String> = many.chain(few).collect();
+    let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
+    put(&store, &item("a"), said("en", &lines), 1, flat).await;
+    // Known to be common from here on: it is not looked up in the index any more.
+    sqlx::raw_sql("ANALYZE passages; ANALYZE segments").execute(store.pool()).await.unwrap();
+    assert_eq!(texts(&store, "\"zebra\" quartz people").await, ["People show a zebra quartz."]);
+    assert_eq!(texts(&store, "zebra quartz people").await[0], "People show a zebra quartz.");
+}
+
+#[tokio::test]
 async fn meaning_finds_what_words_do_not() {
     let store = store().await;
     let vector = |text: &str| {
