@@ -173,9 +173,10 @@ impl Drop for Waiting {
     }
 }
 
-/// Jobs that may wait here for their turn: enough that an I/O worker that becomes free finds the next one, and no more,
-/// since they can be begun nowhere else and nothing can be put before them.
+/// Jobs that may wait here for their turn: enough that workers that become free find the next ones, and no more, since they
+/// can be begun nowhere else and nothing can be put before them. So many, or a part of the workers.
 const AHEAD: usize = 2;
+const AHEAD_OF_WORKERS: usize = 4;
 
 /// An item in work: the claim that fences every write, and what to tell at the end.
 struct Active {
@@ -234,15 +235,17 @@ struct Entry {
     jobs: Sender<Job>,
     /// Handed in and not begun.
     waiting: Arc<AtomicUsize>,
+    /// How many of these there may be.
+    ahead: usize,
 }
 
 impl Entry {
-    /// The way in and where it leads.
-    fn new() -> (Self, Receiver<Job>) {
+    /// The way in and where it leads, to so many workers.
+    fn new(workers: usize) -> (Self, Receiver<Job>) {
         // Few wait in it, for none is claimed that could not be begun soon ([`Pipeline::has_room`]); without a bound, because
         // senders that wait for room are not served in their order, and what was put first would come to stand behind others.
         let (jobs, taken) = async_channel::unbounded();
-        (Self { jobs, waiting: Arc::default() }, taken)
+        (Self { jobs, waiting: Arc::default(), ahead: AHEAD.max(workers / AHEAD_OF_WORKERS) }, taken)
     }
 }
 
@@ -325,7 +328,7 @@ impl Pipeline {
         let mut entries = Entries { fetch: None, transcribe: None };
 
         if let Some(bringing) = bringing {
-            let (entry, jobs) = Entry::new();
+            let (entry, jobs) = Entry::new(sizes.io_workers);
             let bringing = Arc::new(bringing);
             // Without anybody to hear it here, audio goes into the store.
             let next = hearing.is_some().then_some(&heard_tx);
@@ -338,7 +341,7 @@ impl Pipeline {
         if hearing.is_some()
             && let Some(handover) = shared.handover.clone()
         {
-            let (entry, jobs) = Entry::new();
+            let (entry, jobs) = Entry::new(RECEIVERS);
             for _ in 0..RECEIVERS {
                 let (shared, handover, meter) = (shared.clone(), handover.clone(), meters.io.clone());
                 tasks.spawn(receive_worker(shared, handover, meter, jobs.clone(), heard_tx.clone()));
@@ -389,7 +392,7 @@ impl Pipeline {
         };
         let (reply, outcome) = oneshot::channel();
         let sent = match entry {
-            Some(Entry { jobs, waiting }) => {
+            Some(Entry { jobs, waiting, .. }) => {
                 let waiting = Waiting::among(&waiting);
                 jobs.send(Job { media_id, waiting, reply }).await.is_ok()
             }
@@ -406,11 +409,11 @@ impl Pipeline {
         self.shared.stop.cancel();
     }
 
-    /// True while an item that is handed in now would be begun soon, if it is of a kind that few wait of.
-    pub fn has_room(&self) -> bool {
+    /// True while an item that is handed in after `coming` others would be begun soon, if it is of a kind that few wait of.
+    pub fn has_room(&self, coming: usize) -> bool {
         let entries = self.entries.lock().unwrap_or_else(|e| e.into_inner());
         let mut ways = [&entries.fetch, &entries.transcribe].into_iter().flatten();
-        ways.any(|entry| entry.waiting.load(SeqCst) < AHEAD)
+        ways.any(|entry| entry.waiting.load(SeqCst) + coming < entry.ahead)
     }
 
     /// Items that were taken up and are not finished.

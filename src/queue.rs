@@ -334,9 +334,9 @@ impl Queue {
         Control { pool: self.pool.clone() }
     }
 
-    /// From now on jobs are claimed only while `wanted` is true: asked before each claim, so it must be quick. Without
-    /// it, as many are claimed as may be in flight.
-    pub fn claim_while(&self, wanted: impl Fn() -> bool + Send + Sync + 'static) {
+    /// From now on jobs are claimed only while `wanted` is true of the number of those that are claimed and have not come to
+    /// the handler: asked before each claim, so it must be quick. Without it, as many are claimed as may be in flight.
+    pub fn claim_while(&self, wanted: impl Fn(usize) -> bool + Send + Sync + 'static) {
         self.gate.claim_while(wanted);
     }
 

@@ -170,7 +170,7 @@ async fn drain(
     queue.claim_while({
         // Weak: the queue must not keep the models loaded.
         let pipeline = Arc::downgrade(pipeline);
-        move || pipeline.upgrade().is_none_or(|pipeline| pipeline.has_room())
+        move |coming| pipeline.upgrade().is_none_or(|pipeline| pipeline.has_room(coming))
     });
     let mut runner = tokio::spawn({
         let (queue, pipeline, claiming) = (queue.clone(), pipeline.clone(), claiming.clone());

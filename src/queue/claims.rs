@@ -5,7 +5,7 @@
 //!
 //! * none is made while the queue is paused, or while this process has no use for another job
 //!   ([`super::Queue::claim_while`]): a job that is claimed and waits here could be begun elsewhere, and nothing that is
-//!   put first can come before it any more;
+//!   put first can come before it any more. Those that are claimed and have not come to their handlers yet count, too;
 //! * at most [`AT_ONCE`] are made at a time: more would only meet each other's locked rows;
 //! * once one has found nothing, the others of the same tick are answered with nothing.
 //!
@@ -13,6 +13,7 @@
 //! saved; the tests of the queue would tell.
 
 use std::any::Any;
+use std::collections::VecDeque;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -28,6 +29,8 @@ use tokio::sync::Semaphore;
 
 /// Claims of one process that the database sees at a time.
 const AT_ONCE: usize = 2;
+/// A claimed job that has not come to its handler after this long never will: the library could not run it.
+const COMES_WITHIN: Duration = Duration::from_secs(2);
 
 /// When claims are let through, and how long they took.
 #[derive(Debug)]
@@ -35,6 +38,8 @@ pub(super) struct Gate {
     paused: AtomicBool,
     wanted: Mutex<Wanted>,
     turns: Semaphore,
+    /// When claims began whose jobs have not come to their handlers.
+    coming: Mutex<VecDeque<Instant>>,
     /// When a claim last found nothing.
     empty: Mutex<Option<Instant>>,
     /// How long that is believed.
@@ -44,7 +49,7 @@ pub(super) struct Gate {
 }
 
 /// Whether another job is wanted.
-struct Wanted(Box<dyn Fn() -> bool + Send + Sync>);
+struct Wanted(Box<dyn Fn(usize) -> bool + Send + Sync>);
 
 impl fmt::Debug for Wanted {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -67,8 +72,9 @@ impl Gate {
     pub(super) fn new(poll_interval: Duration, record: bool) -> Self {
         Self {
             paused: AtomicBool::new(false),
-            wanted: Mutex::new(Wanted(Box::new(|| true))),
+            wanted: Mutex::new(Wanted(Box::new(|_| true))),
             turns: Semaphore::new(AT_ONCE),
+            coming: Mutex::default(),
             empty: Mutex::new(None),
             // Less than a tick, so that the next one asks again.
             believed: poll_interval.mul_f32(0.6),
@@ -81,8 +87,8 @@ impl Gate {
         self.paused.swap(paused, Ordering::SeqCst) != paused
     }
 
-    /// From now on claims are made only while `wanted` is true.
-    pub(super) fn claim_while(&self, wanted: impl Fn() -> bool + Send + Sync + 'static) {
+    /// From now on claims are made only while `wanted` is true of the number of jobs that are on their way to their handlers.
+    pub(super) fn claim_while(&self, wanted: impl Fn(usize) -> bool + Send + Sync + 'static) {
         *locked(&self.wanted) = Wanted(Box::new(wanted));
     }
 
@@ -97,8 +103,22 @@ impl Gate {
 
     fn closed(&self) -> bool {
         self.is_paused()
-            || !locked(&self.wanted).0()
+            || !locked(&self.wanted).0(self.coming())
             || locked(&self.empty).is_some_and(|at| at.elapsed() < self.believed)
+    }
+
+    /// A claimed job has come to its handler.
+    pub(super) fn arrived(&self) {
+        locked(&self.coming).pop_front();
+    }
+
+    /// Jobs on their way.
+    fn coming(&self) -> usize {
+        let mut coming = locked(&self.coming);
+        while coming.front().is_some_and(|began| began.elapsed() >= COMES_WITHIN) {
+            coming.pop_front();
+        }
+        coming.len()
     }
 
     fn note(&self, found: bool, took: Duration) {
@@ -150,7 +170,12 @@ impl DbExecutor for Claims {
                 return Ok(Vec::new());
             }
             let asked = Instant::now();
-            let claimed = self.database.fetch_all(sql, params).await?;
+            locked(&self.gate.coming).push_back(asked);
+            let claimed = self.database.fetch_all(sql, params).await;
+            if claimed.as_ref().map_or(true, Vec::is_empty) {
+                locked(&self.gate.coming).pop_back();
+            }
+            let claimed = claimed?;
             self.gate.note(!claimed.is_empty(), asked.elapsed());
             Ok(claimed)
         })
@@ -198,10 +223,14 @@ mod tests {
         let (gate, wanted) = (Gate::new(Duration::from_secs(1), false), Arc::new(AtomicBool::new(false)));
         gate.claim_while({
             let wanted = wanted.clone();
-            move || wanted.load(Ordering::SeqCst)
+            move |coming| wanted.load(Ordering::SeqCst) && coming < 2
         });
         assert!(gate.closed());
         wanted.store(true, Ordering::SeqCst);
+        assert!(!gate.closed());
+        locked(&gate.coming).extend([Instant::now(), Instant::now()]);
+        assert!(gate.closed(), "two are on their way");
+        gate.arrived();
         assert!(!gate.closed());
     }
 

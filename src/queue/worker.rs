@@ -45,6 +45,7 @@ pub(super) struct Shared {
     in_flight: InFlight,
     /// Ordinary items hold it together, a suspect alone (see `crash.rs`).
     company: RwLock<()>,
+    gate: Arc<claims::Gate>,
     stop: CancellationToken,
 }
 
@@ -60,6 +61,7 @@ where
         handler: Box::new(move |id, info| Box::pin(handler(id, info))),
         in_flight: InFlight::default(),
         company: RwLock::default(),
+        gate: queue.gate.clone(),
         stop: stop.clone(),
     });
     // Known before the first claim.
@@ -349,7 +351,10 @@ impl Slot {
 impl Shared {
     /// The life of an item in flight. Not tied to a worker: that may fail and come back meanwhile.
     async fn handle(self: Arc<Self>, kind: Kind, key: Key, attempt: u32, tell: watch::Sender<Option<Ended>>) {
-        let end = match self.needed(key).await {
+        let needed = self.needed(key).await;
+        // From here on whoever runs the item counts it.
+        self.gate.arrived();
+        let end = match needed {
             Ok(Some((task, _))) if task != kind.task() => Ended::With(Outcome::Onward),
             Ok(Some((_, crashes))) => {
                 self.call(key, JobInfo { kind, generation: key.1, attempt, crashes }).await
