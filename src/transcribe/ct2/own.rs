@@ -10,6 +10,10 @@ use crate::transcribe::{
     mel::FRAMES,
 };
 
+/// Windows whose words are aligned at once: for every token of each, the runtime holds a number for every token of the
+/// vocabulary, which comes to 40 MB for a full window.
+const ALIGNED_AT_ONCE: usize = 2;
+
 /// Both of them.
 pub(super) struct Own {
     pub(super) encoder: Encoder,
@@ -55,10 +59,18 @@ impl Ct2Whisper {
         let decoded: Vec<Decoded> = decoded.into_iter().map(Decoded::from).collect();
         let mut texts = self.texts(&decoded, languages, temperature);
         if options.word_times && texts.iter().any(|text| !text.segments.is_empty()) {
-            let shape = [batch.len(), FRAMES / 2, own.encoder.width()];
-            let encoded = StorageView::new(&shape, &mut features, Ct2Device::CPU).map_err(failed)?;
+            let (frames, width) = (FRAMES / 2, own.encoder.width());
             let tokens: Vec<Vec<usize>> = decoded.into_iter().map(|d| d.tokens).collect();
-            self.add_words(batch, &encoded, &tokens, &mut texts, options)?;
+            let parts = batch
+                .chunks(ALIGNED_AT_ONCE)
+                .zip(features.chunks_mut(ALIGNED_AT_ONCE * frames * width))
+                .zip(tokens.chunks(ALIGNED_AT_ONCE))
+                .zip(texts.chunks_mut(ALIGNED_AT_ONCE));
+            for (((batch, features), tokens), texts) in parts {
+                let shape = [batch.len(), frames, width];
+                let encoded = StorageView::new(&shape, features, Ct2Device::CPU).map_err(failed)?;
+                self.add_words(batch, &encoded, tokens, texts, options)?;
+            }
         }
         Ok(texts)
     }
