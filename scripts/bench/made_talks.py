@@ -10,6 +10,7 @@ its fact that only this one answers it (checked over the whole library), in othe
 without the person's name. Subjects with an even number are for tuning, the others for testing: no question, sentence
 form or pair of synonyms is in both.
 """
+import json
 import random
 import re
 
@@ -411,6 +412,14 @@ def make(seed, items=2000):
         if fits != [fact]:
             fact["question"] = None
     return talks, facts
+
+
+def write(talks, folder):
+    """One file of JSON a talk, as `spoken import` reads it."""
+    for talk in talks:
+        media = {key: talk[key] for key in ("title", "channel", "published_at")} | {"language": "en"}
+        segments = [{"start_ms": start, "end_ms": end, "text": text} for start, end, text in talk["sentences"]]
+        (folder / f"{talk['name']}.json").write_text(json.dumps({"media": media, "segments": segments}))
 
 
 def phrase(rng, fact, everything):
