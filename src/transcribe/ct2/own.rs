@@ -10,9 +10,9 @@ use crate::transcribe::{
     mel::FRAMES,
 };
 
-/// Windows whose words are aligned at once: for every token of each, the runtime holds a number for every token of the
-/// vocabulary, which comes to 40 MB for a full window.
-const ALIGNED_AT_ONCE: usize = 2;
+/// Windows whose words are aligned at once: for every token of each, the runtime holds some numbers for every token of the
+/// vocabulary, which comes to 100 MB for a full window.
+const ALIGNED_AT_ONCE: usize = 1;
 
 /// Both of them.
 pub(super) struct Own {
