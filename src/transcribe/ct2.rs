@@ -1,17 +1,16 @@
 //! Whisper on CTranslate2.
 //!
-//! A batch is encoded once; languages are detected, text is generated and words are aligned from the encoder's output. Where
-//! the processor suits, encoder and decoder are our own (`own`), and only words are aligned by the runtime.
+//! A batch is encoded once; languages are detected, text is generated and words are aligned from the encoder's output: by
+//! encoder and decoder of our own where the processor suits (`own`), else by CTranslate2 itself (`runtime`).
 
-mod align;
 mod load;
 mod own;
+mod runtime;
+mod words;
 
 use std::fmt;
 
-use ct2rs::sys::{
-    Device as Ct2Device, StorageView, Whisper, WhisperGenerationResult, WhisperOptions, get_device_count,
-};
+use ct2rs::sys::{Device as Ct2Device, Whisper, get_device_count};
 
 use super::{
     engine::{DecodeOptions, Engine, EngineError, Input, InputKind, Sound, Task, WindowText},
@@ -20,7 +19,7 @@ use super::{
     model,
     quality::compression_ratio,
     shape::Shape,
-    tokens::{Vocabulary, language_code},
+    tokens::Vocabulary,
 };
 
 use own::Own;
@@ -42,11 +41,10 @@ const MAX_LENGTH: usize = 448;
 /// Most tokens of what stands before a window's text: half of the text positions, less the token that begins it.
 const MAX_PREVIOUS: usize = MAX_LENGTH / 2 - 1;
 
-/// A Whisper model loaded by CTranslate2.
+/// A Whisper model in CTranslate2's format.
 pub struct Ct2Whisper {
     name: String,
-    whisper: Whisper,
-    own: Option<Own>,
+    arithmetic: Arithmetic,
     /// Threads of a replica.
     threads: usize,
     vocabulary: Vocabulary,
@@ -55,9 +53,15 @@ pub struct Ct2Whisper {
     n_mels: usize,
 }
 
+/// What computes.
+enum Arithmetic {
+    Own(Box<Own>),
+    Runtime(Whisper),
+}
+
 impl fmt::Debug for Ct2Whisper {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Ct2Whisper").field("whisper", &self.whisper).finish_non_exhaustive()
+        f.debug_struct("Ct2Whisper").field("name", &self.name).finish_non_exhaustive()
     }
 }
 
@@ -121,22 +125,6 @@ impl Ct2Whisper {
             .collect()
     }
 
-    /// The runtime's chances of languages in the windows with the numbers `which`.
-    fn detect(
-        &self,
-        encoded: &StorageView<'_>,
-        which: &[usize],
-    ) -> Result<Vec<Vec<(String, f32)>>, EngineError> {
-        let detected = self.whisper.detect_language(encoded).map_err(failed)?;
-        let codes = which.iter().filter_map(|&n| detected.get(n)).map(|ranked| {
-            ranked
-                .iter()
-                .filter_map(|d| Some((language_code(&d.language)?.to_owned(), d.probability)))
-                .collect()
-        });
-        Ok(codes.collect())
-    }
-
     /// The tokens before a window's text: what was said before, what to expect, and what to do.
     fn prompt(&self, window: &Input<'_>, language: &str, options: &DecodeOptions) -> Vec<String> {
         let mut prompt = self.vocabulary.previous(window, options, MAX_PREVIOUS);
@@ -177,52 +165,6 @@ impl Ct2Whisper {
         });
         texts.collect()
     }
-
-    fn generate(
-        &self,
-        encoded: &StorageView<'_>,
-        prompts: &[Vec<String>],
-        temperature: f32,
-        options: &DecodeOptions,
-    ) -> Result<Vec<Decoded>, EngineError> {
-        let sampling = temperature > 0.0;
-        let generation = WhisperOptions {
-            beam_size: if sampling { 1 } else { options.beam_size.max(1) },
-            patience: options.patience,
-            length_penalty: options.length_penalty,
-            repetition_penalty: options.repetition_penalty,
-            no_repeat_ngram_size: options.no_repeat_ngram_size,
-            num_hypotheses: if sampling { options.best_of.max(1) } else { 1 },
-            // Drawn from the whole distribution, or the best.
-            sampling_topk: usize::from(!sampling),
-            sampling_temperature: if sampling { temperature } else { 1.0 },
-            max_length: MAX_LENGTH,
-            return_scores: true,
-            return_no_speech_prob: true,
-            max_initial_timestamp_index: options.max_initial_timestamp,
-            ..WhisperOptions::default()
-        };
-        let results = self.whisper.generate(encoded, prompts, &generation).map_err(failed)?;
-        if results.len() != prompts.len() {
-            return Err(EngineError::Failed(format!(
-                "{} texts for {} windows",
-                results.len(),
-                prompts.len()
-            )));
-        }
-        Ok(results.into_iter().map(|result| decoded(result, options.length_penalty)).collect())
-    }
-}
-
-/// What the runtime's result says.
-fn decoded(result: WhisperGenerationResult, length_penalty: f32) -> Decoded {
-    let tokens = result.sequences_ids.into_iter().next().unwrap_or_default();
-    // The score is the sum of log-probabilities by the number of tokens to the power of the penalty; OpenAI divides by
-    // the number, the end of text counted as one more.
-    let score = result.scores.first().copied().unwrap_or(0.0);
-    let sum = score * (tokens.len() as f32).powf(length_penalty);
-    let avg_logprob = sum / (tokens.len() + 1) as f32;
-    Decoded { tokens, avg_logprob, no_speech_prob: result.no_speech_prob }
 }
 
 /// The most probable language of `ranked`, and its probability among those that are `allowed` (all where that is empty).
@@ -262,33 +204,10 @@ impl Engine for Ct2Whisper {
         temperature: f32,
         options: &DecodeOptions,
     ) -> Result<Vec<WindowText>, EngineError> {
-        let Some(first) = batch.first() else { return Ok(Vec::new()) };
-        if let Some(own) = &self.own {
-            return self.transcribe_own(own, batch, temperature, options);
+        match &self.arithmetic {
+            Arithmetic::Own(own) => self.transcribe_own(own, batch, temperature, options),
+            Arithmetic::Runtime(runtime) => self.transcribe_runtime(runtime, batch, temperature, options),
         }
-        // The runtime wants the text to begin at the same place in the whole batch, and the binding cannot take single
-        // windows out of what was encoded. Only carried-over text makes prompts of different lengths.
-        if batch.iter().any(|w| (w.prompted, w.previous) != (first.prompted, first.previous)) {
-            let alone = batch.iter().map(|w| self.transcribe(std::slice::from_ref(w), temperature, options));
-            return Ok(alone.collect::<Result<Vec<_>, _>>()?.into_iter().flatten().collect());
-        }
-        let mut features = self.spectrograms(batch)?.concat();
-        let view = StorageView::new(&[batch.len(), self.n_mels, FRAMES], &mut features, Ct2Device::CPU)
-            .map_err(failed)?;
-        let encoded = self.whisper.encode(&view, false).map_err(failed)?;
-        let languages = self.languages_of(batch, &options.languages, |which| self.detect(&encoded, which))?;
-        let prompts: Vec<Vec<String>> = batch
-            .iter()
-            .zip(&languages)
-            .map(|(w, (language, _))| self.prompt(w, language, options))
-            .collect();
-        let decoded = self.generate(&encoded, &prompts, temperature, options)?;
-        let mut texts = self.texts(&decoded, languages, temperature);
-        if options.word_times {
-            let tokens: Vec<Vec<usize>> = decoded.into_iter().map(|d| d.tokens).collect();
-            self.add_words(batch, &encoded, &tokens, &mut texts, options)?;
-        }
-        Ok(texts)
     }
 }
 

@@ -6,7 +6,8 @@
 //! have in common, a window's keys and values are read once for all its beams, rows of finished windows leave at once, and the
 //! best tokens are found in passing. Prompts may be of different lengths. What is computed is the same: weights and inputs in 8
 //! bits, CTranslate2's search and OpenAI's rules for timestamps; attention to the window is in bfloat16, as the encoder's is.
-//! Texts that are drawn at a temperature are the same whenever the same window is drawn from.
+//! Texts that are drawn at a temperature are the same whenever the same window is drawn from. Where words are wanted, the
+//! decoder reads its text again (`align`).
 //!
 //! `scripts/bench/kernels` measures it beside the runtime.
 
@@ -21,9 +22,11 @@ use super::kernels::positions::POSITIONS;
 use super::kernels::{HEAD, is_supported, share};
 use super::shape::Shape;
 use super::variables::Variables;
+use super::words::Alignment;
 
-pub use options::{Options, Special, Text};
+pub use options::{Head, Options, Reading, Special, Text};
 
+mod align;
 mod batch;
 mod beam;
 mod cache;
@@ -38,6 +41,9 @@ const GELU: usize = 3;
 
 /// Positions of a text and what stands before it. Half of them are for the text.
 const LONGEST: usize = 448;
+
+/// Tokens of the smallest vocabulary of a multilingual model; the English models' is one less.
+const MULTILINGUAL: usize = 51_865;
 
 /// A decoder and its weights.
 pub struct Decoder {
@@ -143,6 +149,16 @@ impl Decoder {
         }))
     }
 
+    /// Whether it knows languages besides English.
+    pub fn is_multilingual(&self) -> bool {
+        self.tokens >= MULTILINGUAL
+    }
+
+    /// Whether there is such a head.
+    pub fn has(&self, (layer, number): Head) -> bool {
+        layer < self.layers.len() && number < self.heads
+    }
+
     /// Takes in what the encoder made of some windows, `features[window][1500][width]`, on as many as `threads` threads.
     pub fn listen<'a>(&'a self, features: &'a [f32], threads: usize) -> Listened<'a> {
         let size = POSITIONS * self.width;
@@ -231,16 +247,29 @@ impl Listened<'_> {
         Ok(self.split(&windows, |windows, room| unsafe { self.decoder.decode(windows, options, room) }))
     }
 
-    /// Does `work` with the windows, as many at a time as there are for each thread.
-    fn split<T: Send + Clone>(
+    /// Where each token of each text is in its window, as far as some `heads` of the decoder tell; nothing of a text that is
+    /// too long, or a window that is too short or unknown.
+    pub fn align(&self, readings: &[Reading<'_>], heads: &[Head]) -> Vec<Alignment> {
+        self.split(readings, |readings, room| {
+            let one = |reading: &Reading<'_>| {
+                let heard = self.heard.get(reading.window)?;
+                // SAFETY: there is no decoder where the processor lacks these instructions.
+                unsafe { self.decoder.align(heard, reading, heads, room) }
+            };
+            readings.iter().map(one).map(Option::unwrap_or_default).collect()
+        })
+    }
+
+    /// Does `work` with windows (or texts), as many at a time as there are for each thread.
+    fn split<I: Sync, T: Send + Clone>(
         &self,
-        windows: &[Window<'_>],
-        work: impl Fn(&[Window<'_>], &mut Room) -> Vec<T> + Sync,
+        items: &[I],
+        work: impl Fn(&[I], &mut Room) -> Vec<T> + Sync,
     ) -> Vec<T> {
-        let most = windows.len().div_ceil(self.threads.max(1)).max(1);
-        let mut done: Vec<Vec<T>> = vec![Vec::new(); windows.len().div_ceil(most)];
-        share(windows.chunks(most).zip(&mut done).collect(), self.threads, |(windows, done)| {
-            *done = self.decoder.with_room(|room| work(windows, room));
+        let most = items.len().div_ceil(self.threads.max(1)).max(1);
+        let mut done: Vec<Vec<T>> = vec![Vec::new(); items.len().div_ceil(most)];
+        share(items.chunks(most).zip(&mut done).collect(), self.threads, |(items, done)| {
+            *done = self.decoder.with_room(|room| work(items, room));
         });
         done.into_iter().flatten().collect()
     }

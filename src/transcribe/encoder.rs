@@ -122,9 +122,9 @@ impl Encoder {
         }))
     }
 
-    /// Width of a position's output.
-    pub fn width(&self) -> usize {
-        self.width
+    /// Mel bands of a window's spectrogram.
+    pub fn bands(&self) -> usize {
+        self.bands
     }
 
     /// Encodes windows on as many as `threads` threads; `spectrograms` are `[bands][3000]` each, the output is

@@ -4,6 +4,7 @@
 //! others are asked as well: the times that the model wrote around the segment, where it is quiet, and how long
 //! words of this length are. [`place`] weighs them.
 
+mod arrivals;
 mod loudness;
 mod place;
 
@@ -14,7 +15,17 @@ use unicode_normalization::char::is_combining_mark;
 use super::engine::{TIMESTAMP_MS, TimedWord};
 use place::Expected;
 
+pub use arrivals::{FEWEST, arrivals};
 pub use loudness::Loudness;
+
+/// What reading a text again tells of each of its tokens.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Alignment {
+    /// The frame of 20 ms, counted from the window's start, at which attention comes to it.
+    pub frames: Vec<u32>,
+    /// Its probability.
+    pub probs: Vec<f32>,
+}
 
 /// A token of text, and what is known of it.
 #[derive(Clone, Debug, PartialEq)]

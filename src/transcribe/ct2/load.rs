@@ -5,10 +5,10 @@ use std::time::Instant;
 use ct2rs::sys::{ComputeType, Config, Device as Ct2Device, LogLevel, Whisper, set_log_level};
 use serde::Deserialize;
 
-use super::{Ct2Whisper, Own, Vocabulary, cuda_devices};
+use super::{Arithmetic, Ct2Whisper, Own, Vocabulary, cuda_devices};
 use crate::transcribe::{
     Download, TranscribeError, TranscribeOptions,
-    decoder::{Decoder, Special},
+    decoder::{Decoder, Head, Special},
     encoder::Encoder,
     engine::{Fallback, Loaded},
     model::ModelDir,
@@ -26,6 +26,8 @@ struct ModelConfig {
     suppress_ids: Vec<u32>,
     #[serde(default)]
     suppress_ids_begin: Vec<u32>,
+    #[serde(default)]
+    alignment_heads: Vec<Head>,
 }
 
 impl ModelConfig {
@@ -61,7 +63,7 @@ pub fn open(
     let started = Instant::now();
     let engine = load(&dir, &mut plan, own).map_err(TranscribeError::Load)?;
     plan.load_ms = started.elapsed().as_millis() as u64;
-    let kernels = if engine.own.is_some() { " own kernels" } else { "" };
+    let kernels = if matches!(engine.arithmetic, Arithmetic::Own(_)) { " own kernels" } else { "" };
     let identity = format!("ct2 {} {} {}{kernels}", dir.name, dir.weights_bytes, plan.compute);
     let fallbacks = fallbacks(options, &dir, &plan, own);
     Ok(Loaded { engine: Box::new(engine), plan, identity, fallbacks })
@@ -108,28 +110,33 @@ fn load(dir: &ModelDir, plan: &mut Plan, own: bool) -> Result<Ct2Whisper, String
         .map_err(|e| format!("{}: {e}", config_path.display()))?;
     let special = config.special(&vocabulary);
     let special = special.filter(|_| own && plan.device == Device::Cpu && in_bytes(plan.compute));
-    let (whisper, own) = std::thread::scope(|scope| {
-        let own = special.map(|special| scope.spawn(move || load_own(dir, special)));
-        let whisper = load_weights(dir, plan);
-        let own = own.map(|thread| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
-        Ok::<_, String>((whisper?, own.transpose()?.flatten()))
-    })?;
-    // Where the processor cannot do bytes after all.
-    let own = own.filter(|_| in_bytes(plan.compute));
-    if own.is_some() {
-        plan.reasons.push(
-            "encoder and decoder are this program's own, since this processor multiplies bytes and bfloat16; \
-             WHISPER_KERNELS=engine takes CTranslate2's"
-                .to_owned(),
-        );
-    }
-    let multilingual = whisper.is_multilingual();
+    let own = match special {
+        Some(special) => load_own(dir, special, &config.alignment_heads)?,
+        None => None,
+    };
+    let (arithmetic, multilingual, n_mels) = match own {
+        Some(own) => {
+            if plan.compute == Compute::Auto {
+                plan.compute = Compute::Int8;
+            }
+            plan.reasons.push(
+                "encoder and decoder are this program's own, since this processor multiplies bytes and bfloat16; \
+                 WHISPER_KERNELS=engine takes CTranslate2's"
+                    .to_owned(),
+            );
+            let (multilingual, bands) = (own.decoder.is_multilingual(), own.encoder.bands());
+            (Arithmetic::Own(Box::new(own)), multilingual, bands)
+        }
+        None => {
+            let whisper = load_weights(dir, plan)?;
+            let (multilingual, bands) = (whisper.is_multilingual(), whisper.n_mels());
+            (Arithmetic::Runtime(whisper), multilingual, bands)
+        }
+    };
     let languages = if multilingual { vocabulary.languages(&config.lang_ids) } else { vec!["en".to_owned()] };
-    let n_mels = whisper.n_mels();
     Ok(Ct2Whisper {
         name: dir.name.clone(),
-        whisper,
-        own,
+        arithmetic,
         threads: plan.threads,
         vocabulary,
         languages,
@@ -139,10 +146,16 @@ fn load(dir: &ModelDir, plan: &mut Plan, own: bool) -> Result<Ct2Whisper, String
 }
 
 /// Loads the encoder and the decoder of our own, where both suit the model.
-fn load_own(dir: &ModelDir, special: Special) -> Result<Option<Own>, String> {
+fn load_own(dir: &ModelDir, special: Special, heads: &[Head]) -> Result<Option<Own>, String> {
     let variables = Variables::open(&dir.path.join("model.bin"))?;
-    let Some(encoder) = Encoder::load(&variables)? else { return Ok(None) };
-    Ok(Decoder::load(&variables, special)?.map(|decoder| Own { encoder, decoder }))
+    let (encoder, decoder) = std::thread::scope(|scope| {
+        let encoder = scope.spawn(|| Encoder::load(&variables));
+        let decoder = Decoder::load(&variables, special);
+        (encoder.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)), decoder)
+    });
+    let (Some(encoder), Some(decoder)) = (encoder?, decoder?) else { return Ok(None) };
+    let heads = heads.iter().copied().filter(|&head| decoder.has(head)).collect();
+    Ok(Some(Own { encoder, decoder, heads }))
 }
 
 /// Loads the weights, in the first precision that the device can do where that is left to us.

@@ -1,24 +1,24 @@
-//! Text by the encoder and the decoder of our own; the runtime only aligns words.
+//! Text by the encoder and the decoder of our own.
 
-use ct2rs::sys::{Device as Ct2Device, StorageView};
+use std::sync::Once;
 
-use super::{Ct2Whisper, Decoded, failed};
+use super::{Ct2Whisper, Decoded};
 use crate::transcribe::{
-    decoder::{self, Decoder, Text},
+    decoder::{self, Decoder, Head, Listened, Reading, Text},
     encoder::Encoder,
-    engine::{DecodeOptions, EngineError, Input, WindowText},
-    mel::FRAMES,
+    engine::{DecodeOptions, EngineError, Input, TIMESTAMP_MS, WindowText},
 };
-
-/// Windows whose words are aligned at once: for every token of each, the runtime holds some numbers for every token of the
-/// vocabulary, which comes to 100 MB for a full window.
-const ALIGNED_AT_ONCE: usize = 1;
 
 /// Both of them.
 pub(super) struct Own {
     pub(super) encoder: Encoder,
     pub(super) decoder: Decoder,
+    /// Heads of the decoder that look where a word is.
+    pub(super) heads: Vec<Head>,
 }
+
+/// That words get no times is said once; it would be the same for every window.
+static TOLD: Once = Once::new();
 
 impl Ct2Whisper {
     /// As [`transcribe`](crate::transcribe::Engine::transcribe). Prompts may be of different lengths.
@@ -29,7 +29,7 @@ impl Ct2Whisper {
         temperature: f32,
         options: &DecodeOptions,
     ) -> Result<Vec<WindowText>, EngineError> {
-        let mut features = own.encoder.encode(&self.spectrograms(batch)?, self.threads);
+        let features = own.encoder.encode(&self.spectrograms(batch)?, self.threads);
         let listened = own.decoder.listen(&features, self.threads);
         let languages = self.languages_of(batch, &options.languages, |which| {
             let code = |(id, chance)| Some((self.vocabulary.language(id)?, chance));
@@ -40,8 +40,7 @@ impl Ct2Whisper {
             .iter()
             .zip(&languages)
             .map(|(window, (language, _))| {
-                let prompt = self.vocabulary.ids(&self.prompt(window, language, options));
-                prompt.into_iter().map(|id| id as u32).collect()
+                narrow(self.vocabulary.ids(&self.prompt(window, language, options)))
             })
             .collect();
         let told = decoder::Options {
@@ -55,25 +54,59 @@ impl Ct2Whisper {
             samples: options.best_of,
         };
         let decoded = listened.texts(&prompts, &told).map_err(EngineError::Failed)?;
-        drop(listened);
         let decoded: Vec<Decoded> = decoded.into_iter().map(Decoded::from).collect();
         let mut texts = self.texts(&decoded, languages, temperature);
-        if options.word_times && texts.iter().any(|text| !text.segments.is_empty()) {
-            let (frames, width) = (FRAMES / 2, own.encoder.width());
-            let tokens: Vec<Vec<usize>> = decoded.into_iter().map(|d| d.tokens).collect();
-            let parts = batch
-                .chunks(ALIGNED_AT_ONCE)
-                .zip(features.chunks_mut(ALIGNED_AT_ONCE * frames * width))
-                .zip(tokens.chunks(ALIGNED_AT_ONCE))
-                .zip(texts.chunks_mut(ALIGNED_AT_ONCE));
-            for (((batch, features), tokens), texts) in parts {
-                let shape = [batch.len(), frames, width];
-                let encoded = StorageView::new(&shape, features, Ct2Device::CPU).map_err(failed)?;
-                self.add_words(batch, &encoded, tokens, texts, options)?;
-            }
+        if options.word_times {
+            self.align_own(&own.heads, &listened, batch, &decoded, &mut texts, options);
         }
         Ok(texts)
     }
+
+    /// Adds words to the segments of `texts`, which were `decoded` from what was `listened` to. Where the model cannot say,
+    /// segments keep their times and have no words.
+    fn align_own(
+        &self,
+        heads: &[Head],
+        listened: &Listened<'_>,
+        batch: &[Input<'_>],
+        decoded: &[Decoded],
+        texts: &mut [WindowText],
+        options: &DecodeOptions,
+    ) {
+        if heads.is_empty() {
+            TOLD.call_once(|| {
+                tracing::warn!(
+                    model = self.name,
+                    "words get no times: the model's config.json names no alignment_heads; a present converter writes them"
+                );
+            });
+            return;
+        }
+        let inputs: Vec<(usize, Vec<u32>, Vec<u32>)> = texts
+            .iter()
+            .zip(decoded)
+            .enumerate()
+            .filter(|(_, (text, _))| !text.segments.is_empty())
+            .map(|(nth, (text, decoded))| {
+                let spoken = decoded.tokens.iter().copied().filter(|&token| self.vocabulary.is_text(token));
+                let task = self.vocabulary.ids(&self.task(&text.language, options.task));
+                (nth, narrow(task), narrow(spoken.collect()))
+            })
+            .collect();
+        let frames = |nth: usize| (batch[nth].duration_ms / TIMESTAMP_MS) as usize;
+        let readings: Vec<Reading<'_>> = inputs
+            .iter()
+            .map(|(nth, task, text)| Reading { window: *nth, task, text, frames: frames(*nth) })
+            .collect();
+        for ((nth, ..), alignment) in inputs.iter().zip(listened.align(&readings, heads)) {
+            self.add_words(&batch[*nth], &decoded[*nth].tokens, &alignment, &mut texts[*nth]);
+        }
+    }
+}
+
+/// Ids as the decoder has them.
+fn narrow(ids: Vec<usize>) -> Vec<u32> {
+    ids.into_iter().map(|id| id as u32).collect()
 }
 
 impl From<Text> for Decoded {
@@ -90,7 +123,9 @@ mod tests {
     use std::path::Path;
 
     use super::*;
-    use crate::transcribe::{Engine, Kernels, LogMel, Sound, TimedText, TranscribeOptions, ct2::load};
+    use crate::transcribe::{
+        Engine, Kernels, LogMel, Sound, TimedText, TimedWord, TranscribeOptions, ct2::load,
+    };
 
     /// Windows of speech: the recording of the fixtures, from different places on.
     fn windows() -> Vec<Sound> {
@@ -151,6 +186,42 @@ mod tests {
             }
             // The runtime's attention is in single precision: once in a while two words were as good as equal.
             assert!(same + 1 >= windows.len(), "{same} of {}: {ours:?}\n{theirs:?}", windows.len());
+        }
+    }
+
+    #[test]
+    fn words_are_where_the_runtime_finds_them() {
+        let (own, runtime) = (engine(Kernels::Auto), engine(Kernels::Engine));
+        let windows = windows();
+        let inputs: Vec<Input<'_>> = windows
+            .iter()
+            .zip([30_000, 24_000, 17_000, 10_000])
+            .map(|(sound, duration_ms)| Input {
+                sound,
+                duration_ms,
+                language: Some("en"),
+                previous: "",
+                prompted: true,
+            })
+            .collect();
+        let options = DecodeOptions { word_times: true, ..DecodeOptions::default() };
+        let words = |engine: &dyn Engine| -> Vec<Vec<TimedWord>> {
+            let texts = engine.transcribe(&inputs, 0.0, &options).unwrap();
+            texts.into_iter().map(|t| t.segments.into_iter().flat_map(|s| s.words).collect()).collect()
+        };
+        let text = |words: &[TimedWord]| words.iter().map(|w| w.text.clone()).collect::<String>();
+        let (ours, theirs) = (words(own.as_ref()), words(runtime.as_ref()));
+        let same: Vec<_> = ours.iter().zip(&theirs).filter(|(a, b)| text(a) == text(b)).collect();
+        assert!(same.len() + 1 >= windows.len(), "{ours:?}\n{theirs:?}");
+        let pairs: Vec<_> = same.into_iter().flat_map(|(a, b)| a.iter().zip(b)).collect();
+        assert!(pairs.len() > 40, "{pairs:?}");
+        let near = |(a, b): &&(&TimedWord, &TimedWord)| {
+            a.start_ms.abs_diff(b.start_ms) <= 40 && a.end_ms.abs_diff(b.end_ms) <= 40
+        };
+        let off = pairs.iter().filter(|pair| !near(pair)).count();
+        assert!(off * 20 <= pairs.len(), "{off} of {}: {pairs:?}", pairs.len());
+        for (a, b) in pairs {
+            assert!((a.prob - b.prob).abs() < 0.1, "{a:?}\n{b:?}");
         }
     }
 

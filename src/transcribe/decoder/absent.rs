@@ -2,8 +2,9 @@
 
 use super::shape::Shape;
 use super::variables::Variables;
+use super::words::Alignment;
 
-pub use options::{Options, Special, Text};
+pub use options::{Head, Options, Reading, Special, Text};
 
 mod options;
 
@@ -23,6 +24,16 @@ impl Decoder {
     /// None.
     pub fn load(_: &Variables, _: Special) -> Result<Option<Self>, String> {
         Ok(None)
+    }
+
+    /// Nothing.
+    pub fn is_multilingual(&self) -> bool {
+        match *self {}
+    }
+
+    /// None.
+    pub fn has(&self, _: Head) -> bool {
+        match *self {}
     }
 
     /// Takes windows in.
@@ -45,6 +56,11 @@ impl Listened<'_> {
     /// # Errors
     /// None.
     pub fn texts(&self, _: &[Vec<u32>], _: &Options) -> Result<Vec<Text>, String> {
+        match *self.0 {}
+    }
+
+    /// Alignments.
+    pub fn align(&self, _: &[Reading<'_>], _: &[Head]) -> Vec<Alignment> {
         match *self.0 {}
     }
 }

@@ -1,5 +1,6 @@
 //! Windows that are decoded together: each step takes a token of every hypothesis of every window.
 
+use super::align::Watch;
 use super::beam::Search;
 use super::cache::{self, Heard, Said};
 use super::logits::{self, Block};
@@ -11,24 +12,26 @@ use crate::transcribe::kernels::matrix::{PANEL, parts};
 use crate::transcribe::kernels::vector::{layer_norm, quantise};
 
 /// Most rows that go through the layers together, and whose logits are held at once: four windows of five beams, and a few.
-const ROWS: usize = 24;
+pub(super) const ROWS: usize = 24;
 
 /// Working memory of a thread.
 pub(super) struct Room {
     pub(super) said: Said,
     pub(super) take: cache::Room,
-    step: step::Room,
+    pub(super) step: step::Room,
     judges: Vec<Judge>,
     /// `[rows][width]`.
-    x: Vec<f32>,
-    row: Vec<f32>,
+    pub(super) x: Vec<f32>,
+    pub(super) row: Vec<f32>,
     /// Rows whose logits are wanted, `[rows][width]`, and what a step is worth.
     pub(super) ready: Vec<u8>,
     pub(super) worth: Vec<f32>,
     /// A block's, `[rows][1984]` at most.
-    logits: Vec<f32>,
+    pub(super) logits: Vec<f32>,
     /// Their largest, a quarter as many.
-    most: Vec<f32>,
+    pub(super) most: Vec<f32>,
+    /// What heads look at, `[head][row][frame]`, where words are aligned.
+    pub(super) attention: Vec<f32>,
 }
 
 /// What is decoded of a window.
@@ -149,7 +152,8 @@ impl Decoder {
                 said: &works[row.work].search.alive[row.hypothesis].entries[..=row.position],
             };
             let looking: Vec<Row<'_>> = rows.iter().map(of).collect();
-            step::step(&self.layers, &looking, &mut room.x, &mut room.said, &mut room.step);
+            let nothing = &mut Watch::default();
+            step::step(&self.layers, &looking, &mut room.x, &mut room.said, &mut room.step, nothing);
             let done = rows.iter().zip(room.x.chunks_exact(self.width));
             for (_, x) in done.filter(|(row, _)| row.start || row.next) {
                 if let Some((bytes, worth)) = ready.next() {
@@ -231,11 +235,12 @@ impl Room {
             worth: Vec::new(),
             logits: Vec::new(),
             most: Vec::new(),
+            attention: Vec::new(),
         }
     }
 
     /// Room for `count` logits of each of `rows`.
-    fn fit(&mut self, rows: usize, count: usize) {
+    pub(super) fn fit(&mut self, rows: usize, count: usize) {
         let size = self.logits.len().max(rows * count);
         self.logits.resize(size, 0.0);
         self.most.resize(size / 4, 0.0);

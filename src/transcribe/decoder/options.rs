@@ -66,3 +66,19 @@ pub struct Text {
     /// Probability that nobody speaks.
     pub no_speech: f32,
 }
+
+/// A head of the decoder: its layer, and its number there.
+pub type Head = (usize, usize);
+
+/// A text that is looked up in its window.
+#[derive(Clone, Debug)]
+pub struct Reading<'a> {
+    /// The window's number.
+    pub window: usize,
+    /// The tokens before it: the start of the transcript, and what is to be done.
+    pub task: &'a [u32],
+    /// Its tokens, all of them text.
+    pub text: &'a [u32],
+    /// Frames of 20 ms with sound.
+    pub frames: usize,
+}

@@ -5,6 +5,7 @@ use std::arch::x86_64::{
     _mm512_set1_ps, _mm512_setzero_ps, _mm512_sub_ps,
 };
 
+use super::align::Watch;
 use super::cache::{Heard, Said};
 use super::{Layer, Norm};
 use crate::transcribe::kernels::HEAD;
@@ -53,9 +54,17 @@ impl Room {
     }
 }
 
-/// Takes `rows`, whose tokens stand in `x[rows][width]`, through all `layers`. A row may look back at rows before it.
+/// Takes `rows`, whose tokens stand in `x[rows][width]`, through all `layers`. A row may look back at rows before it. What is
+/// watched is noted in `watch`.
 #[target_feature(enable = "avx512f,avx512dq,avx512bw,avx512vnni,avx512bf16")]
-pub(super) fn step(layers: &[Layer], rows: &[Row<'_>], x: &mut [f32], said: &mut Said, room: &mut Room) {
+pub(super) fn step(
+    layers: &[Layer],
+    rows: &[Row<'_>],
+    x: &mut [f32],
+    said: &mut Said,
+    room: &mut Room,
+    watch: &mut Watch<'_>,
+) {
     let width = x.len() / rows.len().max(1);
     room.fit(rows.len(), width);
     for (n, layer) in layers.iter().enumerate() {
@@ -82,17 +91,18 @@ pub(super) fn step(layers: &[Layer], rows: &[Row<'_>], x: &mut [f32], said: &mut
             to_bf16(query, 0.125, &mut room.halves);
             pairs(&room.halves).zip(out).for_each(|(pair, out)| *out = pair);
         }
+        watch.layer = n;
         let mut first = 0;
         for same in rows.chunk_by(|a, b| std::ptr::eq(a.heard, b.heard)) {
             for (from, size) in tiles(same.len()) {
                 let positions = &same[0].heard.layers[n];
                 match size {
-                    1 => listen::<1>(positions, first + from, width, room),
-                    2 => listen::<2>(positions, first + from, width, room),
-                    3 => listen::<3>(positions, first + from, width, room),
-                    4 => listen::<4>(positions, first + from, width, room),
-                    5 => listen::<5>(positions, first + from, width, room),
-                    _ => listen::<TILE>(positions, first + from, width, room),
+                    1 => listen::<1>(positions, first + from, width, room, watch),
+                    2 => listen::<2>(positions, first + from, width, room, watch),
+                    3 => listen::<3>(positions, first + from, width, room, watch),
+                    4 => listen::<4>(positions, first + from, width, room, watch),
+                    5 => listen::<5>(positions, first + from, width, room, watch),
+                    _ => listen::<TILE>(positions, first + from, width, room, watch),
                 }
             }
             first += same.len();
@@ -157,19 +167,7 @@ fn look_back(query: &[f32], both: &[f32], said: &[u32], scores: &mut [f32], seen
             }
             *score = _mm512_reduce_add_ps(sum);
         }
-        scores[count..].fill(f32::MIN);
-        let mut largest = _mm512_set1_ps(f32::MIN);
-        for at in (0..scores.len()).step_by(LANES) {
-            largest = _mm512_max_ps(largest, load(scores, at));
-        }
-        let largest = _mm512_set1_ps(_mm512_reduce_max_ps(largest));
-        let mut total = _mm512_setzero_ps();
-        for at in (0..scores.len()).step_by(LANES) {
-            let weight = exp_below(_mm512_sub_ps(load(scores, at), largest));
-            total = _mm512_add_ps(total, weight);
-            store(scores, at, weight);
-        }
-        let share = _mm512_set1_ps(1.0 / _mm512_reduce_add_ps(total));
+        let share = _mm512_set1_ps(shares(scores, count));
         let mut sums = [_mm512_setzero_ps(); HEAD / LANES];
         for (&weight, &entry) in scores.iter().zip(said) {
             let value = &both[(entry as usize * 2 + 1) * width + head..][..HEAD];
@@ -184,10 +182,35 @@ fn look_back(query: &[f32], both: &[f32], said: &[u32], scores: &mut [f32], seen
     }
 }
 
+/// Makes the first `count` scores e to the power of each less the largest, and those behind them nothing; by what they are to be
+/// multiplied to add up to 1.
+#[target_feature(enable = "avx512f")]
+pub(super) fn shares(scores: &mut [f32], count: usize) -> f32 {
+    scores[count..].fill(f32::MIN);
+    let mut largest = _mm512_set1_ps(f32::MIN);
+    for at in (0..scores.len()).step_by(LANES) {
+        largest = _mm512_max_ps(largest, load(scores, at));
+    }
+    let largest = _mm512_set1_ps(_mm512_reduce_max_ps(largest));
+    let mut total = _mm512_setzero_ps();
+    for at in (0..scores.len()).step_by(LANES) {
+        let weight = exp_below(_mm512_sub_ps(load(scores, at), largest));
+        total = _mm512_add_ps(total, weight);
+        store(scores, at, weight);
+    }
+    1.0 / _mm512_reduce_add_ps(total)
+}
+
 /// What `R` rows of the same window, from the row `first`, see of its positions.
 #[inline]
 #[target_feature(enable = "avx512f,avx512dq,avx512bw,avx512bf16")]
-fn listen<const R: usize>(positions: &Positions, first: usize, width: usize, room: &mut Room) {
+fn listen<const R: usize>(
+    positions: &Positions,
+    first: usize,
+    width: usize,
+    room: &mut Room,
+    watch: &mut Watch<'_>,
+) {
     let Room { queries, scores, weights, seen, .. } = room;
     for head in 0..width / HEAD {
         let queries = &queries[first * width / 2 + head * HEAD / 2..];
@@ -200,6 +223,7 @@ fn listen<const R: usize>(positions: &Positions, first: usize, width: usize, roo
                 sums.iter().enumerate().for_each(|(v, sum)| store(row, v * LANES, *sum));
             }
         }
+        watch.look(head, first, scores, R);
         let mut shares = [0.0; R];
         for (r, share) in shares.iter_mut().enumerate() {
             let weights = &mut weights[r * WEIGHT_PAIRS..][..WEIGHT_PAIRS];

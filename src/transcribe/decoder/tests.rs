@@ -238,6 +238,66 @@ fn windows_are_the_same_alone_together_and_on_threads() {
 }
 
 #[test]
+fn texts_are_looked_up_alone_as_together() {
+    let Some(decoder) = decoder() else { return };
+    let features = features(3);
+    let size = features.len() / 3;
+    // More tokens than go through the layers at once.
+    let text: Vec<u32> = (0..40_u32).map(|n| n * 1_511 % 50_000).collect();
+    let reading = |window: usize, length: usize| Reading {
+        window,
+        task: &PROMPT,
+        text: &text[..length],
+        frames: 1_500 - 100 * window,
+    };
+    let heads = [(2, 1), (0, 0)];
+    let readings = [reading(2, 40), reading(0, 7), reading(1, 23)];
+    let alone: Vec<Alignment> = readings
+        .iter()
+        .map(|reading| {
+            let listened = decoder.listen(&features[reading.window * size..][..size], 1);
+            listened.align(&[Reading { window: 0, ..reading.clone() }], &heads).remove(0)
+        })
+        .collect();
+    for (one, reading) in alone.iter().zip(&readings) {
+        assert_eq!((one.frames.len(), one.probs.len()), (reading.text.len(), reading.text.len()));
+        assert!(one.frames.is_sorted() && one.frames.iter().all(|&f| (f as usize) < reading.frames));
+        assert!(one.probs.iter().all(|p| (0.0..=1.0).contains(p)), "{one:?}");
+    }
+    for threads in [1, 2, 4] {
+        assert_eq!(decoder.listen(&features, threads).align(&readings, &heads), alone);
+    }
+    // What a token's probability is: its logit among those of text.
+    let tokens: Vec<u32> = PROMPT.into_iter().chain([50_363]).chain(text[..9].iter().copied()).collect();
+    let logits = own(&decoder, &features[2 * size..], &tokens);
+    let most = logits[..50_257].iter().copied().fold(f32::MIN, f32::max);
+    let total: f32 = logits[..50_257].iter().map(|logit| (logit - most).exp()).sum();
+    let right = (logits[text[9] as usize] - most).exp() / total;
+    assert!((alone[0].probs[9] - right).abs() < 1e-3 * right.max(1e-6), "{} {right}", alone[0].probs[9]);
+}
+
+#[test]
+fn what_cannot_be_looked_up_is_left_out() {
+    let Some(decoder) = decoder() else { return };
+    let features = features(1);
+    let listened = decoder.listen(&features, 1);
+    let long = vec![400; 445];
+    let whole = Reading { window: 0, task: &PROMPT, text: &long[..10], frames: 1_500 };
+    let others = [
+        Reading { window: 1, ..whole.clone() },
+        Reading { text: &long, ..whole.clone() },
+        Reading { text: &[], ..whole.clone() },
+        Reading { text: &[50_257], ..whole.clone() },
+        Reading { frames: 7, ..whole.clone() },
+    ];
+    for reading in others {
+        assert_eq!(listened.align(&[reading], &[(0, 0)]), [Alignment::default()]);
+    }
+    assert_eq!(listened.align(&[whole], &[(0, 0)])[0].frames.len(), 10);
+    assert!(decoder.has((2, 1)) && !decoder.has((3, 0)) && !decoder.has((0, 2)));
+}
+
+#[test]
 fn chance_repeats_itself_and_is_chance() {
     let Some(decoder) = decoder() else { return };
     let features = features(1);

@@ -21,8 +21,8 @@ impl Encoder {
         Ok(None)
     }
 
-    /// Width of a position's output.
-    pub fn width(&self) -> usize {
+    /// Mel bands.
+    pub fn bands(&self) -> usize {
         match *self {}
     }
 
