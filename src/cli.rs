@@ -46,6 +46,9 @@ pub const EXIT_OK: u8 = 0;
 pub const EXIT_FAILED: u8 = 1;
 /// Exit code when the command line or the configuration is wrong.
 pub const EXIT_USAGE: u8 = 2;
+/// Exit code when nothing could be done for now, through no fault of the command: the database, the network or another process
+/// stands in the way.
+pub const EXIT_NOT_NOW: u8 = 3;
 /// Exit code when the run was interrupted (128 + SIGINT).
 pub const EXIT_INTERRUPTED: u8 = 130;
 
@@ -74,7 +77,8 @@ Start here:
 
 Everything can also be set in the environment, in .env or in a file: `spoken config` shows what is in effect.
 
-Exit codes: 0 all done, 1 some items failed, 2 wrong usage or configuration, 130 interrupted";
+Exit codes: 0 all done, 1 some items failed, 2 wrong usage or configuration, 3 not possible for now (the database, the \
+network or another process stands in the way), 130 interrupted";
 
 /// Turns videos into searchable speech: downloads, transcribes with Whisper, and finds what was said.
 #[derive(Clone, Debug, Parser)]

@@ -56,7 +56,7 @@ Examples:
   find /archive -name '*.mp4' | spoken ingest -
   spoken ingest                                      go on with what is queued
 
-Exit codes: 0 all done, 1 some items failed, 2 wrong usage or configuration, 130 interrupted")]
+Exit codes: 0 all done, 1 some items failed, 2 wrong usage or configuration, 3 not possible for now, 130 interrupted")]
 pub struct IngestArgs {
     /// File, folder, address, playlist or channel; - reads a list from standard input
     #[arg(value_name = "SOURCE", value_hint = ValueHint::AnyPath)]
@@ -167,8 +167,8 @@ Examples:
   HANDOVER_URL=s3://bucket/audio spoken work --role transcribe --profile gpu
   spoken work --drain --json > summary.json
 
-Exit codes: 0 told to stop, 2 wrong usage or configuration; with --drain also 0 all done, 1 some items failed,
-130 interrupted")]
+Exit codes: 0 told to stop, 2 wrong usage or configuration, 3 not possible for now; with --drain also 0 all done, 1 some \
+items failed, 130 interrupted")]
 pub struct WorkArgs {
     /// Part of the work to do
     #[arg(long, value_name = "ROLE", default_value = "all")]

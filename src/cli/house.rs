@@ -40,7 +40,7 @@ Examples:
   spoken reembed --status
   spoken reembed --drop-old                          only the model that answers is left
 
-Exit codes: 0 done, 1 some items could not be embedded, 2 wrong usage or configuration, 130 interrupted")]
+Exit codes: 0 done, 1 some items could not be embedded, 2 wrong usage or configuration, 3 not possible for now, 130 interrupted")]
 pub struct ReembedArgs {
     /// The model: a name or a directory [env: EMBEDDING_MODEL]
     #[arg(short, long, value_name = "MODEL", value_hint = ValueHint::AnyPath)]
@@ -78,7 +78,7 @@ Examples:
 A condition is COLUMN COMPARISON VALUE, joined by `and`. Of segments: avg_logprob, no_speech_prob, language. Of items: model,
 title, channel, duration (90s, 1h30m), published (2026-01-31), flag. Comparisons: < <= = != >= > and ~ (contains).
 
-Exit codes: 0 done, 1 some items failed, 2 wrong usage or configuration, 130 interrupted")]
+Exit codes: 0 done, 1 some items failed, 2 wrong usage or configuration, 3 not possible for now, 130 interrupted")]
 pub struct UpgradeArgs {
     /// What is doubtful; given several times, all must hold
     #[arg(long = "where", value_name = "CONDITION", required = true, value_parser = condition)]
@@ -123,7 +123,8 @@ Examples:
   spoken remove --list                               what was removed
   spoken remove --forget 3f2a                        let it in again
 
-Exit codes: 0 done, 1 some items are being worked on and stay, 2 wrong usage")]
+Exit codes: 0 done, 1 some items are being worked on and stay, or the answer was no, 2 wrong usage or configuration, \
+3 not possible for now")]
 #[command(override_usage = "spoken remove [OPTIONS] [MEDIA]...")]
 #[command(group = clap::ArgGroup::new("which").required(true).multiple(true).args(["media", "source", "channel", "before", "since", "list"]))]
 pub struct RemoveArgs {

@@ -32,7 +32,7 @@ Examples:
   spoken transcribe ~/Videos --format srt --output-dir subtitles
   spoken transcribe *.mp3 --format json | jq -r '.segments[].text'
 
-Exit codes: 0 all done, 1 some files failed, 2 wrong usage or configuration, 130 interrupted")]
+Exit codes: 0 all done, 1 some files failed, 2 wrong usage or configuration, 3 not possible for now, 130 interrupted")]
 pub struct TranscribeArgs {
     /// Files, and folders searched with all below them
     #[arg(value_name = "SOURCE", required = true, value_hint = ValueHint::AnyPath)]

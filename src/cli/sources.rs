@@ -206,8 +206,8 @@ Examples:
   spoken sync podcast --full
   */10 * * * *  spoken sync                          in a crontab
 
-Exit codes: 0 done, also with nothing new; 1 items failed or a source could not be checked; 2 wrong usage or set-up; \
-130 interrupted")]
+Exit codes: 0 done, also with nothing new; 1 items failed or a source could not be checked; 2 wrong usage or \
+configuration; 3 not possible for now; 130 interrupted")]
 pub struct SyncArgs {
     /// Check these now, due or not; without any, those that are due
     #[arg(value_name = "SOURCE")]
