@@ -16,7 +16,10 @@ media file, or the address of any page, playlist, channel or feed that yt-dlp un
 sources from standard input, one a line; blank lines and lines that begin with # are skipped.
 
 What is known already is not brought in twice, so the same command can be run again and again. Ctrl-C finishes what \
-is in work and stops; a second Ctrl-C stops at once. Either way nothing is lost: the next run goes on from there. \
+is in work and stops; a second Ctrl-C stops at once. Closing the terminal stops it in good order, too (what is in \
+work has STOP_GRACE_SECONDS); for a night use tmux, nohup or systemd-run. However it ends, nothing is lost: the same command \
+goes on from there.
+
 Without a SOURCE, that is all that `spoken ingest` does.";
 
 /// What `spoken retry --help` says first.
