@@ -10,7 +10,7 @@
 //!   log/            one file a weekday, overwritten after a week; start.log for what comes before
 //!   start.lock      held while starting or stopping: two processes never do it at once
 //!   users.lock      shared lock of every process that uses the server
-//!   keep            present after `spoken db start`: the last user leaves the server running
+//!   keep            present after `spoken db start` or `db url`: the last user leaves the server running
 //!   .s.PGSQL.5432   the socket (in /tmp/spoken-<hash>/ where the path would be too long)
 //! ```
 //!

@@ -47,7 +47,8 @@ directory, the profile (--profile or SPOKEN_PROFILE), .env in the current direct
 /// What `spoken db --help` says first.
 pub(super) const DB: &str = "\
 Without DATABASE_URL, spoken keeps a Postgres of its own in its data directory and starts it when it is needed. These \
-commands start it for other programs, stop it, and tell how to reach it.";
+commands start it for other programs, stop it, and tell how to reach it. Once `start` or `url` has been asked for, it goes on \
+running until `stop`. Its own psql and pg_dump lie in SPOKEN_TOOLS_DIR/postgres/bin.";
 
 /// Arguments of `spoken ingest`.
 #[derive(Clone, Debug, Default, Args)]
@@ -292,6 +293,7 @@ pub struct ConfigArgs {
 #[command(after_long_help = "\
 Examples:
   psql \"$(spoken db url)\"
+  ~/.cache/spoken/tools/postgres/bin/psql \"$(spoken db url)\"
   spoken db stop")]
 pub struct DbArgs {
     /// What to do.
@@ -306,7 +308,7 @@ pub enum DbCommand {
     Start,
     /// Stop the private Postgres
     Stop,
-    /// Print the address of the database, its password included
+    /// Print the address of the database, its password included; the private one is started and goes on running
     Url,
     /// Bring the tables up to date
     Migrate,
