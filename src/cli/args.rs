@@ -195,6 +195,10 @@ pub struct WorkArgs {
 
 /// Arguments of `spoken nodes`.
 #[derive(Clone, Debug, Default, Args)]
+#[command(after_long_help = "\
+Examples:
+  spoken nodes
+  spoken nodes --json | jq '.nodes[] | {host, role, in_hand, audio_hours_per_hour}'")]
 pub struct NodesArgs {
     /// Print JSON: {"nodes": [{"node_id", "host", "pid", "role", "alive", …}], "waiting": {"items", "bytes", "audio_ms"}}
     #[arg(long)]
@@ -203,7 +207,20 @@ pub struct NodesArgs {
 
 /// Arguments of `spoken status`.
 #[derive(Clone, Debug, Default, Args)]
+#[command(after_long_help = "\
+Examples:
+  spoken status
+  spoken status --failed                             what was given up, why, and what to do
+  spoken status --json | jq -r '.items[] | select(.flags != []) | .title'")]
 pub struct StatusArgs {
+    /// List only what has failed
+    #[arg(long)]
+    pub failed: bool,
+
+    /// List at most N items, those that were found first
+    #[arg(short = 'n', long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub limit: Option<u32>,
+
     /// Print JSON: {"counts": {…}, "items": [{"media_id", "source", "title", "state", …}]}
     #[arg(long)]
     pub json: bool,
@@ -211,6 +228,11 @@ pub struct StatusArgs {
 
 /// Arguments of `spoken limits`.
 #[derive(Clone, Debug, Default, Args)]
+#[command(after_long_help = "\
+Examples:
+  spoken limits
+  RATE_SITES='youtube.com videos=30 interval=60' spoken limits    what that would allow
+  spoken limits --json | jq '.sites[] | select(.open_s)'")]
 pub struct LimitsArgs {
     /// Print JSON: {"sites": [{"site", "identity", "videos", "requests", "downloads", "limits", "open_s", "reason", "remedy"}]}
     #[arg(long)]
@@ -219,6 +241,11 @@ pub struct LimitsArgs {
 
 /// Arguments of `spoken show`.
 #[derive(Clone, Debug, Args)]
+#[command(after_long_help = "\
+Examples:
+  spoken show talk.mp4
+  spoken show 3f2a --dropped                         what the model wrote and was not believed
+  spoken show https://youtu.be/… --json | jq .coverage")]
 pub struct ShowArgs {
     /// Id of an item (its first characters will do), or the file or address it came from
     #[arg(value_name = "MEDIA")]
@@ -240,7 +267,9 @@ Examples:
   spoken retry 3f2a 77b0 && spoken ingest
   spoken retry --failed && spoken ingest
   spoken retry --class rate_limited
-  spoken retry --done talk.mp4 && spoken ingest --quality quality")]
+  spoken retry --done talk.mp4 && spoken ingest --quality quality
+
+Exit codes: 0 done, 1 nothing of what was named can be tried again, 2 wrong usage or configuration, 3 not possible for now")]
 #[command(group = clap::ArgGroup::new("which").required(true).args(["media", "failed", "flagged", "class"]))]
 pub struct RetryArgs {
     /// Ids of items (their first characters will do), or the files or addresses they came from

@@ -107,11 +107,23 @@ pub struct BenchArgs {
     pub beam_size: Vec<String>,
 
     /// Profiles of transcription to compare, such as fast,balanced
-    #[arg(long, value_name = "NAME,…", value_delimiter = ',', help_heading = "Configurations")]
+    #[arg(
+        long,
+        visible_alias = "quality",
+        value_name = "NAME,…",
+        value_delimiter = ',',
+        help_heading = "Configurations"
+    )]
     pub whisper_profile: Vec<String>,
 
     /// Numbers of threads that find speech to compare (ASR_WORKERS)
-    #[arg(long, value_name = "N,…", value_delimiter = ',', help_heading = "Configurations")]
+    #[arg(
+        long,
+        visible_alias = "asr-workers",
+        value_name = "N,…",
+        value_delimiter = ',',
+        help_heading = "Configurations"
+    )]
     pub workers: Vec<String>,
 
     /// Values of any other setting to compare; may be repeated

@@ -240,6 +240,12 @@ async fn bad_items_are_named_and_the_rest_goes_on() {
     library.assert_in_order();
     let [queued, active, done, failed] = library.counts();
     assert_eq!([queued, active, done, failed], [0, 0, 1, rows.len() as u64]);
+    let listed = library.ok(&["status", "--failed", "--json"]).json();
+    let states: Vec<&str> = listed["items"].as_array().unwrap().iter().map(|i| text(&i["state"])).collect();
+    assert_eq!(states, vec!["failed"; rows.len()]);
+    let first = library.ok(&["status", "--failed", "--limit", "2"]);
+    assert!(first.stderr.contains(&format!("2 of {failed} are listed")), "{first}");
+    assert!(first.stdout.contains(&format!("1 done, {failed} failed")), "{first}");
     // The watch works.
     fs::read(&apart).unwrap();
     assert!(watch.opened());
