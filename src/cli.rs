@@ -100,7 +100,7 @@ pub struct Global {
     /// Use the settings of a profile: gpu, cpu or a file of your own
     ///
     /// `gpu` and `cpu` are built in; any other NAME is NAME.toml in the configuration directory (SPOKEN_CONFIG_DIR,
-    /// else ./config, ~/.config/spoken or /etc/spoken). [env: SPOKEN_PROFILE]
+    /// else ./config if it holds a default.toml, ~/.config/spoken or /etc/spoken); what .env says wins over it. [env: SPOKEN_PROFILE]
     #[arg(long, value_name = "NAME", global = true)]
     pub profile: Option<String>,
 

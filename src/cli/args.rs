@@ -42,7 +42,11 @@ pub(super) const CONFIG: &str = "\
 Shows every setting in effect and where it comes from. Passwords are not shown.
 
 Settings are looked up in this order, the later winning: built-in defaults, default.toml in the configuration \
-directory, the profile (--profile or SPOKEN_PROFILE), .env in the current directory, the environment, flags.";
+directory, the profile (--profile or SPOKEN_PROFILE), .env in the current directory, the environment, flags. What .env \
+says therefore wins over a profile.
+
+The configuration directory is SPOKEN_CONFIG_DIR, else ./config if it holds a default.toml, else ~/.config/spoken, else \
+/etc/spoken.";
 
 /// What `spoken db --help` says first.
 pub(super) const DB: &str = "\
