@@ -141,7 +141,7 @@ pub struct SourceAddArgs {
     #[arg(long)]
     pub members: bool,
 
-    /// Print JSON: the source as `source show --json` has it
+    /// Print JSON: the source as `source list --json` has it
     #[arg(long)]
     pub json: bool,
 }
