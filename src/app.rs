@@ -19,6 +19,7 @@
 //! * [`mod@queue`] — looking at the queue and steering it.
 //! * [`world`] — the open database that commands share.
 //! * [`doctor`] — is everything there?
+//! * [`ending`] — an error into an exit code.
 //! * [`signals`] — Ctrl-C and SIGTERM.
 
 use std::io::{IsTerminal, Read, Write};
@@ -29,8 +30,8 @@ use std::time::Duration;
 use anyhow::Context;
 
 use crate::cli::{
-    Cli, Command, DbCommand, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE, IngestArgs, ReembedArgs,
-    SourceCommand, SyncArgs, TranscribeArgs, UpgradeArgs, WorkArgs,
+    Cli, Command, DbCommand, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, IngestArgs, ReembedArgs, SourceCommand,
+    SyncArgs, TranscribeArgs, UpgradeArgs, WorkArgs,
 };
 use crate::config::{self, Inputs, Loaded, LogFormat};
 use crate::event::{self, Event, Events};
@@ -42,6 +43,7 @@ use crate::telemetry::{self, Output, TelemetryOptions};
 pub mod bench;
 pub mod check;
 pub mod doctor;
+pub mod ending;
 pub mod export;
 pub mod import;
 pub mod index;
@@ -98,7 +100,7 @@ pub fn main() -> ExitCode {
             }
             let text = in_full(&error);
             eprintln!("error: {}", text.lines().map(telemetry::sanitize).collect::<Vec<_>>().join("\n"));
-            ExitCode::from(EXIT_USAGE)
+            ExitCode::from(ending::exit_code(&error))
         }
     }
 }
@@ -610,7 +612,7 @@ async fn doctor_command(json: bool, loaded: &Loaded) -> anyhow::Result<u8> {
             Some(url) => {
                 // Any library's name will do: what is written is removed at once.
                 let opened = steps::store_between(url, uuid::Uuid::nil()).await;
-                Some(opened.map(|store| store.place().to_owned()).map_err(|e| format!("{e:#}")))
+                Some(opened.map(|store| store.place().to_owned()).map_err(|e| in_full(&e)))
             }
             None => None,
         },

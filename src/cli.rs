@@ -46,6 +46,9 @@ pub const EXIT_OK: u8 = 0;
 pub const EXIT_FAILED: u8 = 1;
 /// Exit code when the command line or the configuration is wrong.
 pub const EXIT_USAGE: u8 = 2;
+/// Exit code when nothing could be done for now, through no fault of the command: the database, the network or another process
+/// stands in the way.
+pub const EXIT_NOT_NOW: u8 = 3;
 /// Exit code when the run was interrupted (128 + SIGINT).
 pub const EXIT_INTERRUPTED: u8 = 130;
 
@@ -55,7 +58,7 @@ const STYLES: Styles = Styles::styled()
     .literal(AnsiColor::Cyan.on_default().bold())
     .placeholder(AnsiColor::Cyan.on_default());
 
-/// The commands as `spoken --help` lists them.
+/// The commands as `spoken --help` lists them; `help` itself need not be listed there.
 const GROUPS: &[(&str, &[&str])] = &[
     ("Bring in", &["ingest", "import", "status", "queue", "retry", "limits"]),
     ("Keep up", &["source", "sync", "run"]),
@@ -74,12 +77,13 @@ Start here:
 
 Everything can also be set in the environment, in .env or in a file: `spoken config` shows what is in effect.
 
-Exit codes: 0 all done, 1 some items failed, 2 wrong usage or configuration, 130 interrupted";
+Exit codes: 0 all done, 1 some items failed, 2 wrong usage or configuration, 3 not possible for now (the database, the \
+network or another process stands in the way), 130 interrupted";
 
 /// Turns videos into searchable speech: downloads, transcribes with Whisper, and finds what was said.
 #[derive(Clone, Debug, Parser)]
 #[command(name = "spoken", version, styles = STYLES, max_term_width = 110, after_help = AFTER_HELP)]
-#[command(disable_help_subcommand = true, subcommand_required = true, arg_required_else_help = true)]
+#[command(subcommand_required = true, arg_required_else_help = true)]
 pub struct Cli {
     /// Options that every command takes.
     #[command(flatten)]
@@ -96,7 +100,7 @@ pub struct Global {
     /// Use the settings of a profile: gpu, cpu or a file of your own
     ///
     /// `gpu` and `cpu` are built in; any other NAME is NAME.toml in the configuration directory (SPOKEN_CONFIG_DIR,
-    /// else ./config, ~/.config/spoken or /etc/spoken). [env: SPOKEN_PROFILE]
+    /// else ./config if it holds a default.toml, ~/.config/spoken or /etc/spoken); what .env says wins over it. [env: SPOKEN_PROFILE]
     #[arg(long, value_name = "NAME", global = true)]
     pub profile: Option<String>,
 
@@ -454,6 +458,24 @@ mod tests {
         let help = help(&["ingest", "--help"]);
         assert!(help.starts_with("Brings in everything that SOURCE stands for"), "{help}");
         assert!(help.contains("Without a SOURCE") && help.contains("Examples:"), "{help}");
+    }
+
+    #[test]
+    fn help_may_be_asked_for_in_words() {
+        assert!(help(&["help"]).contains("Start here:"));
+        assert!(help(&["help", "ingest"]).starts_with("Brings in everything that SOURCE stands for"));
+        assert!(help(&["help", "queue", "pause"]).contains("--until"));
+    }
+
+    #[test]
+    fn what_means_the_same_may_be_called_the_same() {
+        let Command::Remove(args) = parse("remove --after 2026-01-31").command else { panic!() };
+        assert!(args.since.is_some());
+        let Command::Bench(args) = parse("bench --quality fast,balanced --asr-workers 2").command else {
+            panic!()
+        };
+        let keys: Vec<String> = args.varied().into_iter().map(|(key, _)| key).collect();
+        assert_eq!(keys, ["whisper_profile", "asr_workers"]);
     }
 
     #[test]

@@ -12,7 +12,7 @@
 //!
 //! * **The nouns**: [`media`] (items, audio, segments, failures), [`stage`] (how busy a stage is),
 //!   [`event`] (what happened). They import no other module of the crate.
-//! * **The steps**, each knowing only the nouns, never another step (but [`transcribe`], which asks
+//! * **The steps**, each knowing only the nouns and the tools below, never another step (but [`transcribe`], which asks
 //!   [`speech`] where to cut, since the two are one stage): [`source`] finds items,
 //!   [`fetch`] brings their bytes, [`decode`] turns them into 16 kHz mono, [`speech`] finds who
 //!   talks when and cuts windows, [`transcribe`] runs Whisper over the windows of all files at once,
@@ -27,6 +27,20 @@
 //! * **Who watches**: [`report`] draws events, [`gpu`] samples the machine.
 //! * **The outside**: [`config`], [`cli`], [`telemetry`], [`postgres`] (the private server), and
 //!   [`app`], which composes all of it into commands.
+//!
+//! To find a feature, begin with its command in [`app`]:
+//!
+//! * **Subscriptions**: [`app::source`] keeps them, [`app::check`] looks into them, [`app::sync`] and [`app::run`] say when;
+//!   [`source`] reads lists and feeds, [`store::sources`] remembers what was found in them.
+//! * **Doing again**: [`app::upgrade`] (another Whisper model), [`app::reembed`] (another embedding model; [`app::models`] says
+//!   which one a command works with), `spoken retry` in [`app::library`]; `store/upgrade.rs`, `store/reembed.rs`.
+//! * **Removal and retention**: [`app::remove`], `store/remove.rs`.
+//! * **The index of the vectors**: [`app::index`], [`store::index`].
+//! * **Captions instead of a transcript**: [`fetch::captions`].
+//! * **Several machines**: [`app::work`], [`app::node`] (its heartbeat), [`handover`]; leases are in `store/claim.rs`, jobs of dead
+//!   processes in `queue/crash.rs`, who is next in [`queue::place`].
+//! * **Pace and limits of sites**: [`govern`], [`app::limits`].
+//! * **Exit codes**: [`app::ending`].
 
 pub mod event;
 pub mod media;

@@ -20,6 +20,12 @@
 //!
 //! Whoever finishes last closes: the [`Pipeline`] drops the entry, each stage ends when its input is closed and
 //! empty, and nothing is lost on the way. The cancellation token is only for leaving early.
+//!
+//! * `io.rs`, `asr.rs`, `db.rs` — the workers of the three stages; `receive.rs` and `send.rs` those of the store between machines.
+//! * `begin.rs`, `ending.rs` — how an item enters, and how it leaves when it is not stored; `backoff.rs`: when it is tried again.
+//! * `hand.rs` — what this process has in hand, and whether it is still its own.
+//! * [`spool`] — where files lie meanwhile; [`backlog`] — how far fetching may run ahead of other machines.
+//! * [`embedders`] — the embedding model at work.
 
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};

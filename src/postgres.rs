@@ -10,7 +10,7 @@
 //!   log/            one file a weekday, overwritten after a week; start.log for what comes before
 //!   start.lock      held while starting or stopping: two processes never do it at once
 //!   users.lock      shared lock of every process that uses the server
-//!   keep            present after `spoken db start`: the last user leaves the server running
+//!   keep            present after `spoken db start` or `db url`: the last user leaves the server running
 //!   .s.PGSQL.5432   the socket (in /tmp/spoken-<hash>/ where the path would be too long)
 //! ```
 //!
@@ -192,6 +192,20 @@ pub enum ServerError {
 }
 
 impl ServerError {
+    /// True where the same call may succeed later without anybody doing something: memory comes free, a user of the server
+    /// leaves. What is wrong with files and accounts does not pass.
+    pub fn is_transient(&self) -> bool {
+        match self {
+            Self::Init(_)
+            | Self::Start(_)
+            | Self::Timeout { .. }
+            | Self::StopTimeout { .. }
+            | Self::InUse => true,
+            Self::Connect { source, .. } => crate::store::is_transient(source),
+            _ => false,
+        }
+    }
+
     /// For `map_err`: an [`io::Error`] met while doing `what` to `path`.
     fn io(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
         let path = path.to_owned();

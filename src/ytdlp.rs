@@ -287,7 +287,7 @@ impl YtDlp {
                 FailureClass::Setup,
                 format!("no JavaScript runtime for yt-dlp ({}): {why}", program.display()),
             )
-            .with_remedy("run ./scripts/ingest once, it installs one; until then YouTube will not work")
+            .with_remedy("run ./scripts/setup, it installs one; until then YouTube will not work")
         })?;
         let version = said
             .split_whitespace()
@@ -296,7 +296,8 @@ impl YtDlp {
     }
 }
 
-const INSTALL: &str = "run ./scripts/ingest once, it installs a current yt-dlp; or set SPOKEN_TOOLS_DIR to a folder that has python/bin/yt-dlp";
+const INSTALL: &str =
+    "run ./scripts/setup, it installs yt-dlp; or set SPOKEN_TOOLS_DIR to a folder that has python/bin/yt-dlp";
 
 /// yt-dlp's name for a runtime, from the program's file name.
 fn runtime_name(program: &Path) -> &'static str {

@@ -31,7 +31,8 @@ const SHORT_ID: usize = 8;
 /// The database's, or standard output's.
 pub async fn status(world: &World, args: &StatusArgs) -> anyhow::Result<u8> {
     let counts = world.store.counts().await?;
-    let mut rows = world.store.items(&ItemFilter::default());
+    let state = args.failed.then_some(State::Failed);
+    let mut rows = world.store.items(&ItemFilter { state, limit: args.limit, ..ItemFilter::default() });
     let mut out = BufWriter::new(std::io::stdout().lock());
     if args.json {
         // Written row by row: a library may be larger than memory is worth.
@@ -54,8 +55,9 @@ pub async fn status(world: &World, args: &StatusArgs) -> anyhow::Result<u8> {
         eprintln!("nothing here yet: `spoken ingest FOLDER|URL…` brings something in");
         return Ok(EXIT_OK);
     }
-    let mut flagged = 0;
+    let (mut listed, mut flagged) = (0, 0);
     while let Some(row) = rows.try_next().await? {
+        listed += 1;
         writeln!(
             out,
             "{}  {}  {:>8}  {:<4}  {}",
@@ -81,7 +83,10 @@ pub async fn status(world: &World, args: &StatusArgs) -> anyhow::Result<u8> {
             writeln!(out, "          {} {}", style("└").dim(), style(flags.join("; ")).yellow())?;
         }
     }
+    let of = if args.failed { counts.failed } else { total };
     let incomplete = match flagged {
+        // Of all that are done only where all are listed.
+        _ if listed < total => String::new(),
         0 => String::new(),
         1 => " (1 looks incomplete)".to_owned(),
         n => format!(" ({n} look incomplete)"),
@@ -92,6 +97,9 @@ pub async fn status(world: &World, args: &StatusArgs) -> anyhow::Result<u8> {
         counts.done, counts.failed, counts.active, counts.queued
     )?;
     out.flush()?;
+    if listed < of {
+        eprintln!("{listed} of {of} are listed");
+    }
     if counts.queued > 0 {
         for line in limits::resting(&govern::standing(world.store.pool()).await?) {
             eprintln!("{line}");

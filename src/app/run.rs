@@ -15,6 +15,7 @@ use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 
 use super::check::{Check, Checker, Outcome};
+use super::ending::NotNow;
 use super::index;
 use super::notify::Notifier;
 use super::remove::{keep, retain, told};
@@ -69,9 +70,10 @@ pub async fn run(
         Ok(seat) => seat,
         Err(Taken::By(pid)) => {
             let who = pid.map_or_else(|| "another process".to_owned(), |pid| format!("process {pid}"));
-            anyhow::bail!(
+            let message = format!(
                 "{who} works in this data directory already; wait for its end, or choose another SPOKEN_DATA_DIR"
             );
+            return Err(NotNow(message).into());
         }
         Err(Taken::Unusable(error)) => {
             return Err(anyhow::Error::from(error).context("failed to lock work.lock in the data directory"));

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 use tokio_util::sync::CancellationToken;
@@ -25,7 +25,8 @@ pub struct Stopping {
 impl Stopping {
     /// Listens for signals from now on: Ctrl-C stops, a second one leaves at once (after `last`, which cleans the
     /// screen); SIGTERM and SIGHUP stop, and give back what is not finished after `grace`. With `reload`, SIGHUP only
-    /// notifies that. Abort the task when the run is over: it holds on to `events`.
+    /// notifies that; without it, it stays ignored where this process was started so. Abort the task when the run is over:
+    /// it holds on to `events`.
     ///
     /// # Errors
     /// Where the handlers cannot be installed.
@@ -36,18 +37,20 @@ impl Stopping {
         reload: Option<Arc<Notify>>,
         last: impl Fn() + Send + 'static,
     ) -> std::io::Result<AbortHandle> {
-        let (mut interrupt, mut terminate, mut hangup) = (
-            signal(SignalKind::interrupt())?,
-            signal(SignalKind::terminate())?,
-            signal(SignalKind::hangup())?,
-        );
+        let (mut interrupt, mut terminate) =
+            (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+        // `nohup` ignores the signal for its program, which then outlives its terminal.
+        let mut hangup = match reload.is_none() && is_ignored(SignalKind::hangup()) {
+            true => None,
+            false => Some(signal(SignalKind::hangup())?),
+        };
         let Self { stop, cancel } = self.clone();
         let task = tokio::spawn(async move {
             loop {
                 let term = tokio::select! {
                     _ = interrupt.recv() => false,
                     _ = terminate.recv() => true,
-                    _ = hangup.recv() => match &reload {
+                    () = next(&mut hangup) => match &reload {
                         Some(reload) => {
                             reload.notify_one();
                             continue;
@@ -79,4 +82,22 @@ impl Stopping {
         });
         Ok(task.abort_handle())
     }
+}
+
+/// The next signal; never, where nobody listens for it.
+async fn next(listening: &mut Option<Signal>) {
+    match listening {
+        Some(signal) => {
+            signal.recv().await;
+        }
+        None => std::future::pending().await,
+    }
+}
+
+/// Whether this process ignores the signal. Until a handler is installed, that is what it was started with.
+fn is_ignored(signal: SignalKind) -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0);
+    (mask >> (signal.as_raw_value() - 1)) & 1 == 1
 }

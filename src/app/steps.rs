@@ -9,6 +9,7 @@ use anyhow::Context;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
+use super::ending::NotNow;
 use super::models;
 use super::signals::Stopping;
 use super::world::World;
@@ -253,8 +254,11 @@ pub async fn store_between(url: &str, library: Uuid) -> anyhow::Result<Handover>
     let advice = "check HANDOVER_URL, and the AWS_…, GOOGLE_… or AZURE_… variables that it needs";
     match tokio::time::timeout(STORE_TIMEOUT, handover.check()).await {
         Ok(Ok(())) => Ok(handover),
-        Ok(Err(error)) => anyhow::bail!("{error}; {advice}"),
-        Err(_) => anyhow::bail!("{} does not answer; {advice}", handover.place()),
+        Ok(Err(error)) => {
+            let message = format!("{error}; {advice}");
+            Err(anyhow::Error::from(error).context(message))
+        }
+        Err(_) => Err(NotNow(format!("{} does not answer; {advice}", handover.place())).into()),
     }
 }
 

@@ -1,5 +1,5 @@
 //! What every command that works has in common: an open queue, the running stages, and the loop that works until somebody
-//! says that it is over. `ingest`, `sync` and `run` differ only in who finds the work and when it is over.
+//! says that it is over. `ingest`, `sync`, `run` and `work` differ only in who finds the work and when it is over.
 
 use std::collections::HashMap;
 use std::fs::{File, OpenOptions};

@@ -16,7 +16,10 @@ media file, or the address of any page, playlist, channel or feed that yt-dlp un
 sources from standard input, one a line; blank lines and lines that begin with # are skipped.
 
 What is known already is not brought in twice, so the same command can be run again and again. Ctrl-C finishes what \
-is in work and stops; a second Ctrl-C stops at once. Either way nothing is lost: the next run goes on from there. \
+is in work and stops; a second Ctrl-C stops at once. Closing the terminal stops it in good order, too (what is in \
+work has STOP_GRACE_SECONDS); for a night use tmux, nohup or systemd-run. However it ends, nothing is lost: the same command \
+goes on from there.
+
 Without a SOURCE, that is all that `spoken ingest` does.";
 
 /// What `spoken retry --help` says first.
@@ -39,12 +42,17 @@ pub(super) const CONFIG: &str = "\
 Shows every setting in effect and where it comes from. Passwords are not shown.
 
 Settings are looked up in this order, the later winning: built-in defaults, default.toml in the configuration \
-directory, the profile (--profile or SPOKEN_PROFILE), .env in the current directory, the environment, flags.";
+directory, the profile (--profile or SPOKEN_PROFILE), .env in the current directory, the environment, flags. What .env \
+says therefore wins over a profile.
+
+The configuration directory is SPOKEN_CONFIG_DIR, else ./config if it holds a default.toml, else ~/.config/spoken, else \
+/etc/spoken.";
 
 /// What `spoken db --help` says first.
 pub(super) const DB: &str = "\
 Without DATABASE_URL, spoken keeps a Postgres of its own in its data directory and starts it when it is needed. These \
-commands start it for other programs, stop it, and tell how to reach it.";
+commands start it for other programs, stop it, and tell how to reach it. Once `start` or `url` has been asked for, it goes on \
+running until `stop`. Its own psql and pg_dump lie in SPOKEN_TOOLS_DIR/postgres/bin.";
 
 /// Arguments of `spoken ingest`.
 #[derive(Clone, Debug, Default, Args)]
@@ -56,7 +64,7 @@ Examples:
   find /archive -name '*.mp4' | spoken ingest -
   spoken ingest                                      go on with what is queued
 
-Exit codes: 0 all done, 1 some items failed, 2 wrong usage or configuration, 130 interrupted")]
+Exit codes: 0 all done, 1 some items failed, 2 wrong usage or configuration, 3 not possible for now, 130 interrupted")]
 pub struct IngestArgs {
     /// File, folder, address, playlist or channel; - reads a list from standard input
     #[arg(value_name = "SOURCE", value_hint = ValueHint::AnyPath)]
@@ -167,8 +175,8 @@ Examples:
   HANDOVER_URL=s3://bucket/audio spoken work --role transcribe --profile gpu
   spoken work --drain --json > summary.json
 
-Exit codes: 0 told to stop, 2 wrong usage or configuration; with --drain also 0 all done, 1 some items failed,
-130 interrupted")]
+Exit codes: 0 told to stop, 2 wrong usage or configuration, 3 not possible for now; with --drain also 0 all done, 1 some \
+items failed, 130 interrupted")]
 pub struct WorkArgs {
     /// Part of the work to do
     #[arg(long, value_name = "ROLE", default_value = "all")]
@@ -191,6 +199,10 @@ pub struct WorkArgs {
 
 /// Arguments of `spoken nodes`.
 #[derive(Clone, Debug, Default, Args)]
+#[command(after_long_help = "\
+Examples:
+  spoken nodes
+  spoken nodes --json | jq '.nodes[] | {host, role, in_hand, audio_hours_per_hour}'")]
 pub struct NodesArgs {
     /// Print JSON: {"nodes": [{"node_id", "host", "pid", "role", "alive", …}], "waiting": {"items", "bytes", "audio_ms"}}
     #[arg(long)]
@@ -199,7 +211,20 @@ pub struct NodesArgs {
 
 /// Arguments of `spoken status`.
 #[derive(Clone, Debug, Default, Args)]
+#[command(after_long_help = "\
+Examples:
+  spoken status
+  spoken status --failed                             what was given up, why, and what to do
+  spoken status --json | jq -r '.items[] | select(.flags != []) | .title'")]
 pub struct StatusArgs {
+    /// List only what has failed
+    #[arg(long)]
+    pub failed: bool,
+
+    /// List at most N items, those that were found first
+    #[arg(short = 'n', long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub limit: Option<u32>,
+
     /// Print JSON: {"counts": {…}, "items": [{"media_id", "source", "title", "state", …}]}
     #[arg(long)]
     pub json: bool,
@@ -207,6 +232,11 @@ pub struct StatusArgs {
 
 /// Arguments of `spoken limits`.
 #[derive(Clone, Debug, Default, Args)]
+#[command(after_long_help = "\
+Examples:
+  spoken limits
+  RATE_SITES='youtube.com videos=30 interval=60' spoken limits    what that would allow
+  spoken limits --json | jq '.sites[] | select(.open_s)'")]
 pub struct LimitsArgs {
     /// Print JSON: {"sites": [{"site", "identity", "videos", "requests", "downloads", "limits", "open_s", "reason", "remedy"}]}
     #[arg(long)]
@@ -215,6 +245,11 @@ pub struct LimitsArgs {
 
 /// Arguments of `spoken show`.
 #[derive(Clone, Debug, Args)]
+#[command(after_long_help = "\
+Examples:
+  spoken show talk.mp4
+  spoken show 3f2a --dropped                         what the model wrote and was not believed
+  spoken show https://youtu.be/… --json | jq .coverage")]
 pub struct ShowArgs {
     /// Id of an item (its first characters will do), or the file or address it came from
     #[arg(value_name = "MEDIA")]
@@ -236,7 +271,9 @@ Examples:
   spoken retry 3f2a 77b0 && spoken ingest
   spoken retry --failed && spoken ingest
   spoken retry --class rate_limited
-  spoken retry --done talk.mp4 && spoken ingest --quality quality")]
+  spoken retry --done talk.mp4 && spoken ingest --quality quality
+
+Exit codes: 0 done, 1 nothing of what was named can be tried again, 2 wrong usage or configuration, 3 not possible for now")]
 #[command(group = clap::ArgGroup::new("which").required(true).args(["media", "failed", "flagged", "class"]))]
 pub struct RetryArgs {
     /// Ids of items (their first characters will do), or the files or addresses they came from
@@ -289,6 +326,7 @@ pub struct ConfigArgs {
 #[command(after_long_help = "\
 Examples:
   psql \"$(spoken db url)\"
+  ~/.cache/spoken/tools/postgres/bin/psql \"$(spoken db url)\"
   spoken db stop")]
 pub struct DbArgs {
     /// What to do.
@@ -303,7 +341,7 @@ pub enum DbCommand {
     Start,
     /// Stop the private Postgres
     Stop,
-    /// Print the address of the database, its password included
+    /// Print the address of the database, its password included; the private one is started and goes on running
     Url,
     /// Bring the tables up to date
     Migrate,

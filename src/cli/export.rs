@@ -126,7 +126,9 @@ Examples:
   spoken export --all --format parquet -o library.parquet
   spoken export --all --format csv -o library/       items.csv, segments.csv, passages.csv, words.csv
   spoken export --all --format jsonl --after 30d --language de | jq -r .text
-  spoken export --schema > transcript.schema.json    what JSON holds, as a JSON Schema")]
+  spoken export --schema > transcript.schema.json    what JSON holds, as a JSON Schema
+
+Exit codes: 0 done, 2 wrong usage or configuration, 3 not possible for now, 130 interrupted")]
 #[command(group = ArgGroup::new("what").required(true).multiple(false).args(["media", "all", "schema"]))]
 pub struct ExportArgs {
     /// Ids of items (their first characters will do), or the files or addresses they came from
@@ -161,12 +163,12 @@ pub struct ExportArgs {
     #[arg(long, value_name = "NAME", help_heading = "Only what")]
     pub channel: Vec<String>,
 
-    /// Only what was published on this day or later, as in 2026-01-31, or 30d ago at most; where that is not known, the day it was
-    /// found counts
+    /// Only what was published on this day or later: 2026-01-31, or 30d for the last thirty days; where that is not known, the day
+    /// it was found counts
     #[arg(long, value_name = "DATE", value_parser = since, help_heading = "Only what")]
     pub after: Option<Since>,
 
-    /// Only what was published before this day
+    /// Only what was published before this day: 2026-01-31, or 30d for longer ago than thirty days
     #[arg(long, value_name = "DATE", value_parser = since, help_heading = "Only what")]
     pub before: Option<Since>,
 

@@ -40,7 +40,7 @@ Examples:
   spoken reembed --status
   spoken reembed --drop-old                          only the model that answers is left
 
-Exit codes: 0 done, 1 some items could not be embedded, 2 wrong usage or configuration, 130 interrupted")]
+Exit codes: 0 done, 1 some items could not be embedded, 2 wrong usage or configuration, 3 not possible for now, 130 interrupted")]
 pub struct ReembedArgs {
     /// The model: a name or a directory [env: EMBEDDING_MODEL]
     #[arg(short, long, value_name = "MODEL", value_hint = ValueHint::AnyPath)]
@@ -75,10 +75,10 @@ Examples:
   spoken upgrade --where 'avg_logprob < -0.8 and language = es' --model large-v3
   spoken upgrade --where 'flag = low_coverage' --where 'duration < 1h'
 
-A condition is COLUMN COMPARISON VALUE, joined by `and`. Of segments: avg_logprob, no_speech_prob, language. Of items: model,
+A condition is COLUMN COMPARISON VALUE, joined by `and`. Of segments: avg_logprob, no_speech_prob, language. Of items: model, \
 title, channel, duration (90s, 1h30m), published (2026-01-31), flag. Comparisons: < <= = != >= > and ~ (contains).
 
-Exit codes: 0 done, 1 some items failed, 2 wrong usage or configuration, 130 interrupted")]
+Exit codes: 0 done, 1 some items failed, 2 wrong usage or configuration, 3 not possible for now, 130 interrupted")]
 pub struct UpgradeArgs {
     /// What is doubtful; given several times, all must hold
     #[arg(long = "where", value_name = "CONDITION", required = true, value_parser = condition)]
@@ -121,9 +121,10 @@ Examples:
   spoken remove --source podcast --before 2025-01-01 --dry-run
   spoken remove --channel \"Some Channel\" --yes
   spoken remove --list                               what was removed
-  spoken remove --forget 3f2a                        let it in again
+  spoken remove --forget 3f2a                        what --list names: let it in again
 
-Exit codes: 0 done, 1 some items are being worked on and stay, 2 wrong usage")]
+Exit codes: 0 done, 1 some items are being worked on and stay, or the answer was no, 2 wrong usage or configuration, \
+3 not possible for now")]
 #[command(override_usage = "spoken remove [OPTIONS] [MEDIA]...")]
 #[command(group = clap::ArgGroup::new("which").required(true).multiple(true).args(["media", "source", "channel", "before", "since", "list"]))]
 pub struct RemoveArgs {
@@ -139,15 +140,16 @@ pub struct RemoveArgs {
     #[arg(long, value_name = "NAME")]
     pub channel: Option<String>,
 
-    /// What was published before this day (2026-01-31), or longer ago than 30d; without a date of publication, what was found
+    /// What was published before this day: 2026-01-31, or 30d for longer ago than thirty days; where that is not known, the day
+    /// it was found counts
     #[arg(long, value_name = "DATE", value_parser = since)]
     pub before: Option<Since>,
 
-    /// What was published on this day or later
-    #[arg(long, value_name = "DATE", value_parser = since)]
+    /// What was published on this day or later: 2026-01-31, or 30d for the last thirty days
+    #[arg(long, visible_alias = "after", value_name = "DATE", value_parser = since)]
     pub since: Option<Since>,
 
-    /// Let it be found again; what was removed before, too
+    /// Remove without remembering, so that a source may bring it in again; what was removed before is only let in again
     #[arg(long)]
     pub forget: bool,
 
@@ -174,7 +176,9 @@ pub struct RemoveArgs {
 Examples:
   spoken retention --dry-run
   KEEP_DAYS=90 spoken retention
-  spoken source add https://example.org/news.xml --keep-last 20")]
+  spoken source add https://example.org/news.xml --keep-last 20
+
+Exit codes: 0 done, also with nothing to remove, 2 wrong usage or configuration, 3 not possible for now")]
 pub struct RetentionArgs {
     /// Only say what would be removed
     #[arg(long)]

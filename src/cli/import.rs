@@ -20,7 +20,7 @@ Examples:
   spoken import ~/Subtitles --language de
   spoken export talk.mp4 --format json > talk.json; spoken --data-dir /other import talk.json
 
-Exit codes: 0 all done, 1 some files failed, 2 wrong usage or configuration")]
+Exit codes: 0 all done, 1 some files failed, 2 wrong usage or configuration, 3 not possible for now")]
 pub struct ImportArgs {
     /// Files, and folders searched for .srt, .vtt and .json with all below them
     #[arg(value_name = "FILE", required = true, value_hint = ValueHint::AnyPath)]

@@ -19,7 +19,7 @@ Examples:
   spoken index build
   spoken index drop && spoken ingest …               before a large backfill into a large library
 
-Exit codes: 0 done, 1 it could not be built, 2 wrong usage or configuration, 130 interrupted")]
+Exit codes: 0 done, 1 it could not be built, 2 wrong usage or configuration, 3 not possible for now, 130 interrupted")]
 pub struct IndexArgs {
     /// What to do.
     #[command(subcommand)]

@@ -32,7 +32,7 @@ Examples:
   spoken transcribe ~/Videos --format srt --output-dir subtitles
   spoken transcribe *.mp3 --format json | jq -r '.segments[].text'
 
-Exit codes: 0 all done, 1 some files failed, 2 wrong usage or configuration, 130 interrupted")]
+Exit codes: 0 all done, 1 some files failed, 2 wrong usage or configuration, 3 not possible for now, 130 interrupted")]
 pub struct TranscribeArgs {
     /// Files, and folders searched with all below them
     #[arg(value_name = "SOURCE", required = true, value_hint = ValueHint::AnyPath)]
@@ -107,11 +107,23 @@ pub struct BenchArgs {
     pub beam_size: Vec<String>,
 
     /// Profiles of transcription to compare, such as fast,balanced
-    #[arg(long, value_name = "NAME,…", value_delimiter = ',', help_heading = "Configurations")]
+    #[arg(
+        long,
+        visible_alias = "quality",
+        value_name = "NAME,…",
+        value_delimiter = ',',
+        help_heading = "Configurations"
+    )]
     pub whisper_profile: Vec<String>,
 
     /// Numbers of threads that find speech to compare (ASR_WORKERS)
-    #[arg(long, value_name = "N,…", value_delimiter = ',', help_heading = "Configurations")]
+    #[arg(
+        long,
+        visible_alias = "asr-workers",
+        value_name = "N,…",
+        value_delimiter = ',',
+        help_heading = "Configurations"
+    )]
     pub workers: Vec<String>,
 
     /// Values of any other setting to compare; may be repeated

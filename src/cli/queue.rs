@@ -25,7 +25,9 @@ Examples:
   spoken queue resume
   spoken queue bump https://youtu.be/…               next, before everything else
   spoken queue cancel 3f2a
-  spoken queue --json | jq '.running[] | {title, host, step}'"
+  spoken queue --json | jq '.running[] | {title, host, step}'
+
+Exit codes: 0 done, 1 nothing of what was named waits or runs, 2 wrong usage or configuration, 3 not possible for now"
 )]
 pub struct QueueArgs {
     /// What to do; without it, the queue is shown.
@@ -59,6 +61,11 @@ pub enum QueueCommand {
 
 /// Arguments of `spoken queue pause`.
 #[derive(Clone, Debug, Default, Args)]
+#[command(after_long_help = "\
+Examples:
+  spoken queue pause                                 until `spoken queue resume`
+  spoken queue pause --for 2h
+  spoken queue pause --until 07:00")]
 pub struct PauseArgs {
     /// Go on by itself after this time: 90s, 30m, 2h, 1h30m, 2d
     #[arg(long = "for", value_name = "TIME", value_parser = parse_duration, conflicts_with = "until")]
@@ -79,6 +86,11 @@ pub struct BumpArgs {
 
 /// Arguments of `spoken queue cancel`.
 #[derive(Clone, Debug, Default, Args)]
+#[command(after_long_help = "\
+Examples:
+  spoken queue cancel 3f2a 77b0
+  spoken queue cancel --all-waiting                  what is in work goes on
+  spoken retry --class cancelled                     brings it back")]
 pub struct CancelArgs {
     /// Ids of items (their first characters will do), or the files or addresses they came from
     #[arg(value_name = "MEDIA", required_unless_present = "all_waiting", conflicts_with = "all_waiting")]

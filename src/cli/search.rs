@@ -39,10 +39,12 @@ Examples:
   spoken search why is the sky blue --limit 3 --around 30s
   spoken search '\"red shift\" OR dopplers -police' --mode text
   spoken search budget --channel council --after 2026-01-01 --language de
-  spoken search photo* --in talk.mp4                 every place in one item
+  spoken search 'photo*' --in talk.mp4               every place in one item
   spoken search --like talk.mp4@12:34                more like what is said there; a link from a search will do, too
   spoken search -- ice -cream                        after --, a word may begin with a hyphen
-  spoken search \"exact phrase\" --json | jq -r .link")]
+  spoken search '\"exact phrase\"' --json | jq -r .link
+
+Exit codes: 0 done, also with nothing found, 2 wrong usage or configuration, 3 not possible for now")]
 pub struct SearchArgs {
     /// What to look for; several words need no quotation marks
     #[arg(value_name = "QUERY", required_unless_present_any = ["like", "batch"], num_args = 1..)]
@@ -81,12 +83,12 @@ pub struct SearchArgs {
     #[arg(long, value_name = "NAME", help_heading = "Only what")]
     pub channel: Vec<String>,
 
-    /// Only what was published on this day or later, as in 2026-01-31, or 30d ago at most; where that is not known, the day it was
-    /// found counts
+    /// Only what was published on this day or later: 2026-01-31, or 30d for the last thirty days; where that is not known, the day
+    /// it was found counts
     #[arg(long, value_name = "DATE", value_parser = since, help_heading = "Only what")]
     pub after: Option<Since>,
 
-    /// Only what was published before this day
+    /// Only what was published before this day: 2026-01-31, or 30d for longer ago than thirty days
     #[arg(long, value_name = "DATE", value_parser = since, help_heading = "Only what")]
     pub before: Option<Since>,
 
@@ -114,7 +116,7 @@ pub struct SearchArgs {
     #[arg(long)]
     pub json: bool,
 
-    /// Search for every line of a file (-: standard input); each JSON object then names its "query"
+    /// Search for every line of a file (-: standard input); needs --json, whose objects then name their "query"
     #[arg(long, value_name = "FILE", requires = "json", conflicts_with = "query", value_hint = ValueHint::FilePath)]
     pub batch: Option<PathBuf>,
 }

@@ -97,7 +97,7 @@ pub struct SourceAddArgs {
     #[arg(long, value_name = "NAME")]
     pub name: Option<String>,
 
-    /// How often to look: 30m, 6h, 1d, 2w
+    /// How often to look: 30m, 6h, 1d, 2w; between 10s and 366d
     #[arg(long, value_name = "TIME", default_value = "6h", value_parser = interval)]
     pub every: Duration,
 
@@ -141,7 +141,7 @@ pub struct SourceAddArgs {
     #[arg(long)]
     pub members: bool,
 
-    /// Print JSON: the source as `source show --json` has it
+    /// Print JSON: the source as `source list --json` has it
     #[arg(long)]
     pub json: bool,
 }
@@ -206,8 +206,8 @@ Examples:
   spoken sync podcast --full
   */10 * * * *  spoken sync                          in a crontab
 
-Exit codes: 0 done, also with nothing new; 1 items failed or a source could not be checked; 2 wrong usage or set-up; \
-130 interrupted")]
+Exit codes: 0 done, also with nothing new; 1 items failed or a source could not be checked; 2 wrong usage or \
+configuration; 3 not possible for now; 130 interrupted")]
 pub struct SyncArgs {
     /// Check these now, due or not; without any, those that are due
     #[arg(value_name = "SOURCE")]
@@ -239,7 +239,9 @@ Examples:
 
 What needs a new start: DATABASE_URL, the places (SPOKEN_DATA_DIR, SPOKEN_TOOLS_DIR), the form of the log, and what the \
 environment of the process says. Everything else is taken from the files when it is told to reload, and what is in work is \
-finished first. Sources are read anew at every look.")]
+finished first. Sources are read anew at every look.
+
+Exit codes: 0 told to stop, 2 wrong usage or configuration, 3 not possible for now")]
 pub struct RunArgs {}
 
 /// A day, or so many days back from today (the database's).
@@ -251,7 +253,7 @@ pub enum Since {
     Ago(Duration),
 }
 
-/// `90s`, `30m`, `6h`, `1d`, `2w`, from a minute to a year.
+/// `90s`, `30m`, `6h`, `1d`, `2w`, from ten seconds to 366 days.
 fn interval(text: &str) -> Result<Duration, String> {
     let allowed = "write a number and s, m, h, d or w, as in 30m, 6h or 1d";
     let text = text.trim();

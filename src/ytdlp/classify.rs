@@ -274,9 +274,7 @@ pub fn classify(exit_code: Option<i32>, errors: &[String]) -> Failure {
             FailureClass::Setup,
             "yt-dlp found no JavaScript runtime, which this site needs",
         )
-        .with_remedy(
-            "run ./scripts/ingest once, it installs one; `spoken doctor` shows whether it is found",
-        );
+        .with_remedy("run ./scripts/setup, it installs one; `spoken doctor` shows whether it is found");
     }
     // Why a piece could not be had stands in the line before.
     if lower.contains("unable to continue")

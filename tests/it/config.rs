@@ -222,10 +222,12 @@ fn the_example_for_a_host_under_cron_is_valid() {
     let config = &loaded_example.config;
     assert_eq!(loaded_example.profile.as_deref(), Some("cpu"));
     assert_eq!((config.whisper_parallel_models, config.asr_workers), (Auto::Set(4), Auto::Set(4)));
-    assert_eq!((config.io_workers, config.ingestion_limit), (12, 5));
-    assert_eq!((config.whisper_device, config.log_format), (Device::Cpu, LogFormat::Text));
+    assert_eq!((config.io_workers, config.db_workers, config.ingestion_limit), (8, 4, 5));
+    // Set, `sync` would not be quiet under cron.
+    assert_eq!((config.whisper_device, loaded_example.origin("log_level").layer), (Device::Cpu, "default"));
     let all = loaded(&[(".env", &with_suggestions(&text))], &[], &[]);
     assert!(all.config.database_url.is_some());
+    assert_eq!(all.config.log_format, LogFormat::Json);
 }
 
 #[test]

@@ -2,11 +2,11 @@
 
 use std::fs;
 use std::path::PathBuf;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::cli::{Library, Working, speeches, until};
 use super::ingest::TALKS;
@@ -163,6 +163,36 @@ async fn ctrl_c_finishes_what_is_in_work() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_service_manager_may_stop_it() {
     stopped_by(Signal::SIGTERM).await;
+}
+
+/// The command as `nohup` starts it.
+fn nohup(command: &Command) -> Command {
+    let mut shell = Command::new("sh");
+    shell
+        .args(["-c", "trap '' HUP; exec \"$0\" \"$@\""])
+        .arg(command.get_program())
+        .args(command.get_args())
+        .current_dir(command.get_current_dir().unwrap())
+        .env_clear()
+        .envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))))
+        .stdin(Stdio::null());
+    shell
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn under_nohup_it_outlives_its_terminal() {
+    let library = Library::on(&database().await);
+    let folder = talks(&library);
+    let mut command = ingest(&library, folder.to_str().unwrap());
+    command.env("IO_WORKERS", "1");
+    let mut working = Working::start(nohup(&command));
+    working.until("\"event\":\"item_started\"");
+    working.signal(Signal::SIGHUP);
+    let ran = working.finish();
+    assert_eq!(ran.code, 0, "{ran}");
+    let summary = ran.json();
+    assert_eq!((&summary["interrupted"], &summary["done"]), (&json!(false), &json!(TALKS.len())), "{ran}");
+    library.assert_in_order();
 }
 
 #[tokio::test(flavor = "multi_thread")]

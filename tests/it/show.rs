@@ -56,8 +56,9 @@ async fn library() -> Library {
         store.upsert(&item, "x").await.unwrap();
         let work = claim(&store, &item).await;
         let passages = passages(&transcript.segments, 1);
+        let metadata = Metadata { published_at: Some(1_700_000_000), ..Metadata::default() };
         store
-            .complete(&work.claimed, &Metadata::default(), &transcript, &passages, &[vec![0.5; 4]], &model())
+            .complete(&work.claimed, &metadata, &transcript, &passages, &[vec![0.5; 4]], &model())
             .await
             .unwrap();
     }
@@ -105,6 +106,10 @@ async fn what_looks_incomplete_is_marked_and_explained() {
         (&json!(4), &json!("repeated_phrase"))
     );
     let export = library.export("talk");
+    assert_eq!(
+        (&shown["published_at"], &export["media"]["published_at"]),
+        (&json!("2023-11-14T22:13:20Z"), &json!("2023-11-14T22:13:20Z"))
+    );
     assert_eq!((&export["coverage"], &export["dropped"]), (&shown["coverage"], &shown["dropped"]));
     let words: Vec<&Value> = export["segments"][0]["words"].as_array().unwrap().iter().collect();
     assert_eq!(*words[2], json!({"start_ms": 3_000, "end_ms": 3_900, "text": "it.", "prob": 0.5}));

@@ -513,7 +513,7 @@ async fn the_daemon_follows_reloads_tells_and_stops() {
         assert_eq!(whole(&beside.json()["done"]), 0, "{beside}");
         until("what the other found is done", || done() == 4);
         let second = library.run(&["run"]);
-        assert_eq!(second.code, 2, "{second}");
+        assert_eq!(second.code, 3, "it may work here later: {second}");
         assert!(second.stderr.contains("works in this data directory already"), "{second}");
 
         fs::write(cwd.join(".env"), "INGESTION_LIMIT=1\n").unwrap();

@@ -147,7 +147,7 @@ fn as_json(row: &MediaRow, dropped: &[Dropped]) -> serde_json::Value {
         "source": row.address(),
         "title": row.title,
         "channel": row.channel,
-        "published_at": row.published_at.map(|t| t.timestamp()),
+        "published_at": row.published_at,
         "state": row.state.as_str(),
         "duration_ms": row.duration_ms,
         "speech_ms": row.speech_ms,
