@@ -13,6 +13,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+use serde_json::Value;
 use sqlx::postgres::PgConnection;
 use sqlx::{Connection, FromRow, Row};
 use uuid::Uuid;
@@ -45,8 +46,8 @@ const COLUMNS: &str =
     etag, last_modified, result, failures, error_class, error, remedy";
 
 impl Store {
-    /// Subscribes to a source; what it is called, and false where it was subscribed to before (its settings are then
-    /// replaced, what was seen in it stays).
+    /// Subscribes to a source; what it is called, and false where it was subscribed to before: its settings are then
+    /// replaced, and what was seen in it stays, except what was left out where the rules are others now.
     ///
     /// # Errors
     /// [`StoreError::Database`].
@@ -67,6 +68,10 @@ impl Store {
                 std::iter::once(wanted.clone()).chain(numbered).find(|n| !names.contains(n)).unwrap_or(wanted)
             }
         };
+        let rules: Option<Value> = sqlx::query_scalar("SELECT rules FROM sources WHERE source_id = $1")
+            .bind(id)
+            .fetch_optional(&mut *tx)
+            .await?;
         let fresh: bool = sqlx::query_scalar(
             "INSERT INTO sources (source_id, name, source, kind, every_s, rules, at_a_time, allowance, language, priority)
              VALUES ($1, $2, $3, $4, $5, $6, $7, $7, $8, $9)
@@ -89,6 +94,9 @@ impl Store {
         .bind(new.name.is_some())
         .fetch_one(&mut *tx)
         .await?;
+        if rules.is_some_and(|before| before != new.rules) {
+            reconsider(&mut tx, id).await?;
+        }
         tx.commit().await?;
         let source = self.source(id).await?.ok_or(sqlx::Error::RowNotFound)?;
         Ok((source, fresh))
@@ -270,6 +278,24 @@ impl Store {
         .fetch_one(&self.pool)
         .await?)
     }
+}
+
+/// Lets the next check judge anew what was left out of a source: as if it had never been seen there.
+async fn reconsider(conn: &mut PgConnection, id: Uuid) -> Result<(), sqlx::Error> {
+    sqlx::query("DELETE FROM source_entries WHERE source_id = $1 AND verdict = 'left'")
+        .bind(id)
+        .execute(&mut *conn)
+        .await?;
+    // A feed that has not changed would not be read, nor the older entries of a list. And a check that runs right now
+    // judges by the old rules: with a number that is not the last, it writes nothing.
+    sqlx::query(
+        "UPDATE sources SET etag = NULL, last_modified = NULL, full_at = NULL, checks = checks + 1
+         WHERE source_id = $1",
+    )
+    .bind(id)
+    .execute(conn)
+    .await?;
+    Ok(())
 }
 
 /// An entry that was not taken on, or not yet.

@@ -248,6 +248,36 @@ async fn limits_hold_back_and_nothing_is_forgotten() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn other_rules_bring_in_what_the_old_ones_left_out() {
+    let podcast = Podcast::new().await;
+    podcast.grow_to(3);
+    let url = podcast.url();
+    let database = database().await;
+    blocking(move || {
+        let library = Library::on(&database);
+        library.ok(&["source", "add", &url, "--name", "a", "--since", "2026-01-03"]);
+        assert_eq!(outcome(&library.ok(&["sync", "--json"])), [1, 1, 1, 0]);
+        assert_eq!(titles(&library), ["Talk 2"]);
+        // The same again changes nothing: what was left out stays out, and the server has nothing to send.
+        library.ok(&["source", "add", &url, "--since", "2026-01-03"]);
+        assert_eq!(outcome(&library.ok(&["sync", "--json"])), [1, 0, 0, 0]);
+        assert_eq!(podcast.server.unchanged("/feed.xml"), 1);
+        // The feed has not changed, but what is wanted of it has.
+        library.ok(&["source", "add", &url, "--since", "2026-01-02"]);
+        assert_eq!(outcome(&library.ok(&["sync", "--json"])), [1, 1, 1, 0]);
+        assert_eq!(titles(&library), ["Talk 1", "Talk 2"]);
+        // What a person removed is not wanted by any rule.
+        let removed = library.items()[0]["media_id"].as_str().unwrap().to_owned();
+        library.ok(&["remove", &removed, "--yes"]);
+        library.ok(&["source", "add", &url, "--since", "2026-01-01"]);
+        assert_eq!(outcome(&library.ok(&["sync", "--json"])), [1, 1, 1, 0]);
+        assert_eq!(titles(&library), ["Talk 0", "Talk 2"]);
+        library.assert_in_order();
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_failing_source_is_told_and_put_off_and_the_others_go_on() {
     let podcast = Podcast::new().await;
     podcast.grow_to(1);
