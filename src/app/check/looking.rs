@@ -13,7 +13,7 @@ use url::Url;
 use super::{Checker, Looked, Numbers, Stop};
 use crate::event::Event;
 use crate::media::{Failure, FailureClass, Item, Locator, MediaId};
-use crate::source::rules::{Judge, Rules, Verdict};
+use crate::source::rules::{Judge, MEMBERS_ONLY, Rules, Verdict};
 use crate::source::{
     About, Answer, FileStamp, Found, Reading, Validators, facts_are_cheap, feed_item, is_newest_first,
 };
@@ -111,7 +111,8 @@ impl Looking<'_> {
             first: (!whole).then_some(RECENT),
             known: (!whole && newest_first).then(|| {
                 let known = known.clone();
-                Arc::new(move |id: MediaId| known.contains_key(&id))
+                // One that waits to be for all does not tell where the known ones begin.
+                Arc::new(move |id: MediaId| known.get(&id).is_some_and(|entry| !is_for_members(entry)))
                     as Arc<dyn Fn(MediaId) -> bool + Send + Sync>
             }),
             no_shorts: !self.rules.shorts,
@@ -222,14 +223,17 @@ impl Looking<'_> {
 
     async fn decide(&self, source: &Source, found: Vec<(Item, About)>) -> Result<Looked, Stop> {
         // Where nothing was found, nothing has to be known: only what waits.
-        let known = match found.is_empty() {
+        let mut known = match found.is_empty() {
             true => HashMap::new(),
             false => self.checker.store.known_entries(source.id).await?,
         };
+        // A feed never says what is for members only: that it does not is no news.
+        known.values_mut().for_each(|entry| entry.left = None);
         self.decide_known(source, found, &known).await
     }
 
-    /// What becomes of the entries that were not seen before, and of those whose time has come.
+    /// What becomes of the entries that were not seen before, of those that were for members only and are not any more, and
+    /// of those whose time has come.
     async fn decide_known(
         &self,
         source: &Source,
@@ -237,19 +241,14 @@ impl Looking<'_> {
         known: &HashMap<MediaId, KnownEntry>,
     ) -> Result<Looked, Stop> {
         let mut numbers = Numbers { entries: found.len(), ..Numbers::default() };
-        let mut met = HashSet::new();
-        let fresh: Vec<(Item, About)> = found
-            .into_iter()
-            .filter(|(item, _)| met.insert(item.media_id) && !known.contains_key(&item.media_id))
-            .collect();
-        let new = fresh.len();
+        let fresh = unseen(found, known);
+        let new = fresh.iter().filter(|(.., again)| !again).count();
         let due = self.checker.store.due_entries(source.id).await?;
         let again = due.into_iter().map(|(item, published_at)| {
             let unopened = matches!(item.locator, Locator::Url(ref at) if !web::media_extension(at.path()));
             (item, About { published_at, unopened, ..About::default() }, true)
         });
-        let work = fresh.into_iter().map(|(item, about)| (item, about, false)).chain(again);
-        let entries: Vec<Seen> = futures::stream::iter(work)
+        let entries: Vec<Seen> = futures::stream::iter(fresh.into_iter().chain(again))
             .map(|(item, about, again)| self.fate(item, about, again))
             .buffered(PAGES_AT_ONCE)
             .concat()
@@ -267,13 +266,13 @@ impl Looking<'_> {
         Ok(Looked { checked, numbers, unchanged: false })
     }
 
-    /// What becomes of one entry; several where it is a page that leads to more. `again`: it had to wait, so what was known
-    /// of it is old.
+    /// What becomes of one entry; several where it is a page that leads to more. `again`: it had to wait or was left out, so
+    /// what was known of it is old.
     async fn fate(&self, item: Item, about: About, again: bool) -> Vec<Seen> {
         let askable = facts_are_cheap(&item);
         let title = &item.title;
         let verdict = match self.judge.judge(title, &about, self.now, !askable && !about.unopened) {
-            // What had to wait for its page is asked what it is now.
+            // The page of what had to wait is asked what it is now.
             Verdict::Take if again && askable => Verdict::Ask,
             verdict => verdict,
         };
@@ -372,6 +371,25 @@ fn after_failure(failure: Failure) -> Fate {
     }
 }
 
+/// The entries that were not seen before, and (`true`) those that were for members only and are not any more; each once.
+fn unseen(found: Vec<(Item, About)>, known: &HashMap<MediaId, KnownEntry>) -> Vec<(Item, About, bool)> {
+    let mut met = HashSet::new();
+    let wanted = |item: &Item, about: &About| match known.get(&item.media_id) {
+        None => Some(false),
+        Some(entry) => (is_for_members(entry) && !about.members_only).then_some(true),
+    };
+    found
+        .into_iter()
+        .filter(|(item, _)| met.insert(item.media_id))
+        .filter_map(|(item, about)| wanted(&item, &about).map(|again| (item, about, again)))
+        .collect()
+}
+
+/// Whether it was left out because it was for members only.
+fn is_for_members(entry: &KnownEntry) -> bool {
+    entry.left.as_deref() == Some(MEMBERS_ONLY)
+}
+
 /// What a file is known by before it is read.
 fn path_id(path: &Path) -> MediaId {
     MediaId::new("path", &path.to_string_lossy())
@@ -402,5 +420,26 @@ mod tests {
         assert!(matches!(of(FailureClass::Network), Fate::Waiting { .. }));
         assert!(matches!(of(FailureClass::NotYet), Fate::Waiting { .. }));
         assert_eq!(of(FailureClass::NotMedia), Fate::Left("x".into()));
+    }
+
+    #[test]
+    fn what_was_for_members_only_is_looked_at_again_when_it_is_for_all() {
+        let item = |name: &str| path_item(Path::new(name));
+        let left = |reason: &str| KnownEntry { left: Some(reason.into()), ..KnownEntry::default() };
+        let known = HashMap::from([
+            (item("early").media_id, left(MEMBERS_ONLY)),
+            (item("exclusive").media_id, left(MEMBERS_ONLY)),
+            (item("short").media_id, left("a short video")),
+            (item("taken").media_id, KnownEntry::default()),
+        ]);
+        let members = About { members_only: true, ..About::default() };
+        let found = ["early", "short", "taken", "new", "new"]
+            .map(|name| (item(name), About::default()))
+            .into_iter()
+            .chain([(item("exclusive"), members)])
+            .collect();
+        let unseen: Vec<(String, bool)> =
+            unseen(found, &known).into_iter().map(|(item, _, again)| (item.title, again)).collect();
+        assert_eq!(unseen, [("early".to_owned(), true), ("new".to_owned(), false)]);
     }
 }

@@ -77,16 +77,18 @@ impl Store {
     /// # Errors
     /// [`StoreError::Database`].
     pub async fn known_entries(&self, id: Uuid) -> Result<HashMap<MediaId, KnownEntry>, StoreError> {
-        let rows: Vec<(Uuid, Option<i64>, Option<i64>)> =
-            sqlx::query_as("SELECT media_id, size, mtime_ns FROM source_entries WHERE source_id = $1")
-                .bind(id)
-                .fetch_all(&self.pool)
-                .await?;
+        let rows: Vec<(Uuid, Option<i64>, Option<i64>, Option<String>)> = sqlx::query_as(
+            "SELECT media_id, size, mtime_ns, CASE WHEN verdict = 'left' THEN reason END
+             FROM source_entries WHERE source_id = $1",
+        )
+        .bind(id)
+        .fetch_all(&self.pool)
+        .await?;
         Ok(rows
             .into_iter()
-            .map(|(id, size, mtime_ns)| {
+            .map(|(id, size, mtime_ns, left)| {
                 let file = size.zip(mtime_ns).map(|(size, mtime_ns)| (size.unsigned_abs(), mtime_ns));
-                (MediaId(id), KnownEntry { file })
+                (MediaId(id), KnownEntry { file, left })
             })
             .collect())
     }

@@ -152,10 +152,12 @@ impl Seen {
 }
 
 /// An entry as it is known.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct KnownEntry {
     /// Length in bytes and last modification (nanoseconds since 1970) of a file.
     pub file: Option<(u64, i64)>,
+    /// Why it was left out, where it was.
+    pub left: Option<String>,
 }
 
 /// The outcome of a check.
