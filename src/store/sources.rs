@@ -47,7 +47,8 @@ const COLUMNS: &str =
 
 impl Store {
     /// Subscribes to a source; what it is called, and false where it was subscribed to before: its settings are then
-    /// replaced, and what was seen in it stays, except what was left out where the rules are others now.
+    /// replaced, and what was seen in it stays, except what was left out where the rules are others now. A paused one stays
+    /// paused.
     ///
     /// # Errors
     /// [`StoreError::Database`].
@@ -79,7 +80,7 @@ impl Store {
                  name = CASE WHEN $10 THEN excluded.name ELSE sources.name END,
                  every_s = excluded.every_s, rules = excluded.rules, at_a_time = excluded.at_a_time,
                  allowance = excluded.at_a_time, language = excluded.language, priority = excluded.priority,
-                 paused = false, next_due = now()
+                 next_due = now()
              RETURNING xmax = 0",
         )
         .bind(id)

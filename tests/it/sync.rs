@@ -7,7 +7,7 @@ use std::process::Stdio;
 use std::time::{Duration, SystemTime};
 
 use nix::sys::signal::Signal;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::cli::{Library, Ran, Working, finish, in_time, names, repository, speeches, until};
 use super::server::{Fault, Page, Server};
@@ -273,6 +273,57 @@ async fn other_rules_bring_in_what_the_old_ones_left_out() {
         assert_eq!(outcome(&library.ok(&["sync", "--json"])), [1, 1, 1, 0]);
         assert_eq!(titles(&library), ["Talk 0", "Talk 2"]);
         library.assert_in_order();
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn adding_again_changes_what_is_given_and_nothing_else() {
+    let database = database().await;
+    blocking(move || {
+        let library = Library::on(&database);
+        let url = "http://127.0.0.1:9/feed.xml";
+        let settings = |given: &[&str]| -> Value {
+            let words = [["source", "add", url, "--json"].as_slice(), given].concat();
+            let added = library.ok(&words).json();
+            ["every_s", "rules", "limit", "language", "priority", "paused"]
+                .iter()
+                .map(|name| added[*name].clone())
+                .collect()
+        };
+        let first = settings(&["--every", "1h", "--since", "2026-01-02", "--match", "talk", "--limit", "5"]);
+        let mut rules = json!({
+            "since": "2026-01-02", "matching": "talk", "shorts": true, "live": true, "members": false,
+        });
+        assert_eq!(first, json!([3600, rules, 5, null, "normal", false]));
+        settings(&["--no-shorts", "--language", "de", "--priority", "high", "--keep-last", "7"]);
+        library.ok(&["source", "pause", url]);
+        rules["shorts"] = false.into();
+        assert_eq!(settings(&["--keep-days", "30"]), json!([3600, rules, 5, "de", "high", true]));
+        let kept = "select count(*) from sources where keep_last = 7 and keep_days = 30";
+        assert_eq!(library.query(kept), 1);
+        let said = library.ok(&["source", "add", url]);
+        assert!(said.stdout.starts_with("changed ") && said.stdout.contains(" (paused)"), "{said}");
+
+        let back = settings(&[
+            "--since",
+            "none",
+            "--match",
+            "",
+            "--limit",
+            "0",
+            "--language",
+            "auto",
+            "--priority",
+            "normal",
+            "--no-shorts=no",
+            "--keep-last",
+            "none",
+        ]);
+        let rules = json!({ "shorts": true, "live": true, "members": false });
+        assert_eq!(back, json!([3600, rules, null, null, "normal", true]));
+        let kept = "select count(*) from sources where keep_last is null and keep_days = 30";
+        assert_eq!(library.query(kept), 1);
     })
     .await;
 }
