@@ -100,12 +100,15 @@ impl Lister {
         self.list_url(url, Hint::default(), Way { depth: 0, reading }, out.clone()).await;
     }
 
-    /// Asks for the feed at `url`; `known` is what an earlier answer brought.
+    /// Asks for the feed at `url`; `known` is what an earlier answer brought. The site's ledger hears how it went.
     ///
     /// # Errors
     /// The failure that the answer stands for.
     pub async fn read_feed(&self, url: &Url, known: &Validators) -> Result<Answer, Failure> {
-        feed::ask(&self.inner.client, url, known, self.options().backoff).await
+        let client = &self.inner.client;
+        let answer = feed::ask(client, url, known, self.options().backoff).await;
+        web::tell_of_look(client, url, answer.as_ref().map(drop)).await;
+        answer
     }
 
     /// Lists the address `url`, come by on `way`. Boxed, because lists hold lists.

@@ -227,6 +227,31 @@ async fn three_troubles_in_a_row_open_it_and_success_in_between_does_not() {
     assert_eq!(forgiven, [true, true, true, false, false]);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_feed_that_is_busy_gets_the_rest_that_it_asks_for_and_its_site_too() {
+    let library = Library::on(&database().await);
+    let server = Server::start().await;
+    let feed = "<rss version=\"2.0\"><channel><title>x</title></channel></rss>";
+    for name in ["a", "b"] {
+        let path = format!("/{name}.xml");
+        server.put(&path, Page::new("application/rss+xml", feed));
+        library.ok(&["source", "add", &server.url(&path), "--name", name]);
+    }
+    server.fail("/a.xml", [Fault::Busy(Some(2000))]);
+    let sync = |source: &str| {
+        let mut command = library.command(&["sync", source]);
+        command.env("RATE_SITES", "127.0.0.1 interval=0 rest=60");
+        finish(command)
+    };
+    let busy = sync("a");
+    assert_eq!((busy.code, server.requests("/a.xml")), (1, 1), "{busy}");
+    let other = sync("b");
+    assert_eq!((other.code, server.requests("/b.xml")), (1, 0), "the site is left alone: {other}");
+    assert!(other.stderr.contains("left alone"), "{other}");
+    let due = library.query("select extract(epoch from max(next_due) - now())::bigint from sources");
+    assert!((1800..=2000).contains(&due), "both are looked at again when it is over: {due} s");
+}
+
 /// Pages with a stream of pieces, which only yt-dlp puts together, and addresses of media.
 async fn site(talks: &[std::path::PathBuf]) -> (Server, Vec<Item>) {
     let server = Server::start().await;
