@@ -4,6 +4,7 @@
 //! channel its first entries until known ones come, a longer list all of its entries once in a while. Only what is new is
 //! looked at itself, and only where a rule needs to know more than the list tells.
 
+mod known;
 mod looking;
 
 use std::path::Path;

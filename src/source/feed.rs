@@ -1,5 +1,6 @@
 //! Feeds (RSS, Atom, JSON Feed), read with one request that costs the server nothing when there is nothing new.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use feed_rs::model;
@@ -57,6 +58,8 @@ pub struct Feed {
 /// An entry of a feed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FeedEntry {
+    /// What the feed calls it, where it does and calls no other entry so. Untrusted text.
+    pub id: Option<String>,
     /// Untrusted text.
     pub title: Option<String>,
     /// Seconds since 1970.
@@ -205,7 +208,11 @@ fn parse(body: &[u8], base: &Url) -> Result<Option<Feed>, Failure> {
             ),
         ));
     }
-    let parser = feed_rs::parser::Builder::new().base_uri(Some(base.as_str())).build();
+    let parser = feed_rs::parser::Builder::new()
+        .base_uri(Some(base.as_str()))
+        // One that is made up from an entry's address says no more than the address.
+        .id_generator(|_, _, _| String::new())
+        .build();
     let Ok(parsed) = parser.parse(body) else { return Ok(None) };
     let all = parsed.entries.len();
     let mut entries: Vec<Option<FeedEntry>> =
@@ -227,6 +234,13 @@ fn parse(body: &[u8], base: &Url) -> Result<Option<Feed>, Failure> {
                 None => *entry = Some(again),
             }
         }
+    }
+    let mut times: HashMap<String, usize> = HashMap::new();
+    for id in entries.iter().flatten().filter_map(|entry| entry.id.clone()) {
+        *times.entry(id).or_default() += 1;
+    }
+    for entry in entries.iter_mut().flatten() {
+        entry.id = entry.id.take().filter(|id| times[id] == 1);
     }
     let empty = entries.iter().filter(|entry| entry.is_none()).count();
     let title = parsed.title.map(|t| t.content);
@@ -283,6 +297,7 @@ fn read(entry: model::Entry, base: &Url) -> Option<FeedEntry> {
     let objects = &entry.media;
     let duration =
         objects.iter().flat_map(|o| o.content.iter().filter_map(|c| c.duration).chain(o.duration)).next();
+    let id = Some(entry.id.trim().to_owned()).filter(|id| !id.is_empty());
     let title = entry.title.as_ref().map(|t| t.content.trim().to_owned()).filter(|t| !t.is_empty());
     let published = entry.published.or(entry.updated).map(|t| t.timestamp());
 
@@ -315,6 +330,7 @@ fn read(entry: model::Entry, base: &Url) -> Option<FeedEntry> {
         (None, None) => Place::Page(web::normalise(&page()?)),
     };
     Some(FeedEntry {
+        id,
         title,
         published_at: published,
         duration_ms: duration.and_then(|d| i64::try_from(d.as_millis()).ok()).filter(|&ms| ms > 0),
@@ -370,6 +386,21 @@ mod tests {
         let first = &got.entries[0];
         assert_eq!((first.title.as_deref(), first.duration_ms), (Some("One"), Some(3_723_000)));
         assert_eq!(first.published_at, Some(1_769_853_600));
+        assert_eq!((first.id.as_deref(), got.entries[1].id.as_deref()), (Some("x"), None));
+    }
+
+    #[test]
+    fn a_name_that_stands_for_several_entries_stands_for_none() {
+        let got = feed(
+            r#"<rss version="2.0"><channel><title>P</title>
+            <item><guid>a</guid><enclosure url="http://h/1.mp3"/></item>
+            <item><guid>b</guid><enclosure url="http://h/2.mp3"/></item>
+            <item><guid> a </guid><enclosure url="http://h/3.mp3"/></item>
+            <item><link>http://h/4.mp3</link></item>
+            </channel></rss>"#,
+        );
+        let ids: Vec<Option<&str>> = got.entries.iter().map(|e| e.id.as_deref()).collect();
+        assert_eq!(ids, [None, Some("b"), None, None]);
     }
 
     #[test]

@@ -18,7 +18,9 @@ use sqlx::postgres::PgConnection;
 use sqlx::{Connection, FromRow, Row};
 use uuid::Uuid;
 
-pub use self::nouns::{Checked, EntryCounts, Fate, KnownEntry, NewSource, Seen, Source, SourceKind, Taken};
+pub use self::nouns::{
+    Checked, DueEntry, EntryCounts, Fate, KnownEntry, NewSource, Seen, Source, SourceKind, Taken,
+};
 use super::{Store, StoreError, clean, text_key};
 use crate::media::Failure;
 
@@ -183,9 +185,9 @@ impl Store {
     /// [`StoreError::Database`].
     pub async fn passed_over(&self, id: Uuid, most: u32) -> Result<Vec<PassedOver>, StoreError> {
         Ok(sqlx::query_as(
-            "SELECT media_id, title, verdict, reason, look_at, published_at FROM source_entries
+            "SELECT item_id AS media_id, title, verdict, reason, look_at, published_at FROM source_entries
              WHERE source_id = $1 AND verdict IN ('left', 'waiting', 'ready')
-             ORDER BY verdict = 'left', coalesce(published_at, seen_at) DESC, place, media_id LIMIT $2",
+             ORDER BY verdict = 'left', coalesce(published_at, seen_at) DESC, place, item_id LIMIT $2",
         )
         .bind(id)
         .bind(i64::from(most))
@@ -281,12 +283,16 @@ impl Store {
     }
 }
 
-/// Lets the next check judge anew what was left out of a source: as if it had never been seen there.
+/// Lets the next check judge anew what was left out of a source, as if it had never been seen there; what was removed stays
+/// what it is.
 async fn reconsider(conn: &mut PgConnection, id: Uuid) -> Result<(), sqlx::Error> {
-    sqlx::query("DELETE FROM source_entries WHERE source_id = $1 AND verdict = 'left'")
-        .bind(id)
-        .execute(&mut *conn)
-        .await?;
+    sqlx::query(
+        "DELETE FROM source_entries e WHERE source_id = $1 AND verdict = 'left'
+             AND NOT EXISTS (SELECT FROM removed r WHERE r.media_id = e.item_id)",
+    )
+    .bind(id)
+    .execute(&mut *conn)
+    .await?;
     // A feed that has not changed would not be read, nor the older entries of a list. And a check that runs right now
     // judges by the old rules: with a number that is not the last, it writes nothing.
     sqlx::query(

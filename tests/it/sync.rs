@@ -278,6 +278,51 @@ async fn other_rules_bring_in_what_the_old_ones_left_out() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_podcast_whose_addresses_change_is_not_taken_twice() {
+    let podcast = Podcast::new().await;
+    let database = database().await;
+    blocking(move || {
+        let tell = |items: &[(&str, &str)]| {
+            let items: String = items
+                .iter()
+                .map(|(id, path)| {
+                    let url = podcast.server.url(path);
+                    format!(
+                        "<item><title>{id}</title><guid isPermaLink=\"false\">{id}</guid>\
+                         <enclosure url=\"{url}\" type=\"audio/mpeg\" length=\"1\"/></item>"
+                    )
+                })
+                .collect();
+            let feed = format!("<rss version=\"2.0\"><channel><title>Talks</title>{items}</channel></rss>");
+            podcast.server.put("/feed.xml", Page::new("application/rss+xml", feed));
+        };
+        let library = Library::on(&database);
+        library.ok(&["source", "add", &podcast.url()]);
+        tell(&[("one", "/m/s0.wav"), ("two", "/gone/s1.mp3")]);
+        let first = library.run(&["sync", "--json"]);
+        assert_eq!(outcome(&first), [1, 2, 1, 1], "{first}");
+        // One has moved; the other's address was wrong, and is mended.
+        tell(&[("one", "/m/s0.wav?updated=2"), ("two", "/m/s1.mp3")]);
+        let moved = library.ok(&["sync", "--all", "--json"]);
+        assert_eq!(outcome(&moved), [1, 1, 1, 0], "{moved}");
+        assert_eq!(library.counts(), [0, 0, 2, 1]);
+        assert_eq!(library.query("select count(*) from source_entries"), 2);
+
+        // As it was noted before entries had names of their own: known by its items, it is given them at the next look.
+        let noted = "with noted as (update source_entries set media_id = item_id returning 1) select count(*) from noted";
+        assert_eq!(library.query(noted), 2);
+        tell(&[("one", "/m/s0.wav"), ("two", "/m/s1.mp3")]);
+        assert_eq!(outcome(&library.ok(&["sync", "--all", "--json"])), [1, 0, 0, 0]);
+        assert_eq!(library.query("select count(*) from source_entries where media_id <> item_id"), 2);
+        tell(&[("one", "/m/s0.wav?updated=3"), ("two", "/m/s1.mp3?updated=3")]);
+        assert_eq!(outcome(&library.ok(&["sync", "--all", "--json"])), [1, 0, 0, 0]);
+        assert_eq!(library.query("select count(*) from source_entries"), 2);
+        library.assert_in_order();
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn adding_again_changes_what_is_given_and_nothing_else() {
     let database = database().await;
     blocking(move || {

@@ -10,14 +10,13 @@ use chrono::{DateTime, Utc};
 use futures::StreamExt;
 use url::Url;
 
+use super::known::{feed_entry, is_for_members, newly_keyed, unseen};
 use super::{Checker, Looked, Numbers, Stop};
 use crate::event::Event;
 use crate::media::{Failure, FailureClass, Item, Locator, MediaId};
-use crate::source::rules::{Judge, MEMBERS_ONLY, Rules, Verdict};
-use crate::source::{
-    About, Answer, FileStamp, Found, Reading, Validators, facts_are_cheap, feed_item, is_newest_first,
-};
-use crate::store::sources::{Checked, Fate, KnownEntry, Seen, Source, SourceKind};
+use crate::source::rules::{Judge, Rules, Verdict};
+use crate::source::{About, Answer, FileStamp, Found, Reading, Validators, facts_are_cheap, is_newest_first};
+use crate::store::sources::{Checked, DueEntry, Fate, KnownEntry, Seen, Source, SourceKind};
 use crate::web::{self, Probed};
 
 /// All of a long list is read after so many days.
@@ -78,7 +77,7 @@ impl Looking<'_> {
             }
             Answer::Feed(feed) => {
                 let validators = (feed.validators.etag.clone(), feed.validators.last_modified.clone());
-                let entries: Vec<(Item, About)> = feed.entries.into_iter().map(feed_item).collect();
+                let entries: Vec<(Item, About)> = feed.entries.into_iter().map(feed_entry).collect();
                 let mut looked = self.decide(source, entries).await?;
                 looked.checked.kind = Some(SourceKind::Feed);
                 looked.checked.validators = Some(validators);
@@ -207,7 +206,7 @@ impl Looking<'_> {
             } else if web::media_extension(&item.source) {
                 numbers.left += 1;
             }
-            entries.push(Seen { item, fate, published_at, file });
+            entries.push(Seen { item, fate, published_at, key: None, file });
         }
         let again_within = (looked.growing > 0).then_some(GROWN);
         let checked = Checked {
@@ -241,14 +240,22 @@ impl Looking<'_> {
         known: &HashMap<MediaId, KnownEntry>,
     ) -> Result<Looked, Stop> {
         let mut numbers = Numbers { entries: found.len(), ..Numbers::default() };
+        let mut keyed = newly_keyed(&found, known);
         let fresh = unseen(found, known);
         let new = fresh.iter().filter(|(.., again)| !again).count();
+        let keys: HashSet<MediaId> = fresh.iter().filter_map(|(_, about, _)| about.key).collect();
         let due = self.checker.store.due_entries(source.id).await?;
-        let again = due.into_iter().map(|(item, published_at)| {
+        // One whose turn it is keeps its key until it is settled.
+        let waited: HashSet<MediaId> = due.iter().map(|entry| entry.key).collect();
+        keyed.retain(|(item, _)| !waited.contains(item));
+        // Of one that has another address by now, only that counts.
+        let due = due.into_iter().filter(|entry| !keys.contains(&entry.key));
+        let again = due.map(|DueEntry { key, item, published_at }| {
             let unopened = matches!(item.locator, Locator::Url(ref at) if !web::media_extension(at.path()));
-            (item, About { published_at, unopened, ..About::default() }, true)
+            (item, About { published_at, unopened, key: Some(key), ..About::default() }, true)
         });
-        let entries: Vec<Seen> = futures::stream::iter(fresh.into_iter().chain(again))
+        let work: Vec<(Item, About, bool)> = fresh.into_iter().chain(again).collect();
+        let entries: Vec<Seen> = futures::stream::iter(work)
             .map(|(item, about, again)| self.fate(item, about, again))
             .buffered(PAGES_AT_ONCE)
             .concat()
@@ -262,7 +269,7 @@ impl Looking<'_> {
             }
         }
         let result = Numbers { new, ..numbers }.in_words();
-        let checked = Checked { entries, result, ..Checked::default() };
+        let checked = Checked { entries, keyed, result, ..Checked::default() };
         Ok(Looked { checked, numbers, unchanged: false })
     }
 
@@ -291,6 +298,7 @@ impl Looking<'_> {
                         let about = About {
                             published_at: facts.published_at.or(about.published_at),
                             short: facts.short || about.short,
+                            key: about.key,
                             ..facts
                         };
                         let fate = fate_of(self.judge.judge(&item.title, &about, self.now, true));
@@ -317,7 +325,9 @@ impl Looking<'_> {
         while let Ok(one) = found.recv().await {
             match one {
                 Found::Item { item, about: told, .. } => {
-                    let told = About { published_at: told.published_at.or(about.published_at), ..told };
+                    // The page itself keeps the place that it has in its list.
+                    let key = about.key.filter(|_| item.media_id == page.media_id);
+                    let told = About { published_at: told.published_at.or(about.published_at), key, ..told };
                     // By the title that the list has for it.
                     let fate = fate_of(self.judge.judge(&page.title, &told, self.now, true));
                     all.push(seen(item, &told, fate));
@@ -344,7 +354,7 @@ impl Looking<'_> {
 }
 
 fn seen(item: Item, about: &About, fate: Fate) -> Seen {
-    Seen { item, fate, published_at: about.published_at, file: None }
+    Seen { item, fate, published_at: about.published_at, key: about.key, file: None }
 }
 
 /// Its page is one too many for this check.
@@ -369,25 +379,6 @@ fn after_failure(failure: Failure) -> Fate {
         }
         _ => Fate::Left(failure.message),
     }
-}
-
-/// The entries that were not seen before, and (`true`) those that were for members only and are not any more; each once.
-fn unseen(found: Vec<(Item, About)>, known: &HashMap<MediaId, KnownEntry>) -> Vec<(Item, About, bool)> {
-    let mut met = HashSet::new();
-    let wanted = |item: &Item, about: &About| match known.get(&item.media_id) {
-        None => Some(false),
-        Some(entry) => (is_for_members(entry) && !about.members_only).then_some(true),
-    };
-    found
-        .into_iter()
-        .filter(|(item, _)| met.insert(item.media_id))
-        .filter_map(|(item, about)| wanted(&item, &about).map(|again| (item, about, again)))
-        .collect()
-}
-
-/// Whether it was left out because it was for members only.
-fn is_for_members(entry: &KnownEntry) -> bool {
-    entry.left.as_deref() == Some(MEMBERS_ONLY)
 }
 
 /// What a file is known by before it is read.
@@ -420,26 +411,5 @@ mod tests {
         assert!(matches!(of(FailureClass::Network), Fate::Waiting { .. }));
         assert!(matches!(of(FailureClass::NotYet), Fate::Waiting { .. }));
         assert_eq!(of(FailureClass::NotMedia), Fate::Left("x".into()));
-    }
-
-    #[test]
-    fn what_was_for_members_only_is_looked_at_again_when_it_is_for_all() {
-        let item = |name: &str| path_item(Path::new(name));
-        let left = |reason: &str| KnownEntry { left: Some(reason.into()), ..KnownEntry::default() };
-        let known = HashMap::from([
-            (item("early").media_id, left(MEMBERS_ONLY)),
-            (item("exclusive").media_id, left(MEMBERS_ONLY)),
-            (item("short").media_id, left("a short video")),
-            (item("taken").media_id, KnownEntry::default()),
-        ]);
-        let members = About { members_only: true, ..About::default() };
-        let found = ["early", "short", "taken", "new", "new"]
-            .map(|name| (item(name), About::default()))
-            .into_iter()
-            .chain([(item("exclusive"), members)])
-            .collect();
-        let unseen: Vec<(String, bool)> =
-            unseen(found, &known).into_iter().map(|(item, _, again)| (item.title, again)).collect();
-        assert_eq!(unseen, [("early".to_owned(), true), ("new".to_owned(), false)]);
     }
 }
