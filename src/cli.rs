@@ -33,8 +33,8 @@ pub use queue::{
 };
 pub use search::{SearchArgs, SearchMode};
 pub use sources::{
-    RunArgs, Since, SourceAddArgs, SourceArgs, SourceCommand, SourceListArgs, SourceNameArgs, SourcePriority,
-    SourceRemoveArgs, SourceShowArgs, SyncArgs,
+    OrNone, RunArgs, Since, SourceAddArgs, SourceArgs, SourceCommand, SourceListArgs, SourceNameArgs,
+    SourcePriority, SourceRemoveArgs, SourceShowArgs, SyncArgs,
 };
 
 use crate::config::{LogFormat, Override};

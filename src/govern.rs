@@ -9,7 +9,8 @@
 //!   nothing unless it is named.
 //! * **The breaker** opens when a site asks to slow down or doubts that we are human, and after three troubles in a row
 //!   (5xx, timeouts, names not found; media refused). Nothing is asked of the site until its rest is over; then one item
-//!   goes ahead, and its success lets the others follow. Each opening in a row rests twice as long.
+//!   goes ahead, and its success lets the others follow. Each opening in a row for the same kind of trouble rests twice as
+//!   long; a network that is away is tried again within half an hour.
 //!
 //! What has to wait is not an error of the item: it is put back with the time of its turn, and keeps its attempts.
 

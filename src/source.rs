@@ -15,6 +15,7 @@ mod lists;
 mod order;
 mod pages;
 pub mod rules;
+mod turn;
 mod youtube;
 
 use std::{

@@ -175,12 +175,17 @@ const PROBE_BYTES: usize = 4096;
 /// [`FailureClass::NotMedia`] (an image, a document), [`FailureClass::Empty`], [`FailureClass::Network`], ….
 pub async fn probe(client: &Client, url: &Url, backoff: Duration) -> Result<Probed, Failure> {
     let probed = probe_patiently(client, url, backoff).await;
-    match &probed {
-        // A look without cookies and under our own name: that it is doubted says nothing of how yt-dlp will fare.
-        Err(failure) if failure.remedy.as_deref() == Some(DOUBTED_REMEDY) => {}
-        _ => tell(client, url, probed.as_ref().map(drop)).await,
-    }
+    tell_of_look(client, url, probed.as_ref().map(drop)).await;
     probed
+}
+
+/// Lets the site's breaker know how a look of our own went, without cookies and under our own name: that it is doubted says
+/// nothing of how yt-dlp will fare.
+pub(crate) async fn tell_of_look(client: &Client, url: &Url, outcome: Result<(), &Failure>) {
+    if outcome.is_err_and(|failure| failure.remedy.as_deref() == Some(DOUBTED_REMEDY)) {
+        return;
+    }
+    tell(client, url, outcome).await;
 }
 
 /// Lets the site's breaker know.

@@ -4,6 +4,7 @@
 //! channel its first entries until known ones come, a longer list all of its entries once in a while. Only what is new is
 //! looked at itself, and only where a rule needs to know more than the list tells.
 
+mod known;
 mod looking;
 
 use std::path::Path;
@@ -17,7 +18,7 @@ use self::looking::Looking;
 use super::listing;
 use super::world::World;
 use crate::event::{Event, Events};
-use crate::media::{Failure, FailureClass};
+use crate::media::{Failure, FailureClass, Retry};
 use crate::source::rules::Rules;
 use crate::source::{Lister, is_no_feed};
 use crate::store::sources::{Checked, Source, SourceKind, SourceLock};
@@ -28,6 +29,8 @@ use crate::web;
 pub const AT_ONCE: usize = 6;
 /// What no check takes, unless something hangs. The first listing of the largest channels takes minutes.
 const LONGEST: Duration = Duration::from_secs(2 * 3600);
+/// No source is left alone longer than this because its site asks for it.
+const LONGEST_WISH: Duration = Duration::from_secs(24 * 3600);
 
 /// How one source's check went.
 #[derive(Clone, Debug)]
@@ -248,13 +251,18 @@ impl Checker {
 
 /// Why a check ended early.
 enum Stop {
+    /// It failed, and is not to be tried again before this time, from now.
     Failed(Failure, Option<Duration>),
     Database(anyhow::Error),
 }
 
 impl From<Failure> for Stop {
     fn from(failure: Failure) -> Self {
-        Self::Failed(failure, None)
+        let at_least = match failure.retry {
+            Some(Retry::In(after)) => Some(after.min(LONGEST_WISH)),
+            _ => None,
+        };
+        Self::Failed(failure, at_least)
     }
 }
 
@@ -267,6 +275,21 @@ impl From<crate::store::StoreError> for Stop {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_site_that_asks_to_wait_is_given_its_time_within_reason() {
+        let waits = |retry: Option<Retry>| {
+            let failure = Failure { retry, ..Failure::new(FailureClass::RateLimited, "429") };
+            match Stop::from(failure) {
+                Stop::Failed(_, at_least) => at_least,
+                Stop::Database(error) => panic!("{error}"),
+            }
+        };
+        let hour = Duration::from_secs(3600);
+        assert_eq!(waits(Some(Retry::In(hour))), Some(hour));
+        assert_eq!(waits(Some(Retry::In(Duration::MAX))), Some(24 * hour));
+        assert_eq!(waits(None), None);
+    }
 
     #[test]
     fn numbers_in_words() {

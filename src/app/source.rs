@@ -2,6 +2,7 @@
 
 use std::io::{BufWriter, Write};
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::{Context, bail};
 use chrono::{DateTime, Utc};
@@ -10,16 +11,19 @@ use serde_json::{Value, json};
 
 use super::world::World;
 use crate::cli::{
-    EXIT_OK, Since, SourceAddArgs, SourceArgs, SourceCommand, SourceListArgs, SourceNameArgs, SourcePriority,
-    SourceRemoveArgs, SourceShowArgs,
+    EXIT_OK, OrNone, Since, SourceAddArgs, SourceArgs, SourceCommand, SourceListArgs, SourceNameArgs,
+    SourcePriority, SourceRemoveArgs, SourceShowArgs,
 };
 use crate::config::Key;
 use crate::report::figures;
 use crate::source::rules::{Judge, Rules};
 use crate::source::{SourceArg, without_credentials};
 use crate::store::Store;
-use crate::store::sources::{NewSource, PassedOver, Source, SourceKind};
+use crate::store::sources::{NewSource, PassedOver, Source, SourceKind, source_id};
 use crate::telemetry::sanitize;
+
+/// How often a source is looked at, where nothing is said.
+const EVERY: Duration = Duration::from_secs(6 * 3600);
 
 /// What `source add` understood, before a database is needed for it.
 pub struct Addition {
@@ -90,17 +94,26 @@ pub async fn source(world: &World, args: &SourceArgs, addition: Option<Addition>
 }
 
 async fn add(store: &Store, args: &SourceAddArgs, addition: Addition) -> anyhow::Result<u8> {
+    let before = store.source(source_id(&addition.source)).await?;
+    // What is not given stays as it was.
+    let rules = before.as_ref().map(rules_of).unwrap_or_default();
     let since = match args.since {
-        None => None,
-        Some(Since::Day(day)) => Some(day),
-        Some(Since::Ago(ago)) => Some((store.now().await? - chrono::Duration::from_std(ago)?).date_naive()),
+        None => rules.since,
+        Some(OrNone::None) => None,
+        Some(OrNone::Some(Since::Day(day))) => Some(day),
+        Some(OrNone::Some(Since::Ago(ago))) => {
+            Some((store.now().await? - chrono::Duration::from_std(ago)?).date_naive())
+        }
     };
     let rules = Rules {
         since,
-        matching: args.matching.clone(),
-        shorts: !args.no_shorts,
-        live: !args.no_live,
-        members: args.members,
+        matching: match &args.matching {
+            Some(text) => Some(text.clone()).filter(|text| !text.is_empty()),
+            None => rules.matching,
+        },
+        shorts: args.no_shorts.map_or(rules.shorts, |no| !no),
+        live: args.no_live.map_or(rules.live, |no| !no),
+        members: args.members.unwrap_or(rules.members),
     };
     if let Some(name) = &args.name
         && let Some(other) =
@@ -112,29 +125,39 @@ async fn add(store: &Store, args: &SourceAddArgs, addition: Addition) -> anyhow:
         name: args.name.clone(),
         source: addition.source,
         kind: addition.kind,
-        every: args.every,
+        every: args.every.or(before.as_ref().map(|s| s.every)).unwrap_or(EVERY),
         rules: serde_json::to_value(&rules)?,
-        at_a_time: args.limit,
-        language: args
-            .language
-            .as_ref()
-            .filter(|l| !l.eq_ignore_ascii_case("auto"))
-            .map(|l| l.to_lowercase()),
-        priority: args.priority.number(),
+        at_a_time: match args.limit {
+            Some(limit) => Some(limit).filter(|&n| n > 0),
+            None => before.as_ref().and_then(|s| s.at_a_time),
+        },
+        language: match &args.language {
+            Some(code) => Some(code.to_lowercase()).filter(|code| code != "auto"),
+            None => before.as_ref().and_then(|s| s.language.clone()),
+        },
+        priority: match args.priority {
+            Some(priority) => priority.number(),
+            None => before.as_ref().map_or(SourcePriority::default().number(), |s| s.priority),
+        },
     };
     let (source, fresh) = store.add_source(&new).await?;
-    store.keep_source(source.id, args.keep_last, args.keep_days).await?;
+    let (last, days) = store.source_keeps(source.id).await?;
+    let kept = |given: Option<OrNone<u32>>, before: Option<i32>| match given {
+        Some(given) => given.into_option(),
+        None => before.map(i32::unsigned_abs),
+    };
+    store.keep_source(source.id, kept(args.keep_last, last), kept(args.keep_days, days)).await?;
     if args.json {
         println!("{}", to_json(&source));
     } else {
         let what = if fresh { "subscribed to" } else { "changed" };
-        println!("{what} {}: {}", sanitize(&source.name), sanitize(&source.source));
-        eprintln!(
-            "{}",
-            style("`spoken sync` brings in what is there now; cron or `spoken run` what comes")
-                .for_stderr()
-                .dim()
-        );
+        let paused = if source.paused { " (paused)" } else { "" };
+        println!("{what} {}: {}{paused}", sanitize(&source.name), sanitize(&source.source));
+        let next = match source.paused {
+            true => "`spoken source resume` lets it be looked at again",
+            false => "`spoken sync` brings in what is there now; cron or `spoken run` what comes",
+        };
+        eprintln!("{}", style(next).for_stderr().dim());
     }
     Ok(EXIT_OK)
 }
@@ -239,9 +262,13 @@ async fn show(store: &Store, args: &SourceShowArgs) -> anyhow::Result<u8> {
     Ok(out.flush().map(|()| EXIT_OK)?)
 }
 
+fn rules_of(source: &Source) -> Rules {
+    serde_json::from_value(source.rules.clone()).unwrap_or_default()
+}
+
 /// What is asked of a source, in words.
 fn wishes(source: &Source) -> Vec<String> {
-    let rules: Rules = serde_json::from_value(source.rules.clone()).unwrap_or_default();
+    let rules = rules_of(source);
     let mut all = Vec::new();
     all.extend(rules.since.map(|day| format!("published since {day}")));
     all.extend(rules.matching.map(|text| format!("titles that match {}", sanitize(&text))));

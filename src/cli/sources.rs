@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use chrono::NaiveDate;
+use clap::builder::BoolishValueParser;
 use clap::{Args, Subcommand, ValueEnum, ValueHint};
 
 /// What `spoken source --help` says first.
@@ -40,7 +41,7 @@ pub struct SourceArgs {
 /// What to do with sources.
 #[derive(Clone, Debug, Subcommand)]
 pub enum SourceCommand {
-    /// Subscribe to an address or a folder; again: change its settings
+    /// Subscribe to an address or a folder; again: change the settings that are given
     Add(SourceAddArgs),
     /// List what is subscribed to
     List(SourceListArgs),
@@ -88,6 +89,10 @@ impl SourcePriority {
 
 /// Arguments of `spoken source add`.
 #[derive(Clone, Debug, Args)]
+#[command(after_long_help = "\
+Again with the same address or folder it changes what is given, and only that. --since none, --match '', --limit 0, --language \
+auto, --keep-last none, --keep-days none, --no-shorts=no, --no-live=no and --members=no take a setting back. What other rules \
+had left out is judged anew at the next look. A paused source stays paused until `spoken source resume`.")]
 pub struct SourceAddArgs {
     /// Address of a feed, podcast, channel, playlist or page, or a folder
     #[arg(value_name = "URL|FOLDER", value_hint = ValueHint::AnyPath)]
@@ -97,49 +102,58 @@ pub struct SourceAddArgs {
     #[arg(long, value_name = "NAME")]
     pub name: Option<String>,
 
+<<<<<<< HEAD
     /// How often to look: 30m, 6h, 1d, 2w; between 10s and 366d
     #[arg(long, value_name = "TIME", default_value = "6h", value_parser = interval)]
     pub every: Duration,
+=======
+    /// How often to look: 30m, 6h, 1d, 2w [default: 6h]
+    #[arg(long, value_name = "TIME", value_parser = interval)]
+    pub every: Option<Duration>,
+>>>>>>> sources2
 
-    /// Only what was published on this day or later: 2026-01-31, or 30d for the last thirty days
-    #[arg(long, value_name = "DATE", value_parser = since)]
-    pub since: Option<Since>,
+    /// Only what was published on this day or later: 2026-01-31, or 30d for the last thirty days; none: whatever its age
+    #[arg(long, value_name = "DATE", value_parser = since_or_none)]
+    pub since: Option<OrNone<Since>>,
 
-    /// Only what has a title that matches this regular expression, whatever its case
+    /// Only what has a title that matches this regular expression, whatever its case; '': any title
     #[arg(long = "match", value_name = "REGEX")]
     pub matching: Option<String>,
 
-    /// Take on at most N new items after each check, the newest first; the others follow after later ones
-    #[arg(short = 'n', long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    /// Take on at most N new items after each check, the newest first; the others follow after later ones; 0: all
+    #[arg(short = 'n', long, value_name = "N", value_parser = clap::value_parser!(u32).range(0..=1_000_000))]
     pub limit: Option<u32>,
 
-    /// Keep the latest N of its items; what was there before is removed; 0: all [default: KEEP_LAST]
-    #[arg(long, value_name = "N")]
-    pub keep_last: Option<u32>,
+    /// Keep the latest N of its items; what was there before is removed; 0: all; none: as KEEP_LAST says
+    #[arg(long, value_name = "N", value_parser = number_or_none)]
+    pub keep_last: Option<OrNone<u32>>,
 
-    /// Keep its items for N days from their publication; 0: for ever [default: KEEP_DAYS]
-    #[arg(long, value_name = "N")]
-    pub keep_days: Option<u32>,
+    /// Keep its items for N days from their publication; 0: for ever; none: as KEEP_DAYS says
+    #[arg(long, value_name = "N", value_parser = number_or_none)]
+    pub keep_days: Option<OrNone<u32>>,
 
-    /// Language spoken in it, such as en or de
+    /// Language spoken in it, such as en or de; auto: as configured
     #[arg(short, long, value_name = "CODE")]
     pub language: Option<String>,
 
-    /// When its items come: high, normal, low
-    #[arg(long, value_name = "WHEN", default_value = "normal", hide_possible_values = true)]
-    pub priority: SourcePriority,
+    /// When its items come: high, normal, low [default: normal]
+    #[arg(long, value_name = "WHEN", hide_possible_values = true)]
+    pub priority: Option<SourcePriority>,
 
     /// Leave out short vertical videos
-    #[arg(long)]
-    pub no_shorts: bool,
+    #[arg(long, value_name = "no", num_args = 0..=1, require_equals = true, default_missing_value = "yes",
+        hide_possible_values = true, value_parser = BoolishValueParser::new())]
+    pub no_shorts: Option<bool>,
 
     /// Leave out recordings of live streams
-    #[arg(long)]
-    pub no_live: bool,
+    #[arg(long, value_name = "no", num_args = 0..=1, require_equals = true, default_missing_value = "yes",
+        hide_possible_values = true, value_parser = BoolishValueParser::new())]
+    pub no_live: Option<bool>,
 
     /// Take what is for members only, too (needs their cookies: COOKIES_FILE)
-    #[arg(long)]
-    pub members: bool,
+    #[arg(long, value_name = "no", num_args = 0..=1, require_equals = true, default_missing_value = "yes",
+        hide_possible_values = true, value_parser = BoolishValueParser::new())]
+    pub members: Option<bool>,
 
     /// Print JSON: the source as `source list --json` has it
     #[arg(long)]
@@ -253,7 +267,45 @@ pub enum Since {
     Ago(Duration),
 }
 
+<<<<<<< HEAD
 /// `90s`, `30m`, `6h`, `1d`, `2w`, from ten seconds to 366 days.
+=======
+/// A value, or `none`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OrNone<T> {
+    /// `none`: there shall be none, whatever there was before.
+    None,
+    /// This.
+    Some(T),
+}
+
+impl<T> OrNone<T> {
+    /// As an option.
+    pub fn into_option(self) -> Option<T> {
+        match self {
+            Self::None => None,
+            Self::Some(value) => Some(value),
+        }
+    }
+
+    fn read(text: &str, value: impl FnOnce(&str) -> Result<T, String>) -> Result<Self, String> {
+        match text.trim() {
+            "none" => Ok(Self::None),
+            text => value(text).map(Self::Some),
+        }
+    }
+}
+
+fn since_or_none(text: &str) -> Result<OrNone<Since>, String> {
+    OrNone::read(text, |text| since(text).map_err(|e| format!("{e}, or none")))
+}
+
+fn number_or_none(text: &str) -> Result<OrNone<u32>, String> {
+    OrNone::read(text, |text| text.parse().map_err(|_| "write a number, or none".to_owned()))
+}
+
+/// `90s`, `30m`, `6h`, `1d`, `2w`, from a minute to a year.
+>>>>>>> sources2
 fn interval(text: &str) -> Result<Duration, String> {
     let allowed = "write a number and s, m, h, d or w, as in 30m, 6h or 1d";
     let text = text.trim();
@@ -299,5 +351,14 @@ mod tests {
         assert_eq!(since("2026-01-31"), Ok(Since::Day(NaiveDate::from_ymd_opt(2026, 1, 31).unwrap())));
         assert_eq!(since("7d"), Ok(Since::Ago(Duration::from_secs(604_800))));
         assert!(since("2026-02-30").is_err() && since("yesterday").is_err());
+    }
+
+    #[test]
+    fn settings_can_be_taken_back() {
+        assert_eq!(since_or_none("none"), Ok(OrNone::None));
+        assert_eq!(since_or_none("7d"), Ok(OrNone::Some(Since::Ago(Duration::from_secs(604_800)))));
+        assert_eq!((number_or_none("none"), number_or_none("0")), (Ok(OrNone::None), Ok(OrNone::Some(0))));
+        assert!(since_or_none("soon").unwrap_err().contains("2026-01-31"));
+        assert!(number_or_none("-1").is_err() && number_or_none("").is_err());
     }
 }

@@ -27,6 +27,8 @@ pub struct About {
     pub short: bool,
     /// An address that has not been looked at: what it leads to has to be found out.
     pub unopened: bool,
+    /// What it is known by in its source, where that is not the item: the item may have another address tomorrow.
+    pub key: Option<MediaId>,
 }
 
 /// Where an item stands as a live stream.
@@ -161,6 +163,7 @@ impl Entry {
             ),
             short: self.url().as_ref().is_some_and(super::youtube::is_short),
             unopened: false,
+            key: None,
         }
     }
 

@@ -1,5 +1,6 @@
 //! Feeds (RSS, Atom, JSON Feed), read with one request that costs the server nothing when there is nothing new.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use feed_rs::model;
@@ -57,6 +58,8 @@ pub struct Feed {
 /// An entry of a feed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FeedEntry {
+    /// What the feed calls it, where it does and calls no other entry so. Untrusted text.
+    pub id: Option<String>,
     /// Untrusted text.
     pub title: Option<String>,
     /// Seconds since 1970.
@@ -205,17 +208,62 @@ fn parse(body: &[u8], base: &Url) -> Result<Option<Feed>, Failure> {
             ),
         ));
     }
-    let parser = feed_rs::parser::Builder::new().base_uri(Some(base.as_str())).build();
+    let parser = feed_rs::parser::Builder::new()
+        .base_uri(Some(base.as_str()))
+        // One that is made up from an entry's address says no more than the address.
+        .id_generator(|_, _, _| String::new())
+        .build();
     let Ok(parsed) = parser.parse(body) else { return Ok(None) };
-    let (mut entries, mut empty) = (Vec::new(), 0);
-    for entry in parsed.entries.into_iter().take(MAX_ENTRIES) {
-        match read(entry, base) {
-            Some(entry) => entries.push(entry),
-            None => empty += 1,
+    let all = parsed.entries.len();
+    let mut entries: Vec<Option<FeedEntry>> =
+        parsed.entries.into_iter().take(MAX_ENTRIES).map(|entry| read(entry, base)).collect();
+    let leads_to_media = |entry: &FeedEntry| matches!(entry.place, Place::Media(_));
+    // The parser lets an item's enclosure go where Media RSS gives the item as little as its author's picture.
+    if !entries.iter().all(|entry| entry.as_ref().is_some_and(leads_to_media))
+        && let Some(body) = without_media_rss(body)
+        && let Ok(again) = parser.parse(&body[..])
+        && again.entries.len() == all
+    {
+        for (entry, again) in entries.iter_mut().zip(again.entries) {
+            if entry.as_ref().is_some_and(leads_to_media) {
+                continue;
+            }
+            let Some(again) = read(again, base).filter(leads_to_media) else { continue };
+            match entry {
+                Some(entry) => entry.place = again.place,
+                None => *entry = Some(again),
+            }
         }
     }
+    let mut times: HashMap<String, usize> = HashMap::new();
+    for id in entries.iter().flatten().filter_map(|entry| entry.id.clone()) {
+        *times.entry(id).or_default() += 1;
+    }
+    for entry in entries.iter_mut().flatten() {
+        entry.id = entry.id.take().filter(|id| times[id] == 1);
+    }
+    let empty = entries.iter().filter(|entry| entry.is_none()).count();
     let title = parsed.title.map(|t| t.content);
+    let entries = entries.into_iter().flatten().collect();
     Ok(Some(Feed { validators: Validators::default(), title, entries, empty }))
+}
+
+/// A feed that has enclosures and Media RSS, with the latter in a namespace that nobody knows; none for other feeds. By its
+/// bytes, whatever its encoding and prefixes: what is quoted elsewhere in the feed may change with it, and is not used.
+fn without_media_rss(body: &[u8]) -> Option<Vec<u8>> {
+    const KNOWN: &[u8] = b"http://search.yahoo.com/mrss/";
+    const UNKNOWN: &[u8; KNOWN.len()] = b"http://search.yahoo.com/none/";
+    const ENCLOSURE: &[u8] = b"<enclosure";
+    if !body.windows(ENCLOSURE.len()).any(|bytes| bytes == ENCLOSURE) {
+        return None;
+    }
+    let mut changed = body.to_vec();
+    let mut found = false;
+    for (at, _) in body.windows(KNOWN.len()).enumerate().filter(|(_, bytes)| *bytes == KNOWN) {
+        changed[at..at + UNKNOWN.len()].copy_from_slice(UNKNOWN);
+        found = true;
+    }
+    found.then_some(changed)
 }
 
 /// How deep elements lie within each other, roughly: comments and the like are skipped, names are not compared. JSON has
@@ -249,6 +297,7 @@ fn read(entry: model::Entry, base: &Url) -> Option<FeedEntry> {
     let objects = &entry.media;
     let duration =
         objects.iter().flat_map(|o| o.content.iter().filter_map(|c| c.duration).chain(o.duration)).next();
+    let id = Some(entry.id.trim().to_owned()).filter(|id| !id.is_empty());
     let title = entry.title.as_ref().map(|t| t.content.trim().to_owned()).filter(|t| !t.is_empty());
     let published = entry.published.or(entry.updated).map(|t| t.timestamp());
 
@@ -281,6 +330,7 @@ fn read(entry: model::Entry, base: &Url) -> Option<FeedEntry> {
         (None, None) => Place::Page(web::normalise(&page()?)),
     };
     Some(FeedEntry {
+        id,
         title,
         published_at: published,
         duration_ms: duration.and_then(|d| i64::try_from(d.as_millis()).ok()).filter(|&ms| ms > 0),
@@ -336,6 +386,53 @@ mod tests {
         let first = &got.entries[0];
         assert_eq!((first.title.as_deref(), first.duration_ms), (Some("One"), Some(3_723_000)));
         assert_eq!(first.published_at, Some(1_769_853_600));
+        assert_eq!((first.id.as_deref(), got.entries[1].id.as_deref()), (Some("x"), None));
+    }
+
+    #[test]
+    fn a_name_that_stands_for_several_entries_stands_for_none() {
+        let got = feed(
+            r#"<rss version="2.0"><channel><title>P</title>
+            <item><guid>a</guid><enclosure url="http://h/1.mp3"/></item>
+            <item><guid>b</guid><enclosure url="http://h/2.mp3"/></item>
+            <item><guid> a </guid><enclosure url="http://h/3.mp3"/></item>
+            <item><link>http://h/4.mp3</link></item>
+            </channel></rss>"#,
+        );
+        let ids: Vec<Option<&str>> = got.entries.iter().map(|e| e.id.as_deref()).collect();
+        assert_eq!(ids, [None, Some("b"), None, None]);
+    }
+
+    #[test]
+    fn an_enclosure_counts_beside_a_picture() {
+        let got = feed(
+            r#"<rss version="2.0" xmlns:media="http://search.yahoo.com/mrss/"><channel><title>http://search.yahoo.com/mrss/</title>
+            <item><title>Picture</title><link>http://h/1</link><enclosure url="http://h/1.mp3" type="audio/mpeg"/>
+              <media:content url="https://secure.gravatar.com/avatar/x?s=96" medium="image"><media:title type="html">me</media:title></media:content></item>
+            <item><title>No page</title><media:content url="http://h/2.jpg" type="image/jpeg"/><enclosure url="http://h/2.mp3"/></item>
+            <item><title>Quoted</title><link>http://h/3</link><description><![CDATA[<enclosure url="http://h/3.mp3"/>]]></description>
+              <media:content url="http://h/3.jpg" medium="image"/></item>
+            <item><title>Film</title><enclosure url="http://h/4.mp3" type="audio/mpeg"/><media:content url="http://h/4.mp4" type="video/mp4"/></item>
+            <item><title>Nothing</title><media:content url="http://h/5.jpg" medium="image"/></item>
+            </channel></rss>"#,
+        );
+        let places: Vec<&Place> = got.entries.iter().map(|e| &e.place).collect();
+        assert_eq!(
+            places,
+            [
+                &media("http://h/1.mp3"),
+                &media("http://h/2.mp3"),
+                &Place::Page(Url::parse("http://h/3").unwrap()),
+                &media("http://h/4.mp4"),
+            ]
+        );
+        assert_eq!((got.title.as_deref(), got.empty), (Some("http://search.yahoo.com/mrss/"), 1));
+        assert!(without_media_rss(b"<rss><enclosure/></rss>").is_none());
+        assert!(without_media_rss(b"\xff http://search.yahoo.com/mrss/").is_none());
+        let bytes =
+            without_media_rss(b"\xff<enclosure http://search.yahoo.com/mrss/ http://search.yahoo.com/mrss/");
+        let other = b"\xff<enclosure http://search.yahoo.com/none/ http://search.yahoo.com/none/";
+        assert_eq!(bytes.as_deref(), Some(&other[..]));
     }
 
     #[test]

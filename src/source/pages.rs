@@ -1,6 +1,6 @@
 //! Addresses: media itself, or a page, feed, playlist or channel that yt-dlp lists.
 
-use std::{collections::HashSet, ffi::OsString, fmt, pin::Pin, sync::Arc, time::Duration};
+use std::{collections::HashSet, ffi::OsString, fmt, pin::Pin, sync::Arc};
 
 use async_channel::{Sender, bounded, unbounded};
 use tokio_util::sync::CancellationToken;
@@ -9,7 +9,9 @@ use url::Url;
 use super::{
     About, Answer, Feed, FeedEntry, Found, Lister, Place, Validators,
     entry::{Entry, Meaning, TEMPLATE},
-    failed_url, feed, order, url_item,
+    failed_url, feed, order,
+    turn::Patience,
+    url_item,
     youtube::{is_no_feed, is_short, youtube_item},
 };
 use crate::govern::{Ask, Permit, Turn};
@@ -100,12 +102,15 @@ impl Lister {
         self.list_url(url, Hint::default(), Way { depth: 0, reading }, out.clone()).await;
     }
 
-    /// Asks for the feed at `url`; `known` is what an earlier answer brought.
+    /// Asks for the feed at `url`; `known` is what an earlier answer brought. The site's ledger hears how it went.
     ///
     /// # Errors
     /// The failure that the answer stands for.
     pub async fn read_feed(&self, url: &Url, known: &Validators) -> Result<Answer, Failure> {
-        feed::ask(&self.inner.client, url, known, self.options().backoff).await
+        let client = &self.inner.client;
+        let answer = feed::ask(client, url, known, self.options().backoff).await;
+        web::tell_of_look(client, url, answer.as_ref().map(drop)).await;
+        answer
     }
 
     /// Lists the address `url`, come by on `way`. Boxed, because lists hold lists.
@@ -399,15 +404,13 @@ impl Lister {
         listed
     }
 
-    /// Waits until a page of this site may be listed; not for long.
+    /// Waits until a page of this site may be listed; not for long where the site rests.
     async fn listing_turn(&self, url: &Url) -> Result<Permit, Failure> {
-        /// A listing waits in its place; beyond this it is better begun again later.
-        const PATIENCE: Duration = Duration::from_secs(120);
-        let until = tokio::time::Instant::now() + PATIENCE;
+        let mut patience = Patience::default();
         loop {
             match self.options().ytdlp.options().net.governor.ask(url, Ask::Listing).await {
                 Ok(Turn::Go(permit)) => return Ok(permit),
-                Ok(Turn::Wait(wait)) if tokio::time::Instant::now() + wait.after < until => {
+                Ok(Turn::Wait(wait)) if patience.bears(&wait, tokio::time::Instant::now()) => {
                     tokio::time::sleep(wait.after).await;
                 }
                 Ok(Turn::Wait(wait)) => return Err(wait.failure()),

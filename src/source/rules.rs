@@ -18,6 +18,9 @@ const SOON: Duration = Duration::from_secs(3600);
 /// Longest expression, compiled: a subscription is no program.
 const MAX_REGEX: usize = 1 << 20;
 
+/// Why what is for members only is left out: it may be for all later.
+pub const MEMBERS_ONLY: &str = "for members only";
+
 /// What is wanted of a source. What is absent is not asked.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
@@ -89,7 +92,7 @@ impl Judge {
             return leave("a short video".into());
         }
         if about.members_only && !self.rules.members {
-            return leave("for members only".into());
+            return leave(MEMBERS_ONLY.into());
         }
         if let Some(since) = self.rules.since {
             // What is announced has no date of its own yet.
@@ -161,7 +164,7 @@ mod tests {
         assert_eq!(judge(all(), "x", &About { short: true, ..About::default() }), Verdict::Take);
         assert_eq!(judge(all(), "x", &About { live: Some(Live::Was), ..About::default() }), Verdict::Take);
         let members = About { members_only: true, ..About::default() };
-        assert_eq!(left(judge(all(), "x", &members)), "for members only");
+        assert_eq!(left(judge(all(), "x", &members)), MEMBERS_ONLY);
         assert_eq!(judge(Rules { members: true, ..all() }, "x", &members), Verdict::Take);
         let soon =
             About { live: Some(Live::Upcoming), begins_at: Some(1_769_853_600 + 600), ..About::default() };

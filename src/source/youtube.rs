@@ -60,12 +60,18 @@ pub(super) fn is_short(url: &Url) -> bool {
     url.host_str().is_some_and(is_youtube) && url.path().starts_with("/shorts/")
 }
 
-/// Whether a list at this address is in the order of its videos' age, the newest first: a channel's.
+/// Whether a list at this address is in the order of its videos' age, the newest first: a tab of a channel. The channel's
+/// own address is not one list: yt-dlp gives its tabs one after the other, and new streams come after all of its films. The
+/// order within its playlists, podcasts and courses is their owner's choice.
 pub fn is_newest_first(url: &Url) -> bool {
-    let first = url.path_segments().and_then(|mut s| s.next()).unwrap_or_default();
-    url.host_str().is_some_and(is_youtube)
-        && (first.starts_with('@') || matches!(first, "channel" | "c" | "user"))
-        && !url.path().ends_with("/playlists")
+    let mut parts = url.path_segments().into_iter().flatten().filter(|part| !part.is_empty());
+    let first = parts.next().unwrap_or_default();
+    let channel = match first {
+        "channel" | "c" | "user" => parts.next().is_some(),
+        _ => first.starts_with('@'),
+    };
+    let tab = parts.next_back().unwrap_or_default();
+    url.host_str().is_some_and(is_youtube) && channel && matches!(tab, "videos" | "streams" | "shorts")
 }
 
 /// Whether the address is certainly not a feed's, so that no request need find out: a page of YouTube, whose feeds have
@@ -102,6 +108,37 @@ mod tests {
             "https://example.org/watch?v=aqz-KE-bpKQ",
         ] {
             assert_eq!(id(url), None, "{url}");
+        }
+    }
+
+    #[test]
+    fn only_a_channels_tabs_are_newest_first() {
+        let newest_first = |s: &str| is_newest_first(&Url::parse(s).unwrap());
+        for url in [
+            "https://www.youtube.com/@x/videos",
+            "https://www.youtube.com/@x/streams/",
+            "https://m.youtube.com/channel/UCx/shorts?app=desktop",
+            "https://www.youtube.com/c/x/videos",
+            "https://www.youtube.com/user/x/videos",
+        ] {
+            assert!(newest_first(url), "{url}");
+        }
+        for url in [
+            // All tabs in one stream: what is new may stand far below what is known.
+            "https://www.youtube.com/@x",
+            "https://www.youtube.com/@x/",
+            "https://www.youtube.com/@x/featured",
+            "https://www.youtube.com/channel/UCx",
+            "https://www.youtube.com/user/videos",
+            // Lists in the order that their owner gave them.
+            "https://www.youtube.com/@x/playlists",
+            "https://www.youtube.com/@x/podcasts",
+            "https://www.youtube.com/@x/releases",
+            "https://www.youtube.com/@x/courses",
+            "https://www.youtube.com/playlist?list=PLx",
+            "https://example.org/@x/videos",
+        ] {
+            assert!(!newest_first(url), "{url}");
         }
     }
 }

@@ -13,11 +13,14 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+use serde_json::Value;
 use sqlx::postgres::PgConnection;
 use sqlx::{Connection, FromRow, Row};
 use uuid::Uuid;
 
-pub use self::nouns::{Checked, EntryCounts, Fate, KnownEntry, NewSource, Seen, Source, SourceKind, Taken};
+pub use self::nouns::{
+    Checked, DueEntry, EntryCounts, Fate, KnownEntry, NewSource, Seen, Source, SourceKind, Taken,
+};
 use super::{Store, StoreError, clean, text_key};
 use crate::media::Failure;
 
@@ -45,8 +48,9 @@ const COLUMNS: &str =
     etag, last_modified, result, failures, error_class, error, remedy";
 
 impl Store {
-    /// Subscribes to a source; what it is called, and false where it was subscribed to before (its settings are then
-    /// replaced, what was seen in it stays).
+    /// Subscribes to a source; what it is called, and false where it was subscribed to before: its settings are then
+    /// replaced, and what was seen in it stays, except what was left out where the rules are others now. A paused one stays
+    /// paused.
     ///
     /// # Errors
     /// [`StoreError::Database`].
@@ -67,6 +71,10 @@ impl Store {
                 std::iter::once(wanted.clone()).chain(numbered).find(|n| !names.contains(n)).unwrap_or(wanted)
             }
         };
+        let rules: Option<Value> = sqlx::query_scalar("SELECT rules FROM sources WHERE source_id = $1")
+            .bind(id)
+            .fetch_optional(&mut *tx)
+            .await?;
         let fresh: bool = sqlx::query_scalar(
             "INSERT INTO sources (source_id, name, source, kind, every_s, rules, at_a_time, allowance, language, priority)
              VALUES ($1, $2, $3, $4, $5, $6, $7, $7, $8, $9)
@@ -74,7 +82,7 @@ impl Store {
                  name = CASE WHEN $10 THEN excluded.name ELSE sources.name END,
                  every_s = excluded.every_s, rules = excluded.rules, at_a_time = excluded.at_a_time,
                  allowance = excluded.at_a_time, language = excluded.language, priority = excluded.priority,
-                 paused = false, next_due = now()
+                 next_due = now()
              RETURNING xmax = 0",
         )
         .bind(id)
@@ -89,6 +97,9 @@ impl Store {
         .bind(new.name.is_some())
         .fetch_one(&mut *tx)
         .await?;
+        if rules.is_some_and(|before| before != new.rules) {
+            reconsider(&mut tx, id).await?;
+        }
         tx.commit().await?;
         let source = self.source(id).await?.ok_or(sqlx::Error::RowNotFound)?;
         Ok((source, fresh))
@@ -174,9 +185,9 @@ impl Store {
     /// [`StoreError::Database`].
     pub async fn passed_over(&self, id: Uuid, most: u32) -> Result<Vec<PassedOver>, StoreError> {
         Ok(sqlx::query_as(
-            "SELECT media_id, title, verdict, reason, look_at, published_at FROM source_entries
+            "SELECT item_id AS media_id, title, verdict, reason, look_at, published_at FROM source_entries
              WHERE source_id = $1 AND verdict IN ('left', 'waiting', 'ready')
-             ORDER BY verdict = 'left', coalesce(published_at, seen_at) DESC, place, media_id LIMIT $2",
+             ORDER BY verdict = 'left', coalesce(published_at, seen_at) DESC, place, item_id LIMIT $2",
         )
         .bind(id)
         .bind(i64::from(most))
@@ -270,6 +281,28 @@ impl Store {
         .fetch_one(&self.pool)
         .await?)
     }
+}
+
+/// Lets the next check judge anew what was left out of a source, as if it had never been seen there; what was removed stays
+/// what it is.
+async fn reconsider(conn: &mut PgConnection, id: Uuid) -> Result<(), sqlx::Error> {
+    sqlx::query(
+        "DELETE FROM source_entries e WHERE source_id = $1 AND verdict = 'left'
+             AND NOT EXISTS (SELECT FROM removed r WHERE r.media_id = e.item_id)",
+    )
+    .bind(id)
+    .execute(&mut *conn)
+    .await?;
+    // A feed that has not changed would not be read, nor the older entries of a list. And a check that runs right now
+    // judges by the old rules: with a number that is not the last, it writes nothing.
+    sqlx::query(
+        "UPDATE sources SET etag = NULL, last_modified = NULL, full_at = NULL, checks = checks + 1
+         WHERE source_id = $1",
+    )
+    .bind(id)
+    .execute(conn)
+    .await?;
+    Ok(())
 }
 
 /// An entry that was not taken on, or not yet.

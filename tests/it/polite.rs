@@ -195,6 +195,42 @@ async fn the_breaker_opens_rests_and_lets_one_try() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn rests_double_for_one_kind_of_trouble_and_a_network_is_tried_again_within_the_half_hour() {
+    let store = store().await;
+    let governor = governor(store.pool(), "127.0.0.1 videos=0 requests=0 interval=0 downloads=0 rest=7200");
+    let network = Failure::new(FailureClass::Network, "no such name");
+    let refused = refused();
+    for _ in 0..3 {
+        governor.tell(&url(), None, Err(&network)).await.unwrap();
+    }
+    // Its rest is over, and one item finds this.
+    let tried = async |failure: &Failure| {
+        sqlx::query("UPDATE governor_sites SET open_until = clock_timestamp() - interval '1 second'")
+            .execute(store.pool())
+            .await
+            .unwrap();
+        let probe = turn(&governor, Ask::Video).await;
+        let told = governor.tell(&url(), probe.id(), Err(failure)).await.unwrap();
+        probe.end().await;
+        assert!(told.opened, "{told:?}");
+        told.open_for.unwrap().as_secs()
+    };
+    // Each up to a tenth longer by chance.
+    for (failure, rest) in [
+        (&network, 1200),
+        (&network, 1800),
+        (&network, 1800),
+        (&refused, 7200),
+        (&refused, 14_400),
+        (&network, 600),
+        (&refused, 7200),
+    ] {
+        let open = tried(failure).await;
+        assert!((rest - 5..=rest + rest / 10).contains(&open), "{open} s for {failure:?}, not {rest}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn three_troubles_in_a_row_open_it_and_success_in_between_does_not() {
     let store = store().await;
     let governor = governor(store.pool(), "127.0.0.1 rest=60");
@@ -225,6 +261,31 @@ async fn three_troubles_in_a_row_open_it_and_success_in_between_does_not() {
         forgiven
     };
     assert_eq!(forgiven, [true, true, true, false, false]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_feed_that_is_busy_gets_the_rest_that_it_asks_for_and_its_site_too() {
+    let library = Library::on(&database().await);
+    let server = Server::start().await;
+    let feed = "<rss version=\"2.0\"><channel><title>x</title></channel></rss>";
+    for name in ["a", "b"] {
+        let path = format!("/{name}.xml");
+        server.put(&path, Page::new("application/rss+xml", feed));
+        library.ok(&["source", "add", &server.url(&path), "--name", name]);
+    }
+    server.fail("/a.xml", [Fault::Busy(Some(2000))]);
+    let sync = |source: &str| {
+        let mut command = library.command(&["sync", source]);
+        command.env("RATE_SITES", "127.0.0.1 interval=0 rest=60");
+        finish(command)
+    };
+    let busy = sync("a");
+    assert_eq!((busy.code, server.requests("/a.xml")), (1, 1), "{busy}");
+    let other = sync("b");
+    assert_eq!((other.code, server.requests("/b.xml")), (1, 0), "the site is left alone: {other}");
+    assert!(other.stderr.contains("left alone"), "{other}");
+    let due = library.query("select extract(epoch from max(next_due) - now())::bigint from sources");
+    assert!((1800..=2000).contains(&due), "both are looked at again when it is over: {due} s");
 }
 
 /// Pages with a stream of pieces, which only yt-dlp puts together, and addresses of media.

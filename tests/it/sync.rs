@@ -7,7 +7,7 @@ use std::process::Stdio;
 use std::time::{Duration, SystemTime};
 
 use nix::sys::signal::Signal;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::cli::{Library, Ran, Working, finish, in_time, names, repository, speeches, until};
 use super::server::{Fault, Page, Server};
@@ -243,6 +243,132 @@ async fn limits_hold_back_and_nothing_is_forgotten() {
         assert_eq!(whole(&removed["items_removed"]), 5, "{removed}");
         assert_eq!(library.counts(), [0, 0, 0, 0]);
         assert_eq!(library.query("select count(*) from segments"), 0);
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn other_rules_bring_in_what_the_old_ones_left_out() {
+    let podcast = Podcast::new().await;
+    podcast.grow_to(3);
+    let url = podcast.url();
+    let database = database().await;
+    blocking(move || {
+        let library = Library::on(&database);
+        library.ok(&["source", "add", &url, "--name", "a", "--since", "2026-01-03"]);
+        assert_eq!(outcome(&library.ok(&["sync", "--json"])), [1, 1, 1, 0]);
+        assert_eq!(titles(&library), ["Talk 2"]);
+        // The same again changes nothing: what was left out stays out, and the server has nothing to send.
+        library.ok(&["source", "add", &url, "--since", "2026-01-03"]);
+        assert_eq!(outcome(&library.ok(&["sync", "--json"])), [1, 0, 0, 0]);
+        assert_eq!(podcast.server.unchanged("/feed.xml"), 1);
+        // The feed has not changed, but what is wanted of it has.
+        library.ok(&["source", "add", &url, "--since", "2026-01-02"]);
+        assert_eq!(outcome(&library.ok(&["sync", "--json"])), [1, 1, 1, 0]);
+        assert_eq!(titles(&library), ["Talk 1", "Talk 2"]);
+        // What a person removed is not wanted by any rule.
+        let removed = library.items()[0]["media_id"].as_str().unwrap().to_owned();
+        library.ok(&["remove", &removed, "--yes"]);
+        library.ok(&["source", "add", &url, "--since", "2026-01-01"]);
+        assert_eq!(outcome(&library.ok(&["sync", "--json"])), [1, 1, 1, 0]);
+        assert_eq!(titles(&library), ["Talk 0", "Talk 2"]);
+        library.assert_in_order();
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_podcast_whose_addresses_change_is_not_taken_twice() {
+    let podcast = Podcast::new().await;
+    let database = database().await;
+    blocking(move || {
+        let tell = |items: &[(&str, &str)]| {
+            let items: String = items
+                .iter()
+                .map(|(id, path)| {
+                    let url = podcast.server.url(path);
+                    format!(
+                        "<item><title>{id}</title><guid isPermaLink=\"false\">{id}</guid>\
+                         <enclosure url=\"{url}\" type=\"audio/mpeg\" length=\"1\"/></item>"
+                    )
+                })
+                .collect();
+            let feed = format!("<rss version=\"2.0\"><channel><title>Talks</title>{items}</channel></rss>");
+            podcast.server.put("/feed.xml", Page::new("application/rss+xml", feed));
+        };
+        let library = Library::on(&database);
+        library.ok(&["source", "add", &podcast.url()]);
+        tell(&[("one", "/m/s0.wav"), ("two", "/gone/s1.mp3")]);
+        let first = library.run(&["sync", "--json"]);
+        assert_eq!(outcome(&first), [1, 2, 1, 1], "{first}");
+        // One has moved; the other's address was wrong, and is mended.
+        tell(&[("one", "/m/s0.wav?updated=2"), ("two", "/m/s1.mp3")]);
+        let moved = library.ok(&["sync", "--all", "--json"]);
+        assert_eq!(outcome(&moved), [1, 1, 1, 0], "{moved}");
+        assert_eq!(library.counts(), [0, 0, 2, 1]);
+        assert_eq!(library.query("select count(*) from source_entries"), 2);
+
+        // As it was noted before entries had names of their own: known by its items, it is given them at the next look.
+        let noted = "with noted as (update source_entries set media_id = item_id returning 1) select count(*) from noted";
+        assert_eq!(library.query(noted), 2);
+        tell(&[("one", "/m/s0.wav"), ("two", "/m/s1.mp3")]);
+        assert_eq!(outcome(&library.ok(&["sync", "--all", "--json"])), [1, 0, 0, 0]);
+        assert_eq!(library.query("select count(*) from source_entries where media_id <> item_id"), 2);
+        tell(&[("one", "/m/s0.wav?updated=3"), ("two", "/m/s1.mp3?updated=3")]);
+        assert_eq!(outcome(&library.ok(&["sync", "--all", "--json"])), [1, 0, 0, 0]);
+        assert_eq!(library.query("select count(*) from source_entries"), 2);
+        library.assert_in_order();
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn adding_again_changes_what_is_given_and_nothing_else() {
+    let database = database().await;
+    blocking(move || {
+        let library = Library::on(&database);
+        let url = "http://127.0.0.1:9/feed.xml";
+        let settings = |given: &[&str]| -> Value {
+            let words = [["source", "add", url, "--json"].as_slice(), given].concat();
+            let added = library.ok(&words).json();
+            ["every_s", "rules", "limit", "language", "priority", "paused"]
+                .iter()
+                .map(|name| added[*name].clone())
+                .collect()
+        };
+        let first = settings(&["--every", "1h", "--since", "2026-01-02", "--match", "talk", "--limit", "5"]);
+        let mut rules = json!({
+            "since": "2026-01-02", "matching": "talk", "shorts": true, "live": true, "members": false,
+        });
+        assert_eq!(first, json!([3600, rules, 5, null, "normal", false]));
+        settings(&["--no-shorts", "--language", "de", "--priority", "high", "--keep-last", "7"]);
+        library.ok(&["source", "pause", url]);
+        rules["shorts"] = false.into();
+        assert_eq!(settings(&["--keep-days", "30"]), json!([3600, rules, 5, "de", "high", true]));
+        let kept = "select count(*) from sources where keep_last = 7 and keep_days = 30";
+        assert_eq!(library.query(kept), 1);
+        let said = library.ok(&["source", "add", url]);
+        assert!(said.stdout.starts_with("changed ") && said.stdout.contains(" (paused)"), "{said}");
+
+        let back = settings(&[
+            "--since",
+            "none",
+            "--match",
+            "",
+            "--limit",
+            "0",
+            "--language",
+            "auto",
+            "--priority",
+            "normal",
+            "--no-shorts=no",
+            "--keep-last",
+            "none",
+        ]);
+        let rules = json!({ "shorts": true, "live": true, "members": false });
+        assert_eq!(back, json!([3600, rules, null, null, "normal", true]));
+        let kept = "select count(*) from sources where keep_last is null and keep_days = 30";
+        assert_eq!(library.query(kept), 1);
     })
     .await;
 }

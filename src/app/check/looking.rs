@@ -10,14 +10,13 @@ use chrono::{DateTime, Utc};
 use futures::StreamExt;
 use url::Url;
 
+use super::known::{feed_entry, is_for_members, newly_keyed, unseen};
 use super::{Checker, Looked, Numbers, Stop};
 use crate::event::Event;
 use crate::media::{Failure, FailureClass, Item, Locator, MediaId};
 use crate::source::rules::{Judge, Rules, Verdict};
-use crate::source::{
-    About, Answer, FileStamp, Found, Reading, Validators, facts_are_cheap, feed_item, is_newest_first,
-};
-use crate::store::sources::{Checked, Fate, KnownEntry, Seen, Source, SourceKind};
+use crate::source::{About, Answer, FileStamp, Found, Reading, Validators, facts_are_cheap, is_newest_first};
+use crate::store::sources::{Checked, DueEntry, Fate, KnownEntry, Seen, Source, SourceKind};
 use crate::web::{self, Probed};
 
 /// All of a long list is read after so many days.
@@ -78,7 +77,7 @@ impl Looking<'_> {
             }
             Answer::Feed(feed) => {
                 let validators = (feed.validators.etag.clone(), feed.validators.last_modified.clone());
-                let entries: Vec<(Item, About)> = feed.entries.into_iter().map(feed_item).collect();
+                let entries: Vec<(Item, About)> = feed.entries.into_iter().map(feed_entry).collect();
                 let mut looked = self.decide(source, entries).await?;
                 looked.checked.kind = Some(SourceKind::Feed);
                 looked.checked.validators = Some(validators);
@@ -111,7 +110,8 @@ impl Looking<'_> {
             first: (!whole).then_some(RECENT),
             known: (!whole && newest_first).then(|| {
                 let known = known.clone();
-                Arc::new(move |id: MediaId| known.contains_key(&id))
+                // One that waits to be for all does not tell where the known ones begin.
+                Arc::new(move |id: MediaId| known.get(&id).is_some_and(|entry| !is_for_members(entry)))
                     as Arc<dyn Fn(MediaId) -> bool + Send + Sync>
             }),
             no_shorts: !self.rules.shorts,
@@ -206,7 +206,7 @@ impl Looking<'_> {
             } else if web::media_extension(&item.source) {
                 numbers.left += 1;
             }
-            entries.push(Seen { item, fate, published_at, file });
+            entries.push(Seen { item, fate, published_at, key: None, file });
         }
         let again_within = (looked.growing > 0).then_some(GROWN);
         let checked = Checked {
@@ -222,14 +222,17 @@ impl Looking<'_> {
 
     async fn decide(&self, source: &Source, found: Vec<(Item, About)>) -> Result<Looked, Stop> {
         // Where nothing was found, nothing has to be known: only what waits.
-        let known = match found.is_empty() {
+        let mut known = match found.is_empty() {
             true => HashMap::new(),
             false => self.checker.store.known_entries(source.id).await?,
         };
+        // A feed never says what is for members only: that it does not is no news.
+        known.values_mut().for_each(|entry| entry.left = None);
         self.decide_known(source, found, &known).await
     }
 
-    /// What becomes of the entries that were not seen before, and of those whose time has come.
+    /// What becomes of the entries that were not seen before, of those that were for members only and are not any more, and
+    /// of those whose time has come.
     async fn decide_known(
         &self,
         source: &Source,
@@ -237,18 +240,21 @@ impl Looking<'_> {
         known: &HashMap<MediaId, KnownEntry>,
     ) -> Result<Looked, Stop> {
         let mut numbers = Numbers { entries: found.len(), ..Numbers::default() };
-        let mut met = HashSet::new();
-        let fresh: Vec<(Item, About)> = found
-            .into_iter()
-            .filter(|(item, _)| met.insert(item.media_id) && !known.contains_key(&item.media_id))
-            .collect();
-        let new = fresh.len();
+        let mut keyed = newly_keyed(&found, known);
+        let fresh = unseen(found, known);
+        let new = fresh.iter().filter(|(.., again)| !again).count();
+        let keys: HashSet<MediaId> = fresh.iter().filter_map(|(_, about, _)| about.key).collect();
         let due = self.checker.store.due_entries(source.id).await?;
-        let again = due.into_iter().map(|(item, published_at)| {
+        // One whose turn it is keeps its key until it is settled.
+        let waited: HashSet<MediaId> = due.iter().map(|entry| entry.key).collect();
+        keyed.retain(|(item, _)| !waited.contains(item));
+        // Of one that has another address by now, only that counts.
+        let due = due.into_iter().filter(|entry| !keys.contains(&entry.key));
+        let again = due.map(|DueEntry { key, item, published_at }| {
             let unopened = matches!(item.locator, Locator::Url(ref at) if !web::media_extension(at.path()));
-            (item, About { published_at, unopened, ..About::default() }, true)
+            (item, About { published_at, unopened, key: Some(key), ..About::default() }, true)
         });
-        let work = fresh.into_iter().map(|(item, about)| (item, about, false)).chain(again);
+        let work: Vec<(Item, About, bool)> = fresh.into_iter().chain(again).collect();
         let entries: Vec<Seen> = futures::stream::iter(work)
             .map(|(item, about, again)| self.fate(item, about, again))
             .buffered(PAGES_AT_ONCE)
@@ -263,17 +269,17 @@ impl Looking<'_> {
             }
         }
         let result = Numbers { new, ..numbers }.in_words();
-        let checked = Checked { entries, result, ..Checked::default() };
+        let checked = Checked { entries, keyed, result, ..Checked::default() };
         Ok(Looked { checked, numbers, unchanged: false })
     }
 
-    /// What becomes of one entry; several where it is a page that leads to more. `again`: it had to wait, so what was known
-    /// of it is old.
+    /// What becomes of one entry; several where it is a page that leads to more. `again`: it had to wait or was left out, so
+    /// what was known of it is old.
     async fn fate(&self, item: Item, about: About, again: bool) -> Vec<Seen> {
         let askable = facts_are_cheap(&item);
         let title = &item.title;
         let verdict = match self.judge.judge(title, &about, self.now, !askable && !about.unopened) {
-            // What had to wait for its page is asked what it is now.
+            // The page of what had to wait is asked what it is now.
             Verdict::Take if again && askable => Verdict::Ask,
             verdict => verdict,
         };
@@ -292,6 +298,7 @@ impl Looking<'_> {
                         let about = About {
                             published_at: facts.published_at.or(about.published_at),
                             short: facts.short || about.short,
+                            key: about.key,
                             ..facts
                         };
                         let fate = fate_of(self.judge.judge(&item.title, &about, self.now, true));
@@ -318,7 +325,9 @@ impl Looking<'_> {
         while let Ok(one) = found.recv().await {
             match one {
                 Found::Item { item, about: told, .. } => {
-                    let told = About { published_at: told.published_at.or(about.published_at), ..told };
+                    // The page itself keeps the place that it has in its list.
+                    let key = about.key.filter(|_| item.media_id == page.media_id);
+                    let told = About { published_at: told.published_at.or(about.published_at), key, ..told };
                     // By the title that the list has for it.
                     let fate = fate_of(self.judge.judge(&page.title, &told, self.now, true));
                     all.push(seen(item, &told, fate));
@@ -345,7 +354,7 @@ impl Looking<'_> {
 }
 
 fn seen(item: Item, about: &About, fate: Fate) -> Seen {
-    Seen { item, fate, published_at: about.published_at, file: None }
+    Seen { item, fate, published_at: about.published_at, key: about.key, file: None }
 }
 
 /// Its page is one too many for this check.

@@ -5,13 +5,13 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use serde_json::Value;
-use sqlx::Connection;
 use sqlx::postgres::PgConnection;
+use sqlx::{Connection, FromRow};
 use uuid::Uuid;
 
 use super::taking::{item_from_json, item_to_json};
-use super::{Checked, Fate, KnownEntry, Seen, Source, SourceKind, SourceLock};
-use crate::media::{Failure, Item, MediaId};
+use super::{Checked, DueEntry, Fate, KnownEntry, Seen, Source, SourceKind, SourceLock};
+use crate::media::{Failure, MediaId};
 use crate::store::{SaveError, Store, StoreError, clean, retrying};
 
 /// Half of the key of the advisory lock of one source; the other half is of its id.
@@ -24,6 +24,17 @@ const DUE_AFTER: (f64, f64) = (0.85, 0.1);
 /// First pause after a failed check; doubles with each, up to a day (or the source's interval, where that is more).
 const BACKOFF_S: f64 = 600.0;
 const LONGEST_BACKOFF_S: f64 = 86_400.0;
+
+/// What is read of each entry before a check.
+#[derive(FromRow)]
+struct KnownRow {
+    media_id: Uuid,
+    item_id: Uuid,
+    size: Option<i64>,
+    mtime_ns: Option<i64>,
+    left_for: Option<String>,
+    open: bool,
+}
 
 impl Store {
     /// Locks a source for a check; none where another process checks it right now.
@@ -72,32 +83,41 @@ impl Store {
         self.source(lock.id).await
     }
 
-    /// What was seen in a source. Of thousands of entries, some hundred kilobytes.
+    /// What was seen in a source, by what it is known by and by its item. Of thousands of entries, some hundred kilobytes.
     ///
     /// # Errors
     /// [`StoreError::Database`].
     pub async fn known_entries(&self, id: Uuid) -> Result<HashMap<MediaId, KnownEntry>, StoreError> {
-        let rows: Vec<(Uuid, Option<i64>, Option<i64>)> =
-            sqlx::query_as("SELECT media_id, size, mtime_ns FROM source_entries WHERE source_id = $1")
-                .bind(id)
-                .fetch_all(&self.pool)
-                .await?;
-        Ok(rows
-            .into_iter()
-            .map(|(id, size, mtime_ns)| {
-                let file = size.zip(mtime_ns).map(|(size, mtime_ns)| (size.unsigned_abs(), mtime_ns));
-                (MediaId(id), KnownEntry { file })
-            })
-            .collect())
+        let rows: Vec<KnownRow> = sqlx::query_as(
+            "SELECT media_id, item_id, size, mtime_ns, CASE WHEN verdict = 'left' THEN reason END AS left_for,
+                    CASE WHEN media_id = item_id OR size IS NOT NULL THEN false
+                         WHEN verdict = 'taken'
+                         THEN EXISTS (SELECT FROM media m WHERE m.media_id = e.item_id AND m.state = 'failed')
+                         ELSE verdict IN ('ready', 'waiting') END AS open
+             FROM source_entries e WHERE source_id = $1",
+        )
+        .bind(id)
+        .fetch_all(&self.pool)
+        .await?;
+        let mut known = HashMap::with_capacity(rows.len());
+        for row in rows {
+            let file = row.size.zip(row.mtime_ns).map(|(size, mtime_ns)| (size.unsigned_abs(), mtime_ns));
+            let entry = KnownEntry { file, left: row.left_for, open: row.open };
+            if row.item_id != row.media_id {
+                known.entry(MediaId(row.item_id)).or_insert_with(|| entry.clone());
+            }
+            known.insert(MediaId(row.media_id), entry);
+        }
+        Ok(known)
     }
 
     /// Entries of a source whose time has come to be looked at again.
     ///
     /// # Errors
     /// [`StoreError::Database`].
-    pub async fn due_entries(&self, id: Uuid) -> Result<Vec<(Item, Option<i64>)>, StoreError> {
-        let rows: Vec<(Uuid, Value, Option<DateTime<Utc>>)> = sqlx::query_as(
-            "SELECT item_id, item, published_at FROM source_entries
+    pub async fn due_entries(&self, id: Uuid) -> Result<Vec<DueEntry>, StoreError> {
+        let rows: Vec<(Uuid, Uuid, Value, Option<DateTime<Utc>>)> = sqlx::query_as(
+            "SELECT media_id, item_id, item, published_at FROM source_entries
              WHERE source_id = $1 AND verdict = 'waiting' AND look_at <= now() AND item IS NOT NULL
              ORDER BY look_at, media_id",
         )
@@ -105,7 +125,13 @@ impl Store {
         .fetch_all(&self.pool)
         .await?;
         rows.into_iter()
-            .map(|(id, item, at)| Ok((item_from_json(MediaId(id), &item)?, at.map(|at| at.timestamp()))))
+            .map(|(key, id, item, at)| {
+                Ok(DueEntry {
+                    key: MediaId(key),
+                    item: item_from_json(MediaId(id), &item)?,
+                    published_at: at.map(|at| at.timestamp()),
+                })
+            })
             .collect()
     }
 
@@ -141,6 +167,9 @@ impl Store {
         .await?;
         if ours.rows_affected() == 0 {
             return Err(SaveError::LeaseLost);
+        }
+        for batch in checked.keyed.chunks(BATCH) {
+            key_entries(&mut tx, lock.id, batch).await?;
         }
         let mut new = 0;
         for (n, batch) in checked.entries.chunks(BATCH).enumerate() {
@@ -199,6 +228,37 @@ impl Store {
         let seconds = seconds.ok_or(SaveError::LeaseLost)?;
         Ok(Duration::try_from_secs_f64(seconds).unwrap_or_default())
     }
+}
+
+/// Lets entries that were known by their items be known by other keys.
+async fn key_entries(
+    conn: &mut PgConnection,
+    source: Uuid,
+    keyed: &[(MediaId, MediaId)],
+) -> Result<(), sqlx::Error> {
+    let items: Vec<Uuid> = keyed.iter().map(|(item, _)| item.0).collect();
+    let keys: Vec<Uuid> = keyed.iter().map(|(_, key)| key.0).collect();
+    // As new rows: the key is what a table is distributed by, and stays with its row.
+    sqlx::query(
+        "INSERT INTO source_entries (media_id, source_id, item_id, verdict, reason, look_at, title, item, published_at, place,
+                                     size, mtime_ns, seen_at)
+         SELECT n.key, e.source_id, e.item_id, e.verdict, e.reason, e.look_at, e.title, e.item, e.published_at, e.place,
+                e.size, e.mtime_ns, e.seen_at
+         FROM unnest($2::uuid[], $3::uuid[]) AS n (item, key)
+         JOIN source_entries e ON e.media_id = n.item AND e.source_id = $1
+         ON CONFLICT DO NOTHING",
+    )
+    .bind(source)
+    .bind(&items)
+    .bind(&keys)
+    .execute(&mut *conn)
+    .await?;
+    sqlx::query("DELETE FROM source_entries WHERE source_id = $1 AND media_id = ANY($2)")
+        .bind(source)
+        .bind(&items)
+        .execute(conn)
+        .await?;
+    Ok(())
 }
 
 /// Writes entries; how many were not known in this source.

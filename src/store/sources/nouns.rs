@@ -140,6 +140,8 @@ pub struct Seen {
     pub fate: Fate,
     /// Seconds since 1970.
     pub published_at: Option<i64>,
+    /// What it is known by in this source, where that is not the item.
+    pub key: Option<MediaId>,
     /// For a file: its identity as a path, its length in bytes and its last modification in nanoseconds since 1970.
     pub file: Option<(MediaId, u64, i64)>,
 }
@@ -147,15 +149,30 @@ pub struct Seen {
 impl Seen {
     /// What the entry is known by.
     pub(super) fn key(&self) -> Uuid {
-        self.file.map_or(self.item.media_id, |(path, ..)| path).0
+        self.file.map(|(path, ..)| path).or(self.key).unwrap_or(self.item.media_id).0
     }
 }
 
 /// An entry as it is known.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct KnownEntry {
     /// Length in bytes and last modification (nanoseconds since 1970) of a file.
     pub file: Option<(u64, i64)>,
+    /// Why it was left out, where it was.
+    pub left: Option<String>,
+    /// Its item was not taken on yet, or could not be had: if it has another address now, that is worth a try.
+    pub open: bool,
+}
+
+/// An entry whose time has come to be looked at again.
+#[derive(Clone, Debug)]
+pub struct DueEntry {
+    /// What it is known by.
+    pub key: MediaId,
+    /// The item as it was seen last.
+    pub item: Item,
+    /// Seconds since 1970.
+    pub published_at: Option<i64>,
 }
 
 /// The outcome of a check.
@@ -169,6 +186,8 @@ pub struct Checked {
     pub full: bool,
     /// In the order of the source.
     pub entries: Vec<Seen>,
+    /// Entries that were known by their items, and what they are known by from now on.
+    pub keyed: Vec<(MediaId, MediaId)>,
     /// How it went, in words.
     pub result: String,
     /// Look again after this time at the latest: a file was still growing.
