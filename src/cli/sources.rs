@@ -102,15 +102,9 @@ pub struct SourceAddArgs {
     #[arg(long, value_name = "NAME")]
     pub name: Option<String>,
 
-<<<<<<< HEAD
-    /// How often to look: 30m, 6h, 1d, 2w; between 10s and 366d
-    #[arg(long, value_name = "TIME", default_value = "6h", value_parser = interval)]
-    pub every: Duration,
-=======
-    /// How often to look: 30m, 6h, 1d, 2w [default: 6h]
+    /// How often to look: 30m, 6h, 1d, 2w; between 10s and 366d [default: 6h]
     #[arg(long, value_name = "TIME", value_parser = interval)]
     pub every: Option<Duration>,
->>>>>>> sources2
 
     /// Only what was published on this day or later: 2026-01-31, or 30d for the last thirty days; none: whatever its age
     #[arg(long, value_name = "DATE", value_parser = since_or_none)]
@@ -267,9 +261,6 @@ pub enum Since {
     Ago(Duration),
 }
 
-<<<<<<< HEAD
-/// `90s`, `30m`, `6h`, `1d`, `2w`, from ten seconds to 366 days.
-=======
 /// A value, or `none`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OrNone<T> {
@@ -304,8 +295,7 @@ fn number_or_none(text: &str) -> Result<OrNone<u32>, String> {
     OrNone::read(text, |text| text.parse().map_err(|_| "write a number, or none".to_owned()))
 }
 
-/// `90s`, `30m`, `6h`, `1d`, `2w`, from a minute to a year.
->>>>>>> sources2
+/// `90s`, `30m`, `6h`, `1d`, `2w`, from ten seconds to 366 days.
 fn interval(text: &str) -> Result<Duration, String> {
     let allowed = "write a number and s, m, h, d or w, as in 30m, 6h or 1d";
     let text = text.trim();
