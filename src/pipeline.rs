@@ -51,6 +51,7 @@ pub mod embedders;
 mod ending;
 mod hand;
 mod io;
+mod leftovers;
 mod receive;
 mod send;
 pub mod spool;
@@ -258,7 +259,7 @@ pub struct Pipeline {
     speech: Arc<StageMeter>,
     asr: Arc<StageMeter>,
     db: Arc<StageMeter>,
-    /// Looks after what is in hand.
+    /// Looks after what is in hand, and what was.
     watch: AbortOnDropHandle<()>,
     tasks: Mutex<JoinSet<()>>,
     threads: Mutex<Vec<std::thread::JoinHandle<()>>>,
@@ -364,7 +365,9 @@ impl Pipeline {
         let Meters { io, speech, asr, db } = meters;
         let watch = tokio::spawn({
             let shared = shared.clone();
-            async move { shared.hand.watch(&shared.store, &shared.worker).await }
+            async move {
+                tokio::join!(shared.hand.watch(&shared.store, &shared.worker), leftovers::clear_up(&shared),);
+            }
         });
         Ok(Arc::new(Self {
             shared,

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
 use super::ending::given_back;
-use super::{Active, Job, Shared};
+use super::{Active, Job, Shared, leftovers};
 use crate::event::Event;
 use crate::media::{Failure, MediaId, Metadata};
 use crate::queue::Outcome;
@@ -22,7 +22,7 @@ pub(super) struct Begun {
 pub(super) async fn begin(shared: &Shared, job: Job, more: impl Future<Output = bool>) -> Option<Begun> {
     let Job { media_id, waiting, reply } = job;
     let may = shared.hand.free(&shared.stop).await
-        && shared.spool.room(&shared.events, &shared.stop).await
+        && shared.spool.room(&shared.events, &shared.stop, || leftovers::spare(shared)).await
         && more.await;
     if !may {
         // Told to stop before the item was touched: the queue keeps the job for the next run.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Active, Shared, backoff};
+use super::{Active, Shared, backoff, leftovers};
 use crate::event::Event;
 use crate::media::{Failure, FailureClass, Locator, Retry, State};
 use crate::queue::Outcome;
@@ -32,6 +32,13 @@ pub(super) async fn settle(shared: &Shared, active: Active, failure: Failure) {
     if again.is_none() || matches!(failure.class, FailureClass::NoSpace | FailureClass::Truncated) {
         // Nobody needs it any more, it fills the disk, or it is not what it should be.
         shared.spool.remove(media_id);
+    } else {
+        // The next attempt brings its audio anew, here or elsewhere, and waits for room before it does.
+        shared.spool.keep_download(media_id);
+    }
+    if failure.class == FailureClass::NoSpace {
+        // Others may have to wait for their attempts longer than this one.
+        while leftovers::spare(shared) {}
     }
     let title = active.title.clone();
     let Some(counted) = again else {

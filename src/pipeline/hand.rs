@@ -84,6 +84,12 @@ impl Hand {
         Held { hand: Arc::clone(self), claimed, cancel }
     }
 
+    /// Does what must not happen to an item in hand, which nobody can take meanwhile.
+    pub fn unless_held<T>(&self, media_id: MediaId, act: impl FnOnce() -> T) -> Option<T> {
+        let entries = self.lock();
+        (!entries.contains_key(&media_id)).then(act)
+    }
+
     /// Waits while the queue is paused; `false` when told to stop instead.
     pub async fn free(&self, stop: &CancellationToken) -> bool {
         let mut paused = self.paused.subscribe();

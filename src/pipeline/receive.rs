@@ -7,7 +7,8 @@ use async_channel::{Receiver, Sender};
 use super::begin::begin;
 use super::ending::{give_back, given_back, settle, stopped};
 use super::io::hand_on;
-use super::{Active, Heard, Job, Shared, spool};
+use super::spool::{self, PACKED};
+use super::{Active, Heard, Job, Shared};
 use crate::decode::{self, DecodeOptions};
 use crate::event::Step;
 use crate::handover::{Handover, HandoverError};
@@ -15,9 +16,6 @@ use crate::media::{Audio, Failure, FailureClass};
 use crate::queue::Outcome;
 use crate::stage::StageMeter;
 use crate::store::HandedOver;
-
-/// Name of the packed audio in an item's directory.
-const PACKED: &str = "audio.flac";
 
 /// Claims and receives.
 pub(super) async fn receive_worker(
