@@ -153,6 +153,8 @@ impl Sizes {
 /// One item on its way, and who waits for it.
 struct Job {
     media_id: MediaId,
+    /// Of the item, when the job was made.
+    generation: i32,
     /// Until it is begun.
     waiting: Waiting,
     reply: oneshot::Sender<Outcome>,
@@ -384,8 +386,8 @@ impl Pipeline {
     }
 
     /// Takes one item through the stages that its kind of job means; answers when it is stored, handed over, failed or
-    /// given back.
-    pub async fn process(&self, media_id: MediaId, kind: Kind) -> Outcome {
+    /// given back. Where the item is not of the job's `generation` any more, nothing is left to do.
+    pub async fn process(&self, media_id: MediaId, generation: i32, kind: Kind) -> Outcome {
         let entry = {
             let entries = self.entries.lock().unwrap_or_else(|e| e.into_inner());
             match kind {
@@ -397,7 +399,7 @@ impl Pipeline {
         let sent = match entry {
             Some(Entry { jobs, waiting, .. }) => {
                 let waiting = Waiting::among(&waiting);
-                jobs.send(Job { media_id, waiting, reply }).await.is_ok()
+                jobs.send(Job { media_id, generation, waiting, reply }).await.is_ok()
             }
             None => false,
         };

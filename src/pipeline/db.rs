@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use async_channel::Receiver;
 
-use super::ending::{lease_lost, remove_object, settle, stopped};
+use super::ending::{clear, lease_lost, remove_object, settle, stopped};
 use super::{Active, Hearing, Said, Shared};
 use crate::embed::{self, Embedder, Heading, PassageOptions};
 use crate::event::{Event, Step};
@@ -31,7 +31,7 @@ pub(super) async fn db_worker(
         let media_id = active.work.item.media_id;
         match stored {
             Ok((Written::Stored, transcript)) => {
-                shared.spool.remove(media_id);
+                clear(&shared, &active);
                 remove_object(&shared, &active).await;
                 meter.finished();
                 if !transcript.coverage.flags.is_empty() {

@@ -123,6 +123,10 @@ async fn bring(
     })
     .await
     .map_err(|e| Failure::new(FailureClass::Internal, format!("decoding stopped unexpectedly: {e}")))??;
+    if active.held.cancel.is_cancelled() {
+        // It may be somebody else's by now, and the files with it.
+        return Err(stopped());
+    }
     // The download has served; the samples are what the next stage reads.
     shared.spool.forget_download(media_id, &media);
     shared.spool.note(media_id, audio.samples * 2);

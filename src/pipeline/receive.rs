@@ -5,7 +5,7 @@ use std::sync::Arc;
 use async_channel::{Receiver, Sender};
 
 use super::begin::begin;
-use super::ending::{give_back, given_back, settle, stopped};
+use super::ending::{clear, give_back, given_back, settle, stopped};
 use super::io::hand_on;
 use super::spool::{self, PACKED};
 use super::{Active, Heard, Job, Shared};
@@ -140,7 +140,7 @@ async fn throw_away(shared: &Arc<Shared>, active: Active, failure: Failure) {
         Ok(false) => {}
         Err(error) => tracing::warn!(%media_id, %error, "failed to throw a hand-over away"),
     }
-    shared.spool.remove(media_id);
+    clear(shared, &active);
     let failure = Failure { class: FailureClass::Internal, ..failure };
     settle(shared, active, failure).await;
 }

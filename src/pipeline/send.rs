@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::ending::{give_back, lease_lost, settle, stopped};
+use super::ending::{clear, give_back, lease_lost, settle, stopped};
 use super::spool::PACKED;
 use super::{Active, Shared};
 use tokio_util::sync::CancellationToken;
@@ -52,7 +52,7 @@ pub(super) async fn send(shared: &Arc<Shared>, meter: &StageMeter, active: Activ
             return settle(shared, active, failure).await;
         }
     }
-    shared.spool.remove(media_id);
+    clear(shared, &active);
     meter.finished();
     shared.events.send(Event::ItemHandedOver {
         media_id,

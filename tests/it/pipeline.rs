@@ -22,6 +22,7 @@ use spoken::transcribe::{
 use spoken::ytdlp::{YtDlp, YtDlpOptions};
 use tempfile::TempDir;
 use tokio::sync::mpsc::UnboundedReceiver;
+use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
@@ -157,14 +158,31 @@ struct Stages {
 
 impl Stages {
     /// Hands a job in and does not wait for its end.
-    fn begin(&self, item: MediaId) -> tokio::task::JoinHandle<Outcome> {
+    fn begin(&self, item: MediaId, generation: i32) -> JoinHandle<Outcome> {
         let pipeline = self.pipeline.clone();
-        tokio::spawn(async move { pipeline.process(item, Kind::Fetch).await })
+        tokio::spawn(async move { pipeline.process(item, generation, Kind::Fetch).await })
     }
 
     async fn process(&self, item: MediaId) -> Outcome {
-        timeout(PATIENCE, self.begin(item)).await.expect("the job is never answered").unwrap()
+        ended(self.begin(item, 0)).await
     }
+
+    /// Waits until an item enters a step.
+    async fn until(&mut self, wanted: Step) {
+        let told = async {
+            while let Some(event) = self.told.recv().await {
+                if matches!(event, Event::StepStarted { step, .. } if step == wanted) {
+                    return;
+                }
+            }
+        };
+        timeout(PATIENCE, told).await.expect("the step is never entered");
+    }
+}
+
+/// The answer to a job.
+async fn ended(job: JoinHandle<Outcome>) -> Outcome {
+    timeout(PATIENCE, job).await.expect("the job is never answered").unwrap()
 }
 
 /// Nothing takes the embedding model's place.
@@ -212,4 +230,48 @@ async fn what_is_left_of_an_item_goes_when_the_item_is_over() {
     };
     timeout(PATIENCE, gone).await.expect("what was left of an item that is over stays");
     assert!(exists(&stages.ground.folder(waiting)), "what another attempt goes on from is gone");
+}
+
+/// Cancelled on request and asked for again: of the next generation, with a new fence.
+async fn cancel_and_retry(store: &Store, item: MediaId) {
+    let sql = "UPDATE media SET state = 'queued', generation = generation + 1, fence = fence + 1 WHERE media_id = $1";
+    sqlx::query(sql).bind(item.0).execute(store.pool()).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_of_an_older_generation_takes_nothing_from_the_one_that_came_after() {
+    let stages = Ground::new().await.start(u64::MAX, no_other(), failing).await;
+    let store = &stages.ground.store;
+    let item = stages.ground.add("item").await;
+    cancel_and_retry(store, item).await;
+    let Claim::Work(work) = store.claim_for_job(item, 1, "elsewhere").await.unwrap() else {
+        panic!("not claimed")
+    };
+    assert_eq!(stages.process(item).await, Outcome::Done);
+    assert_eq!(store.lost(&[work.claimed]).await.unwrap(), [], "the item was taken away");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lost_claim_leaves_the_files_of_the_next_one_in_this_process() {
+    let (allow, allowed) = mpsc::channel::<()>();
+    let allowed = Mutex::new(allowed);
+    let call = move || {
+        allowed.lock().unwrap().recv().unwrap();
+        Ok(())
+    };
+    let mut stages = Ground::new().await.start(u64::MAX, no_other(), call).await;
+    let item = stages.ground.add("item").await;
+    let former = stages.begin(item, 0);
+    stages.until(Step::Transcribe).await;
+    cancel_and_retry(&stages.ground.store, item).await;
+    let latter = stages.begin(item, 1);
+    stages.until(Step::Transcribe).await;
+    allow.send(()).unwrap();
+    assert_eq!(ended(former).await, Outcome::LeaseLost);
+    assert!(exists(&stages.ground.folder(item).join("audio.pcm")), "the files of another claim were removed");
+    // As often as the model is asked.
+    for _ in 0..99 {
+        let _ = allow.send(());
+    }
+    assert_eq!(ended(latter).await, Outcome::Done);
 }
