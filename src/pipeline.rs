@@ -395,18 +395,14 @@ impl Pipeline {
                 Kind::Transcribe => entries.transcribe.clone(),
             }
         };
+        let closing = || Outcome::Retry { after: Duration::ZERO, message: "the pipeline is closing".into() };
+        let Some(Entry { jobs, waiting, .. }) = entry else { return closing() };
         let (reply, outcome) = oneshot::channel();
-        let sent = match entry {
-            Some(Entry { jobs, waiting, .. }) => {
-                let waiting = Waiting::among(&waiting);
-                jobs.send(Job { media_id, generation, waiting, reply }).await.is_ok()
-            }
-            None => false,
-        };
-        match outcome.await {
-            Ok(outcome) if sent => outcome,
-            _ => Outcome::Retry { after: Duration::ZERO, message: "the pipeline is closing".into() },
+        let job = Job { media_id, generation, waiting: Waiting::among(&waiting), reply };
+        if jobs.send(job).await.is_err() {
+            return closing();
         }
+        outcome.await.unwrap_or_else(|_| closing())
     }
 
     /// Takes up nothing more: what waits for its turn goes back to the queue.

@@ -275,3 +275,11 @@ async fn a_lost_claim_leaves_the_files_of_the_next_one_in_this_process() {
     }
     assert_eq!(ended(latter).await, Outcome::Done);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_of_a_kind_that_is_not_worked_on_here_is_answered() {
+    let stages = Ground::new().await.start(u64::MAX, no_other(), failing).await;
+    let answer = stages.pipeline.process(MediaId::new("test", "item"), 0, Kind::Transcribe);
+    let outcome = timeout(PATIENCE, answer).await.expect("the job is never answered");
+    assert!(matches!(outcome, Outcome::Retry { .. }), "{outcome:?}");
+}
