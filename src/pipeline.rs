@@ -55,6 +55,7 @@ mod leftovers;
 mod receive;
 mod send;
 pub mod spool;
+mod worker;
 
 use asr::asr_worker;
 use backlog::Backlog;
@@ -402,7 +403,12 @@ impl Pipeline {
         if jobs.send(job).await.is_err() {
             return closing();
         }
-        outcome.await.unwrap_or_else(|_| closing())
+        match outcome.await {
+            Ok(outcome) => outcome,
+            // Whoever had it was told to leave at once.
+            Err(_) if self.shared.cancel.is_cancelled() => closing(),
+            Err(_) => worker::pass_on(),
+        }
     }
 
     /// Takes up nothing more: what waits for its turn goes back to the queue.

@@ -4,14 +4,19 @@
 use std::time::Duration;
 
 use super::Shared;
+use crate::media::MediaId;
 
 /// How often it is asked which items are over: their next attempt may have been another machine's.
 const LOOK_EVERY: Duration = Duration::from_secs(600);
 
 /// Deletes what is left of one item; `false` where there is nothing.
 pub(super) fn spare(shared: &Shared) -> bool {
-    let remove = |id| shared.hand.unless_held(id, || shared.spool.remove(id)).unwrap_or(false);
-    shared.spool.items().into_iter().any(remove)
+    shared.spool.items().into_iter().any(|id| remove(shared, id))
+}
+
+/// Deletes what is left of an item; `false` where it is in hand.
+pub(super) fn remove(shared: &Shared, media_id: MediaId) -> bool {
+    shared.hand.unless_held(media_id, || shared.spool.remove(media_id)).unwrap_or(false)
 }
 
 /// Deletes what is left of items that are over, now and then; never ends.
@@ -22,7 +27,7 @@ pub(super) async fn clear_up(shared: &Shared) {
         match shared.store.over(&left).await {
             Ok(over) => {
                 for id in over {
-                    shared.hand.unless_held(id, || shared.spool.remove(id));
+                    remove(shared, id);
                 }
             }
             Err(error) => tracing::debug!(%error, "cannot tell which items are over"),

@@ -1,6 +1,7 @@
 //! The stages with an engine that does as it is told, on a real store, and without a queue: a test hands in jobs itself.
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 
@@ -8,7 +9,7 @@ use spoken::decode::DecodeOptions;
 use spoken::embed::{EmbedOptions, Embedder, PassageOptions};
 use spoken::event::{Event, Events, Step};
 use spoken::fetch::{FetchOptions, Fetcher};
-use spoken::media::{Item, Locator, MediaId};
+use spoken::media::{Failure, FailureClass, Item, Locator, MediaId, Metadata};
 use spoken::pipeline::backlog::Backlog;
 use spoken::pipeline::embedders::{Embedders, LoadEmbedder};
 use spoken::pipeline::spool::Spool;
@@ -282,4 +283,25 @@ async fn a_job_of_a_kind_that_is_not_worked_on_here_is_answered() {
     let answer = stages.pipeline.process(MediaId::new("test", "item"), 0, Kind::Transcribe);
     let outcome = timeout(PATIENCE, answer).await.expect("the job is never answered");
     assert!(matches!(outcome, Outcome::Retry { .. }), "{outcome:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_item_whose_step_panics_is_told_to_the_queue_and_the_next_one_is_stored() {
+    let ground = Ground::new().await;
+    // Another model answers searches here: the one that is loaded has to be changed.
+    let known = ground.add("known").await;
+    let Claim::Work(work) = ground.store.claim(known, "worker").await.unwrap() else { panic!("not claimed") };
+    let results = (Metadata::default(), store::transcript(Vec::new()), store::model());
+    ground.store.complete(&work.claimed, &results.0, &results.1, &[], &[], &results.2).await.unwrap();
+    let asked = AtomicUsize::new(0);
+    let load: LoadEmbedder = Box::new(move || {
+        assert!(asked.fetch_add(1, SeqCst) > 0, "as the test wants it");
+        Box::pin(async { Err(Failure::new(FailureClass::Setup, "there is no other model")) })
+    });
+    let stages = ground.start(u64::MAX, load, || Ok(())).await;
+    let (bad, good) = (stages.ground.add("bad").await, stages.ground.add("good").await);
+    let answer = timeout(PATIENCE, stages.begin(bad, 0)).await.expect("the job is never answered");
+    assert!(answer.is_err_and(|error| error.is_panic()), "the queue does not hear of the panic");
+    assert_eq!(stages.process(good).await, Outcome::Done);
+    assert!(!exists(&stages.ground.folder(bad)), "its audio is kept");
 }
