@@ -57,9 +57,11 @@ pub mod embedders;
 mod ending;
 mod hand;
 mod io;
+mod leftovers;
 mod receive;
 mod send;
 pub mod spool;
+mod worker;
 
 use asr::asr_worker;
 use backlog::Backlog;
@@ -158,6 +160,8 @@ impl Sizes {
 /// One item on its way, and who waits for it.
 struct Job {
     media_id: MediaId,
+    /// Of the item, when the job was made.
+    generation: i32,
     /// Until it is begun.
     waiting: Waiting,
     reply: oneshot::Sender<Outcome>,
@@ -264,7 +268,7 @@ pub struct Pipeline {
     speech: Arc<StageMeter>,
     asr: Arc<StageMeter>,
     db: Arc<StageMeter>,
-    /// Looks after what is in hand.
+    /// Looks after what is in hand, and what was.
     watch: AbortOnDropHandle<()>,
     tasks: Mutex<JoinSet<()>>,
     threads: Mutex<Vec<std::thread::JoinHandle<()>>>,
@@ -370,7 +374,9 @@ impl Pipeline {
         let Meters { io, speech, asr, db } = meters;
         let watch = tokio::spawn({
             let shared = shared.clone();
-            async move { shared.hand.watch(&shared.store, &shared.worker).await }
+            async move {
+                tokio::join!(shared.hand.watch(&shared.store, &shared.worker), leftovers::clear_up(&shared),);
+            }
         });
         Ok(Arc::new(Self {
             shared,
@@ -387,8 +393,8 @@ impl Pipeline {
     }
 
     /// Takes one item through the stages that its kind of job means; answers when it is stored, handed over, failed or
-    /// given back.
-    pub async fn process(&self, media_id: MediaId, kind: Kind) -> Outcome {
+    /// given back. Where the item is not of the job's `generation` any more, nothing is left to do.
+    pub async fn process(&self, media_id: MediaId, generation: i32, kind: Kind) -> Outcome {
         let entry = {
             let entries = self.entries.lock().unwrap_or_else(|e| e.into_inner());
             match kind {
@@ -396,17 +402,18 @@ impl Pipeline {
                 Kind::Transcribe => entries.transcribe.clone(),
             }
         };
+        let closing = || Outcome::Retry { after: Duration::ZERO, message: "the pipeline is closing".into() };
+        let Some(Entry { jobs, waiting, .. }) = entry else { return closing() };
         let (reply, outcome) = oneshot::channel();
-        let sent = match entry {
-            Some(Entry { jobs, waiting, .. }) => {
-                let waiting = Waiting::among(&waiting);
-                jobs.send(Job { media_id, waiting, reply }).await.is_ok()
-            }
-            None => false,
-        };
+        let job = Job { media_id, generation, waiting: Waiting::among(&waiting), reply };
+        if jobs.send(job).await.is_err() {
+            return closing();
+        }
         match outcome.await {
-            Ok(outcome) if sent => outcome,
-            _ => Outcome::Retry { after: Duration::ZERO, message: "the pipeline is closing".into() },
+            Ok(outcome) => outcome,
+            // Whoever had it was told to leave at once.
+            Err(_) if self.shared.cancel.is_cancelled() => closing(),
+            Err(_) => worker::pass_on(),
         }
     }
 

@@ -96,6 +96,8 @@ pub const MAX_ATTEMPTS: i16 = i16::MAX;
 /// recovered job runs, a dead machine's work goes on within three minutes.
 pub const LEASE: Duration = Duration::from_secs(120);
 
+/// Pause after a panic in a handler.
+pub(crate) const AFTER_PANIC: Duration = Duration::from_secs(10);
 /// How often items without a job are looked for.
 const RECONCILE_EVERY: Duration = Duration::from_secs(60);
 /// Rows of one statement when enqueueing.

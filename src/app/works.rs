@@ -179,7 +179,7 @@ async fn drain(
             let handler = move |media_id, job: JobInfo| {
                 let (pipeline, held) = (pipeline.clone(), Held::new(&in_hand));
                 async move {
-                    let outcome = pipeline.process(media_id, job.kind).await;
+                    let outcome = pipeline.process(media_id, job.generation, job.kind).await;
                     drop(held);
                     outcome
                 }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
 use super::ending::given_back;
-use super::{Active, Job, Shared};
+use super::{Active, Job, Shared, leftovers};
 use crate::event::Event;
 use crate::media::{Failure, MediaId, Metadata};
 use crate::queue::Outcome;
@@ -20,9 +20,9 @@ pub(super) struct Begun {
 /// Waits until a job's item may be taken up (no pause, room in the spool, and what `more` waits for), and claims it. Nothing
 /// where the job is answered already.
 pub(super) async fn begin(shared: &Shared, job: Job, more: impl Future<Output = bool>) -> Option<Begun> {
-    let Job { media_id, waiting, reply } = job;
+    let Job { media_id, generation, waiting, reply } = job;
     let may = shared.hand.free(&shared.stop).await
-        && shared.spool.room(&shared.events, &shared.stop).await
+        && shared.spool.room(&shared.events, &shared.stop, || leftovers::spare(shared)).await
         && more.await;
     if !may {
         // Told to stop before the item was touched: the queue keeps the job for the next run.
@@ -30,7 +30,7 @@ pub(super) async fn begin(shared: &Shared, job: Job, more: impl Future<Output = 
         return None;
     }
     drop(waiting);
-    match claim(shared, media_id).await {
+    match claim(shared, media_id, generation).await {
         Ok(work) => Some(Begun { work, reply }),
         Err(outcome) => {
             let _ = reply.send(outcome);
@@ -40,8 +40,8 @@ pub(super) async fn begin(shared: &Shared, job: Job, more: impl Future<Output = 
 }
 
 /// Makes the item this worker's, or says what to answer instead.
-async fn claim(shared: &Shared, media_id: MediaId) -> Result<Box<Work>, Outcome> {
-    match shared.store.claim(media_id, &shared.worker).await {
+async fn claim(shared: &Shared, media_id: MediaId, generation: i32) -> Result<Box<Work>, Outcome> {
+    match shared.store.claim_for_job(media_id, generation, &shared.worker).await {
         Ok(Claim::Work(work)) => Ok(work),
         // Done by a worker that died before it could delete the job, given up, or removed: nothing is left to do.
         Ok(Claim::AlreadyDone | Claim::GivenUp | Claim::Gone) => Err(Outcome::Done),

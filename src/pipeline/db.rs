@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use async_channel::Receiver;
 
-use super::ending::{lease_lost, remove_object, settle, stopped};
+use super::ending::{clear, lease_lost, remove_object, settle, stopped};
+use super::worker::{broke, each};
 use super::{Active, Hearing, Said, Shared};
 use crate::embed::{self, Embedder, Heading, PassageOptions};
 use crate::event::{Event, Step};
@@ -22,35 +23,38 @@ pub(super) async fn db_worker(
     meter: Arc<StageMeter>,
     from: Receiver<Said>,
 ) {
-    while let Some(Said { active, transcript }) = meter.recv(&from).await {
-        let busy = meter.busy();
-        let stored = match or_captions(&shared, &active, transcript) {
-            Ok(transcript) => write(&shared, &hearing, &active, &transcript).await.map(|w| (w, transcript)),
-            Err(failure) => Err(failure),
-        };
-        let media_id = active.work.item.media_id;
-        match stored {
-            Ok((Written::Stored, transcript)) => {
-                shared.spool.remove(media_id);
-                remove_object(&shared, &active).await;
-                meter.finished();
-                if !transcript.coverage.flags.is_empty() {
-                    let (title, flags) = (active.title.clone(), transcript.coverage.flags.clone());
-                    shared.events.send(Event::ItemFlagged { media_id, title, flags });
-                }
-                shared.events.send(Event::ItemFinished {
-                    media_id,
-                    title: active.title,
-                    audio_ms: transcript.duration_ms,
-                    segments: transcript.segments.len(),
-                    took_ms: active.started.elapsed().as_millis() as u64,
-                });
-                let _ = active.reply.send(Outcome::Done);
+    let one = |said| one(&shared, &hearing, &meter, said);
+    each(&meter, &from, one, |id, panic| broke(&shared, id, panic)).await;
+}
+
+async fn one(shared: &Arc<Shared>, hearing: &Hearing, meter: &Arc<StageMeter>, said: Said) {
+    let Said { active, transcript } = said;
+    let _busy = meter.busy();
+    let stored = match or_captions(shared, &active, transcript) {
+        Ok(transcript) => write(shared, hearing, &active, &transcript).await.map(|w| (w, transcript)),
+        Err(failure) => Err(failure),
+    };
+    let media_id = active.work.item.media_id;
+    match stored {
+        Ok((Written::Stored, transcript)) => {
+            clear(shared, &active);
+            remove_object(shared, &active).await;
+            meter.finished();
+            if !transcript.coverage.flags.is_empty() {
+                let (title, flags) = (active.title.clone(), transcript.coverage.flags.clone());
+                shared.events.send(Event::ItemFlagged { media_id, title, flags });
             }
-            Ok((Written::LeaseLost, _)) => lease_lost(&shared, active).await,
-            Err(failure) => settle(&shared, active, failure).await,
+            shared.events.send(Event::ItemFinished {
+                media_id,
+                title: active.title,
+                audio_ms: transcript.duration_ms,
+                segments: transcript.segments.len(),
+                took_ms: active.started.elapsed().as_millis() as u64,
+            });
+            let _ = active.reply.send(Outcome::Done);
         }
-        drop(busy);
+        Ok((Written::LeaseLost, _)) => lease_lost(shared, active).await,
+        Err(failure) => settle(shared, active, failure).await,
     }
 }
 

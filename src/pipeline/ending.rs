@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Active, Shared, backoff};
+use super::{Active, Shared, backoff, leftovers};
 use crate::event::Event;
 use crate::media::{Failure, FailureClass, Locator, Retry, State};
 use crate::queue::Outcome;
@@ -18,6 +18,12 @@ pub(super) fn stopped() -> Failure {
     Failure::new(FailureClass::Internal, "stopped before it was finished")
 }
 
+/// Deletes what the item has on the disk, unless that is of a new claim of it.
+pub(super) fn clear(shared: &Shared, active: &Active) {
+    let claimed = &active.work.claimed;
+    shared.hand.unless_taken(claimed, || shared.spool.remove(claimed.media_id));
+}
+
 /// Writes a failure: final, or another attempt later.
 pub(super) async fn settle(shared: &Shared, active: Active, failure: Failure) {
     let media_id = active.work.item.media_id;
@@ -31,7 +37,14 @@ pub(super) async fn settle(shared: &Shared, active: Active, failure: Failure) {
     let again = again(shared, &active, &failure);
     if again.is_none() || matches!(failure.class, FailureClass::NoSpace | FailureClass::Truncated) {
         // Nobody needs it any more, it fills the disk, or it is not what it should be.
-        shared.spool.remove(media_id);
+        clear(shared, &active);
+    } else {
+        // The next attempt brings its audio anew, here or elsewhere, and waits for room before it does.
+        shared.hand.unless_taken(&active.work.claimed, || shared.spool.keep_download(media_id));
+    }
+    if failure.class == FailureClass::NoSpace {
+        // Others may have to wait for their attempts longer than this one.
+        while leftovers::spare(shared) {}
     }
     let title = active.title.clone();
     let Some(counted) = again else {
@@ -116,7 +129,7 @@ fn again(shared: &Shared, active: &Active, failure: &Failure) -> Option<Attempt>
 /// The item is not this worker's any more: what it made is thrown away.
 pub(super) async fn lease_lost(shared: &Shared, active: Active) {
     let media_id = active.work.item.media_id;
-    shared.spool.remove(media_id);
+    clear(shared, &active);
     // Taken out of the queue, it needs no job any more; taken over by another worker, the job is theirs.
     let (reason, outcome) = match shared.store.media(media_id).await {
         Ok(Some(row)) if row.error_class == Some(FailureClass::Cancelled) => ("cancelled", Outcome::Done),

@@ -84,6 +84,19 @@ impl Hand {
         Held { hand: Arc::clone(self), claimed, cancel }
     }
 
+    /// Does `act` unless this process has claimed the item anew since `claimed`: then its files are that claim's. Nobody can
+    /// take it meanwhile.
+    pub fn unless_taken<T>(&self, claimed: &Claimed, act: impl FnOnce() -> T) -> Option<T> {
+        let entries = self.lock();
+        entries.get(&claimed.media_id).is_none_or(|entry| entry.fence == claimed.fence).then(act)
+    }
+
+    /// Does what must not happen to an item in hand, which nobody can take meanwhile.
+    pub fn unless_held<T>(&self, media_id: MediaId, act: impl FnOnce() -> T) -> Option<T> {
+        let entries = self.lock();
+        (!entries.contains_key(&media_id)).then(act)
+    }
+
     /// Waits while the queue is paused; `false` when told to stop instead.
     pub async fn free(&self, stop: &CancellationToken) -> bool {
         let mut paused = self.paused.subscribe();
@@ -188,9 +201,15 @@ mod tests {
         let old = hand.take(claimed(1), &all);
         let new = hand.take(claimed(2), &all);
         assert!(old.cancel.is_cancelled() && !new.cancel.is_cancelled());
+        assert_eq!(hand.unless_taken(&claimed(1), || ()), None);
         drop(old);
         assert_eq!(hand.len(), 1);
+        assert_eq!(hand.unless_taken(&claimed(1), || ()), None);
+        assert_eq!(hand.unless_taken(&claimed(2), || ()), Some(()));
+        assert_eq!(hand.unless_held(claimed(2).media_id, || ()), None);
         drop(new);
         assert_eq!(hand.len(), 0);
+        assert_eq!(hand.unless_taken(&claimed(1), || ()), Some(()));
+        assert_eq!(hand.unless_held(claimed(2).media_id, || ()), Some(()));
     }
 }

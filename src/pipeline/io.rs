@@ -8,6 +8,7 @@ use async_channel::{Receiver, Sender};
 
 use super::begin::begin;
 use super::ending::{give_back, settle, stopped};
+use super::worker::{broke, each};
 use super::{Active, Bringing, Heard, Job, Shared, send, spool};
 use crate::decode;
 use crate::event::Step;
@@ -24,33 +25,42 @@ pub(super) async fn io_worker(
     jobs: Receiver<Job>,
     next: Option<Sender<Heard>>,
 ) {
-    while let Some(job) = meter.recv(&jobs).await {
-        let more = bringing.backlog.room(&shared.store, &shared.events, &shared.stop);
-        let Some(begun) = begin(&shared, job, more).await else { continue };
-        let busy = meter.busy();
-        if let Some(outcome) = leave_to_others(&shared, &bringing, &begun.work).await {
-            let _ = begun.reply.send(outcome);
-            continue;
+    let one = |job| one(&shared, &bringing, &meter, job, next.as_ref());
+    each(&meter, &jobs, one, |id, panic| broke(&shared, id, panic)).await;
+}
+
+async fn one(
+    shared: &Arc<Shared>,
+    bringing: &Arc<Bringing>,
+    meter: &Arc<StageMeter>,
+    job: Job,
+    next: Option<&Sender<Heard>>,
+) {
+    let more = bringing.backlog.room(&shared.store, &shared.events, &shared.stop);
+    let Some(begun) = begin(shared, job, more).await else { return };
+    let busy = meter.busy();
+    if let Some(outcome) = leave_to_others(shared, bringing, &begun.work).await {
+        let _ = begun.reply.send(outcome);
+        return;
+    }
+    let mut active = Active::take(shared, begun, None);
+    match (bring(shared, bringing, &mut active).await, next) {
+        (Ok(audio), Some(next)) => {
+            drop(busy);
+            meter.finished();
+            if let Some(heard) = hand_on(meter, next, Heard { active, audio }).await {
+                give_back(shared, heard.active).await;
+            }
         }
-        let mut active = Active::take(&shared, begun, None);
-        match (bring(&shared, &bringing, &mut active).await, &next) {
-            (Ok(audio), Some(next)) => {
-                drop(busy);
-                meter.finished();
-                if let Some(heard) = hand_on(&meter, next, Heard { active, audio }).await {
-                    give_back(&shared, heard.active).await;
-                }
-            }
-            (Ok(Some(audio)), None) => {
-                send::send(&shared, &meter, active, audio).await;
-                bringing.backlog.look_again();
-            }
-            (Ok(None), None) => {
-                let message = "there is no audio to hand over";
-                settle(&shared, active, Failure::new(FailureClass::Internal, message)).await;
-            }
-            (Err(failure), _) => settle(&shared, active, failure).await,
+        (Ok(Some(audio)), None) => {
+            send::send(shared, meter, active, audio).await;
+            bringing.backlog.look_again();
         }
+        (Ok(None), None) => {
+            let message = "there is no audio to hand over";
+            settle(shared, active, Failure::new(FailureClass::Internal, message)).await;
+        }
+        (Err(failure), _) => settle(shared, active, failure).await,
     }
 }
 
@@ -123,6 +133,10 @@ async fn bring(
     })
     .await
     .map_err(|e| Failure::new(FailureClass::Internal, format!("decoding stopped unexpectedly: {e}")))??;
+    if active.held.cancel.is_cancelled() {
+        // It may be somebody else's by now, and the files with it.
+        return Err(stopped());
+    }
     // The download has served; the samples are what the next stage reads.
     shared.spool.forget_download(media_id, &media);
     shared.spool.note(media_id, audio.samples * 2);

@@ -5,9 +5,11 @@ use std::sync::Arc;
 use async_channel::{Receiver, Sender};
 
 use super::begin::begin;
-use super::ending::{give_back, given_back, settle, stopped};
+use super::ending::{clear, give_back, given_back, settle, stopped};
 use super::io::hand_on;
-use super::{Active, Heard, Job, Shared, spool};
+use super::spool::{self, PACKED};
+use super::worker::{broke, each};
+use super::{Active, Heard, Job, Shared};
 use crate::decode::{self, DecodeOptions};
 use crate::event::Step;
 use crate::handover::{Handover, HandoverError};
@@ -15,9 +17,6 @@ use crate::media::{Audio, Failure, FailureClass};
 use crate::queue::Outcome;
 use crate::stage::StageMeter;
 use crate::store::HandedOver;
-
-/// Name of the packed audio in an item's directory.
-const PACKED: &str = "audio.flac";
 
 /// Claims and receives.
 pub(super) async fn receive_worker(
@@ -27,41 +26,50 @@ pub(super) async fn receive_worker(
     jobs: Receiver<Job>,
     next: Sender<Heard>,
 ) {
-    while let Some(job) = meter.recv(&jobs).await {
-        let media_id = job.media_id;
-        let Some(begun) = begin(&shared, job, std::future::ready(true)).await else { continue };
-        let busy = meter.busy();
-        let handed = match shared.store.handed_over(media_id).await {
-            Ok(Some(handed)) => handed,
-            other => {
-                let _ = shared.store.release(&begun.work.claimed).await;
-                let _ = begun.reply.send(match other {
-                    Err(error) => {
-                        tracing::warn!(%media_id, %error, "failed to ask what was handed over");
-                        given_back()
-                    }
-                    // Thrown away since this job was claimed: it has to be fetched.
-                    Ok(_) => Outcome::Onward,
-                });
-                continue;
-            }
-        };
-        let mut active = Active::take(&shared, begun, handed.metadata.title.clone());
-        active.metadata.clone_from(&handed.metadata);
-        active.captions.clone_from(&handed.captions);
-        active.object = Some(handover.key(media_id, handed.fence));
-        let received = receive(&shared, &handover, &active, &handed).await;
-        drop(busy);
-        match received {
-            Ok(audio) => {
-                meter.finished();
-                if let Some(heard) = hand_on(&meter, &next, Heard { active, audio: Some(audio) }).await {
-                    give_back(&shared, heard.active).await;
+    let one = |job| one(&shared, &handover, &meter, job, &next);
+    each(&meter, &jobs, one, |id, panic| broke(&shared, id, panic)).await;
+}
+
+async fn one(
+    shared: &Arc<Shared>,
+    handover: &Handover,
+    meter: &Arc<StageMeter>,
+    job: Job,
+    next: &Sender<Heard>,
+) {
+    let media_id = job.media_id;
+    let Some(begun) = begin(shared, job, std::future::ready(true)).await else { return };
+    let busy = meter.busy();
+    let handed = match shared.store.handed_over(media_id).await {
+        Ok(Some(handed)) => handed,
+        other => {
+            let _ = shared.store.release(&begun.work.claimed).await;
+            let _ = begun.reply.send(match other {
+                Err(error) => {
+                    tracing::warn!(%media_id, %error, "failed to ask what was handed over");
+                    given_back()
                 }
-            }
-            Err(Received::Failed(failure)) => settle(&shared, active, failure).await,
-            Err(Received::Useless(failure)) => throw_away(&shared, active, failure).await,
+                // Thrown away since this job was claimed: it has to be fetched.
+                Ok(_) => Outcome::Onward,
+            });
+            return;
         }
+    };
+    let mut active = Active::take(shared, begun, handed.metadata.title.clone());
+    active.metadata.clone_from(&handed.metadata);
+    active.captions.clone_from(&handed.captions);
+    active.object = Some(handover.key(media_id, handed.fence));
+    let received = receive(shared, handover, &active, &handed).await;
+    drop(busy);
+    match received {
+        Ok(audio) => {
+            meter.finished();
+            if let Some(heard) = hand_on(meter, next, Heard { active, audio: Some(audio) }).await {
+                give_back(shared, heard.active).await;
+            }
+        }
+        Err(Received::Failed(failure)) => settle(shared, active, failure).await,
+        Err(Received::Useless(failure)) => throw_away(shared, active, failure).await,
     }
 }
 
@@ -142,7 +150,7 @@ async fn throw_away(shared: &Arc<Shared>, active: Active, failure: Failure) {
         Ok(false) => {}
         Err(error) => tracing::warn!(%media_id, %error, "failed to throw a hand-over away"),
     }
-    shared.spool.remove(media_id);
+    clear(shared, &active);
     let failure = Failure { class: FailureClass::Internal, ..failure };
     settle(shared, active, failure).await;
 }

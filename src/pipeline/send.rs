@@ -4,7 +4,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::ending::{give_back, lease_lost, settle, stopped};
+use super::ending::{clear, give_back, lease_lost, settle, stopped};
+use super::spool::PACKED;
 use super::{Active, Shared};
 use tokio_util::sync::CancellationToken;
 
@@ -15,8 +16,6 @@ use crate::queue::Outcome;
 use crate::stage::StageMeter;
 use crate::store::{HandedOver, SaveError};
 
-/// Name of the packed audio in an item's directory.
-const PACKED: &str = "audio.flac";
 /// Pauses between tries to upload: what was fetched is too dear to throw away for a store that is away for some minutes.
 const PAUSES: [u64; 7] = [1, 4, 15, 30, 60, 120, 120];
 
@@ -53,7 +52,7 @@ pub(super) async fn send(shared: &Arc<Shared>, meter: &StageMeter, active: Activ
             return settle(shared, active, failure).await;
         }
     }
-    shared.spool.remove(media_id);
+    clear(shared, &active);
     meter.finished();
     shared.events.send(Event::ItemHandedOver {
         media_id,

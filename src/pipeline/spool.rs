@@ -17,6 +17,8 @@ use crate::media::{Failure, MediaId};
 
 /// Name of the decoded audio in an item's directory.
 pub const AUDIO: &str = "audio.pcm";
+/// Name of the audio in an item's directory as it goes from machine to machine.
+pub(super) const PACKED: &str = "audio.flac";
 
 /// The spool of one worker process.
 #[derive(Debug)]
@@ -104,26 +106,65 @@ impl Spool {
         }
     }
 
-    /// Deletes everything of an item.
-    pub fn remove(&self, media_id: MediaId) {
+    /// Deletes everything of an item; `false` where that failed.
+    pub fn remove(&self, media_id: MediaId) -> bool {
         let dir = self.root.join(media_id.to_string());
-        if let Err(error) = std::fs::remove_dir_all(&dir)
-            && error.kind() != std::io::ErrorKind::NotFound
-        {
-            tracing::warn!(path = %dir.display(), %error, "failed to clean the spool");
-        }
+        let removed = match std::fs::remove_dir_all(&dir) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                tracing::warn!(path = %dir.display(), %error, "failed to clean the spool");
+                false
+            }
+            _ => true,
+        };
         self.held.lock().unwrap_or_else(|e| e.into_inner()).remove(&media_id);
+        self.freed.notify_waiters();
+        removed
+    }
+
+    /// Deletes of an item that is tried again what that does not begin with: all but parts of its download. Once there was
+    /// audio, the download is gone, and nothing is left to go on from.
+    pub fn keep_download(&self, media_id: MediaId) {
+        let decoded = self.held.lock().unwrap_or_else(|e| e.into_inner()).contains_key(&media_id);
+        if decoded {
+            self.remove(media_id);
+            return;
+        }
+        let dir = self.root.join(media_id.to_string());
+        for name in [AUDIO, PACKED] {
+            let _ = std::fs::remove_file(dir.join(name));
+        }
+        // Fails where there are parts.
+        let _ = std::fs::remove_dir(&dir);
         self.freed.notify_waiters();
     }
 
-    /// Waits for room on the disk; `false` when told to stop instead.
-    pub async fn room(&self, events: &Events, stop: &CancellationToken) -> bool {
+    /// The items that have a directory here, those that were touched longest ago first.
+    pub fn items(&self) -> Vec<MediaId> {
+        let entries = std::fs::read_dir(&self.root).into_iter().flatten().flatten();
+        let mut items: Vec<_> = entries
+            .filter_map(|entry| {
+                let id = entry.file_name().to_str()?.parse::<MediaId>().ok()?;
+                Some((entry.metadata().and_then(|m| m.modified()).ok(), id))
+            })
+            .collect();
+        items.sort_unstable();
+        items.into_iter().map(|(_, id)| id).collect()
+    }
+
+    /// Waits for room on the disk; `false` when told to stop instead. `spare` deletes something that can be done without, and
+    /// says whether there was any.
+    pub async fn room(&self, events: &Events, stop: &CancellationToken, spare: impl Fn() -> bool) -> bool {
         let mut told = false;
         loop {
             if stop.is_cancelled() {
                 return false;
             }
-            let Some(short) = self.shortage() else { return true };
+            let short = match (self.excess(), self.shortage()) {
+                (Some(excess), _) => excess,
+                (None, Some(_)) if spare() => continue,
+                (None, Some(shortage)) => shortage,
+                (None, None) => return true,
+            };
             if !std::mem::replace(&mut told, true) {
                 events.send(Event::Noticed { warning: true, message: format!("downloads wait: {short}") });
             }
@@ -136,16 +177,20 @@ impl Spool {
         }
     }
 
-    /// Why nothing more should be fetched now, if so. An empty spool never blocks itself by its own limit.
-    fn shortage(&self) -> Option<String> {
+    /// What of the decoded audio is too much, if it is. An empty spool never blocks itself by its own limit.
+    fn excess(&self) -> Option<String> {
         let held: u64 = self.held.lock().unwrap_or_else(|e| e.into_inner()).values().sum();
-        if held > self.max_bytes {
-            return Some(format!(
+        (held > self.max_bytes).then(|| {
+            format!(
                 "the spool holds {} MB of decoded audio (SPOOL_MAX_MB={})",
                 held >> 20,
                 self.max_bytes >> 20
-            ));
-        }
+            )
+        })
+    }
+
+    /// What the disk is short of, if it is.
+    fn shortage(&self) -> Option<String> {
         let stat = nix::sys::statvfs::statvfs(&self.root).ok()?;
         let free = stat.blocks_available() as u64 * stat.fragment_size() as u64;
         (free < self.min_free).then(|| {
@@ -165,5 +210,59 @@ impl Spool {
             let _ = std::fs::remove_dir(entry.path());
         }
         let _ = std::fs::remove_dir(&self.root);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spool(data: &Path, max_bytes: u64, min_free: u64) -> Spool {
+        Spool::open(data, "worker", max_bytes, min_free).unwrap()
+    }
+
+    fn item(name: &str) -> MediaId {
+        MediaId::new("test", name)
+    }
+
+    /// Whether `room` says so at once.
+    fn has_room(spool: &Spool, spare: impl Fn() -> bool) -> bool {
+        let (events, _) = Events::channel();
+        let stop = CancellationToken::new();
+        let room = spool.room(&events, &stop, spare);
+        futures::FutureExt::now_or_never(room) == Some(true)
+    }
+
+    #[tokio::test]
+    async fn an_item_that_is_tried_again_holds_no_room_and_keeps_its_download() {
+        let data = tempfile::tempdir().unwrap();
+        let spool = spool(data.path(), 10, 0);
+        let (decoded, cut) = (item("decoded"), item("cut"));
+        for name in [AUDIO, "download.json"] {
+            std::fs::write(spool.dir(decoded).unwrap().join(name), "1").unwrap();
+        }
+        spool.note(decoded, 11);
+        for name in [PACKED, "download.part"] {
+            std::fs::write(spool.dir(cut).unwrap().join(name), "1").unwrap();
+        }
+        assert!(!has_room(&spool, || unreachable!("the disk is not short")));
+        spool.keep_download(decoded);
+        spool.keep_download(cut);
+        assert!(has_room(&spool, || unreachable!("the disk is not short")));
+        assert_eq!(spool.items(), [cut]);
+        let left: Vec<_> =
+            std::fs::read_dir(spool.dir(cut).unwrap()).unwrap().map(|e| e.unwrap().file_name()).collect();
+        assert_eq!(left, ["download.part"]);
+    }
+
+    #[tokio::test]
+    async fn what_can_be_done_without_goes_when_the_disk_is_short() {
+        let data = tempfile::tempdir().unwrap();
+        let spool = spool(data.path(), 10, u64::MAX);
+        for name in ["a", "b", "c"] {
+            spool.dir(item(name)).unwrap();
+        }
+        assert!(!has_room(&spool, || spool.items().first().is_some_and(|id| spool.remove(*id))));
+        assert_eq!(spool.items(), []);
     }
 }

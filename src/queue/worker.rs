@@ -20,8 +20,8 @@ use tokio_util::sync::CancellationToken;
 use super::in_flight::{Ended, InFlight, Key};
 use super::place::{Lane, WINDOW};
 use super::{
-    JobInfo, Kind, MAX_ATTEMPTS, NEEDED, Outcome, Queue, QueueError, RECONCILE_EVERY, claims, crash, kept,
-    reconcile,
+    AFTER_PANIC, JobInfo, Kind, MAX_ATTEMPTS, NEEDED, Outcome, Queue, QueueError, RECONCILE_EVERY, claims,
+    crash, kept, reconcile,
 };
 use crate::media::MediaId;
 
@@ -33,8 +33,6 @@ const NO_DEADLINE: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 const REMEMBER_ENDED: Duration = Duration::from_secs(3600);
 /// How often it is looked up whether the queue is paused, and what was put off and is due: two queries of few rows.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// Pause after a panic in a handler.
-const AFTER_PANIC: Duration = Duration::from_secs(10);
 
 type Handler = dyn Fn(MediaId, JobInfo) -> Pin<Box<dyn Future<Output = Outcome> + Send>> + Send + Sync;
 

@@ -48,7 +48,7 @@ pub enum Claim {
     Work(Box<Work>),
     /// Its segments and vectors are stored.
     AlreadyDone,
-    /// It failed for good and nobody asked for a retry.
+    /// It failed for good and nobody asked for a retry; or somebody did, and another job is there for that.
     GivenUp,
     /// There is no such item (any more).
     Gone,
@@ -135,21 +135,41 @@ impl Store {
     /// # Errors
     /// [`StoreError::Database`].
     pub async fn claim(&self, media_id: MediaId, worker: &str) -> Result<Claim, StoreError> {
-        retrying(|| self.try_claim(media_id, worker)).await
+        retrying(|| self.try_claim(media_id, None, worker)).await
     }
 
-    async fn try_claim(&self, media_id: MediaId, worker: &str) -> Result<Claim, StoreError> {
+    /// As [`Self::claim`], for a job: only while the item is of the job's generation. After that another job is there for it,
+    /// and what that has begun is not taken away.
+    ///
+    /// # Errors
+    /// [`StoreError::Database`].
+    pub async fn claim_for_job(
+        &self,
+        media_id: MediaId,
+        generation: i32,
+        worker: &str,
+    ) -> Result<Claim, StoreError> {
+        retrying(|| self.try_claim(media_id, Some(generation), worker)).await
+    }
+
+    async fn try_claim(
+        &self,
+        media_id: MediaId,
+        generation: Option<i32>,
+        worker: &str,
+    ) -> Result<Claim, StoreError> {
         let row = sqlx::query(
             "UPDATE media SET
                  fence = fence + 1,
                  attempts = attempts + CASE WHEN state = 'active' THEN 0 ELSE 1 END,
                  state = 'active', worker = $2, retry_at = NULL, started_at = now(), updated_at = now()
-             WHERE media_id = $1 AND state IN ('queued', 'active')
+             WHERE media_id = $1 AND generation = coalesce($3, generation) AND state IN ('queued', 'active')
              RETURNING extractor, source_id, locator, source, title, duration_ms, fence, attempts, crashes,
                  segments IS NOT NULL AS again, language_wanted",
         )
         .bind(media_id.0)
         .bind(&*clean(worker))
+        .bind(generation)
         .fetch_optional(&self.pool)
         .await?;
         let Some(row) = row else {
@@ -159,7 +179,7 @@ impl Store {
                 .await?;
             return Ok(match state.as_deref() {
                 Some("done") => Claim::AlreadyDone,
-                // Queued again between the two statements: the job that did so is on its way.
+                // Or queued again since, and so of another generation: that one's job is on its way.
                 Some(_) => Claim::GivenUp,
                 None => Claim::Gone,
             });

@@ -41,6 +41,24 @@ impl Store {
         Ok(claims.iter().filter(|claim| !stands(claim)).copied().collect())
     }
 
+    /// Of these items, those that nobody will work on any more: done, given up, or gone.
+    ///
+    /// # Errors
+    /// [`StoreError::Database`].
+    pub async fn over(&self, items: &[MediaId]) -> Result<Vec<MediaId>, StoreError> {
+        if items.is_empty() {
+            return Ok(Vec::new());
+        }
+        let over: Vec<Uuid> = sqlx::query_scalar(
+            "SELECT id FROM unnest($1::uuid[]) id WHERE NOT EXISTS (
+                 SELECT FROM media m WHERE m.media_id = id AND m.state IN ('queued', 'active'))",
+        )
+        .bind(items.iter().map(|id| id.0).collect::<Vec<_>>())
+        .fetch_all(&self.pool)
+        .await?;
+        Ok(over.into_iter().map(MediaId).collect())
+    }
+
     /// True while nothing new may be taken up.
     ///
     /// # Errors

@@ -15,6 +15,7 @@ mod house;
 mod ingest;
 mod hostile;
 mod kill;
+mod pipeline;
 mod polite;
 mod postgres;
 mod queue;
