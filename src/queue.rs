@@ -41,6 +41,7 @@ mod kept;
 mod last_words;
 mod overview;
 pub mod place;
+mod waits;
 mod worker;
 
 use std::path::PathBuf;
@@ -59,6 +60,7 @@ pub use self::control::{Cancel, Control, Pause, PauseEnd, Steered};
 use self::identity::{Dead, Identity};
 pub use self::overview::{Dead as GivenUp, InWork, Numbers, Overview, Scheduled, Waiting, WhereIs};
 use self::place::Lane;
+pub use self::waits::work_waits;
 use crate::media::MediaId;
 use crate::store;
 

@@ -1,8 +1,9 @@
 //! `spoken run`: the schedule and the work in one process, until it is told to stop.
 //!
 //! Two loops beside each other. One checks each source when it is due, takes on what is ready, and sleeps until the next is due.
-//! The other waits until something is queued, by this or any other process, loads the models, works, and lets go of the models
-//! when there was nothing for a while. Both outlive a database that is away, and start the private one again where it died.
+//! The other waits until something is queued by this or any other process, or left by one that is gone, loads the models, works,
+//! and lets go of the models when there was nothing for a while. Both outlive a database that is away, and start the private one
+//! again where it died.
 //!
 //! SIGHUP reads the settings again. Where they have changed, what is in work is finished with the old ones first; where not, the
 //! sources are looked at.
@@ -195,7 +196,7 @@ async fn take(world: &World, events: &Events) -> anyhow::Result<()> {
     Taking::new(world.store.clone(), events.clone(), room, keep(&world.config)).take().await.map(drop)
 }
 
-/// Works whenever something is queued; until `epoch` is over and what was in hand is finished.
+/// Works whenever something is queued, or left by a process that is gone; until `epoch` is over and what was in hand is finished.
 async fn work(
     world: &World,
     shared: &Shared,
@@ -243,7 +244,7 @@ async fn stretch(
     stopping: &Stopping,
     epoch: &CancellationToken,
 ) -> anyhow::Result<Option<Worked>> {
-    if !world.store.work_waits(Duration::ZERO).await? {
+    if !works::work_waits(world, Duration::ZERO).await? {
         return Ok(None);
     }
     shared.working.store(true, Relaxed);
@@ -257,7 +258,7 @@ async fn stretch(
         } else if asked.elapsed() >= LOOK.max(TICK) {
             asked = Instant::now();
             // Not known: as if there were something.
-            if world.store.work_waits(IDLE).await.unwrap_or(true) {
+            if works::work_waits(world, IDLE).await.unwrap_or(true) {
                 busy = Instant::now();
             }
         }

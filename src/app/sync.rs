@@ -208,11 +208,11 @@ pub async fn sync(
     let mut worked = Worked::default();
     let mut left_to = None;
     loop {
-        if !store.work_waits(PATIENCE).await? {
+        if !works::work_waits(world, PATIENCE).await? {
             // The sender is dropped when the checks end, so this never waits for nothing.
             tokio::select! { _ = work.recv() => {}, () = stopping.stop.cancelled() => {} }
         }
-        if stopping.stop.is_cancelled() || !store.work_waits(PATIENCE).await? {
+        if stopping.stop.is_cancelled() || !works::work_waits(world, PATIENCE).await? {
             if checks.is_finished() || stopping.stop.is_cancelled() || work.is_closed() {
                 break;
             }
@@ -317,7 +317,7 @@ impl Idle {
         }
         let since = *self.since.get_or_insert_with(Instant::now);
         // A database that is away now is asked again at the next tick.
-        match world.store.work_waits(PATIENCE).await {
+        match works::work_waits(world, PATIENCE).await {
             Ok(waits) if !waits => true,
             Ok(_) if since.elapsed() > NOT_OURS => {
                 self.others_have_it = p.queue.pending().await.is_ok_and(|p| p.ready == 0);

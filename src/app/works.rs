@@ -255,6 +255,15 @@ async fn adopt(world: &World, queue: &mut Queue, spool: &Spool) -> anyhow::Resul
     Ok(())
 }
 
+/// Whether [`Works`] would find something to do now or within `patience`: see [`queue::work_waits`].
+///
+/// # Errors
+/// The database's, or those of the directory in which processes are known.
+pub async fn work_waits(world: &World, patience: Duration) -> anyhow::Result<bool> {
+    let options = steps::queue_options(&world.config, Role::All, 1);
+    Ok(queue::work_waits(world.store.pool(), &options, patience).await?)
+}
+
 /// Tells of the items that wait from before: they count as part of what follows.
 ///
 /// # Errors

@@ -538,3 +538,48 @@ async fn the_daemon_follows_reloads_tells_and_stops() {
     })
     .await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_in_hand_when_it_was_killed_is_done_though_nothing_is_new() {
+    let podcast = Podcast::new().await;
+    let url = podcast.url();
+    let database = database().await;
+    blocking(move || {
+        let server = &podcast.server;
+        let library = Library::on(&database);
+        library.ok(&["source", "add", &url, "--name", "talks", "--every", "1h"]);
+        // Killed while its only item comes, byte by byte, until the server is calm.
+        let kill_at_work = |arguments: &[&str], talk: &str, before: u64| {
+            server.always(talk, Fault::Slow(500, Duration::from_millis(500)));
+            let mut working = Working::start(library.command(arguments));
+            working.until("\"step_started\"");
+            working.signal(Signal::SIGKILL);
+            working.finish();
+            server.calm();
+            assert_eq!(library.counts(), [0, 1, before, 0]);
+        };
+        podcast.grow_to(1);
+        kill_at_work(&["sync", "--log-format", "json"], "/m/s0.wav", 0);
+        let next = library.ok(&["sync", "--json"]);
+        assert_eq!(outcome(&next), [0, 0, 1, 0], "{next}");
+        assert_eq!(outcome(&library.ok(&["sync", "--json"])), [0, 0, 0, 0], "and that is all");
+
+        podcast.grow_to(2);
+        library.ok(&["source", "pause", "talks"]);
+        library.ok(&["source", "resume", "talks"]);
+        kill_at_work(&["run", "--log-format", "json"], "/m/s1.mp3", 1);
+        // What is in nobody's hand would leave no room for more.
+        podcast.grow_to(3);
+        library.ok(&["source", "pause", "talks"]);
+        library.ok(&["source", "resume", "talks"]);
+        let mut command = library.command(&["run", "--log-format", "json"]);
+        command.env("INGESTION_LIMIT", "1");
+        let daemon = Working::start(command);
+        until("it has done what the last one left, and what is new", || library.counts() == [0, 0, 3, 0]);
+        daemon.signal(Signal::SIGTERM);
+        let ran = daemon.finish();
+        assert_eq!(ran.code, 0, "{ran}");
+        library.assert_in_order();
+    })
+    .await;
+}
