@@ -356,7 +356,7 @@ impl Queue {
         reconcile(&self.pool).await
     }
 
-    /// What is waiting and running, of all processes on this database.
+    /// What is waiting and running of the kinds that this process claims, of all processes on this database.
     ///
     /// # Errors
     /// [`QueueError::Database`].
@@ -369,7 +369,7 @@ impl Queue {
              from graphile_worker._private_jobs j join graphile_worker._private_tasks t on t.id = j.task_id \
              where t.identifier = any($1) and j.key is not null",
         )
-        .bind(TASKS)
+        .bind(self.options.kinds.iter().map(|kind| kind.task()).collect::<Vec<_>>())
         .fetch_one(&self.pool)
         .await?;
         Ok(Pending {

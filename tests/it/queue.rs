@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use spoken::media::MediaId;
 use spoken::postgres::{Server, ServerOptions};
 use spoken::queue::place::Lane;
-use spoken::queue::{JobInfo, Outcome, Pending, Queue, QueueOptions, work_waits};
+use spoken::queue::{JobInfo, Kind, Outcome, Pending, Queue, QueueOptions, work_waits};
 use spoken::store::{NewNode, Store, StoreOptions};
 use sqlx::postgres::{PgPool, PgPoolOptions};
 use tempfile::TempDir;
@@ -814,4 +814,22 @@ async fn work_waits_where_no_living_process_has_it() {
     drop(identity);
     assert!(waits().await, "nobody does");
     store.close().await;
+}
+
+#[tokio::test]
+async fn what_others_have_to_do_is_no_work_for_this_process() {
+    let database = Database::new().await;
+    let items = database.add_media(3).await;
+    let mut options = database.quick(1);
+    options.kinds = vec![Kind::Transcribe];
+    let queue = Queue::open(&database.url, options.clone()).await.unwrap();
+    queue.enqueue(&items, Lane::Ordinary).await.unwrap();
+    assert_eq!(queue.pending().await.unwrap(), Pending::default(), "they are to be fetched");
+    assert!(!work_waits(&database.pool, &options, Duration::ZERO).await.unwrap());
+    options.kinds = vec![Kind::Fetch];
+    assert!(work_waits(&database.pool, &options, Duration::ZERO).await.unwrap());
+    queue.close().await.unwrap();
+    let queue = Queue::open(&database.url, options).await.unwrap();
+    assert_eq!(queue.pending().await.unwrap().ready, 3);
+    queue.close().await.unwrap();
 }
