@@ -44,7 +44,7 @@ pub mod place;
 mod waits;
 mod worker;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -233,6 +233,30 @@ impl Fallen {
     /// Its identity: the name of its folder in the spool.
     pub fn id(&self) -> Uuid {
         self.0.id
+    }
+}
+
+/// A process that queues and claims nothing: known on its machine, so that it is found when it dies.
+#[derive(Debug)]
+pub struct Presence(Identity);
+
+impl Presence {
+    /// Takes an identity in `workers_dir`.
+    ///
+    /// # Errors
+    /// [`QueueError::Io`].
+    pub fn take(workers_dir: &Path) -> Result<Self, QueueError> {
+        Identity::take(workers_dir).map(Self)
+    }
+
+    /// The identity.
+    pub fn id(&self) -> Uuid {
+        self.0.id
+    }
+
+    /// Gives the identity back.
+    pub fn give_up(self) {
+        self.0.give_up();
     }
 }
 

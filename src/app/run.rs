@@ -12,11 +12,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Mutex, Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 
 use super::check::{Check, Checker, Outcome};
 use super::index;
+use super::node::Presence;
 use super::notify::Notifier;
 use super::remove::{keep, retain, told};
 use super::signals::Stopping;
@@ -42,7 +43,7 @@ const STATUS: Duration = Duration::from_secs(10);
 pub type Reload<'a> = &'a dyn Fn() -> anyhow::Result<Config>;
 
 /// What the loops tell each other.
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct Shared {
     /// Jobs in hand.
     in_hand: AtomicUsize,
@@ -50,6 +51,23 @@ struct Shared {
     working: std::sync::atomic::AtomicBool,
     /// Look at the schedule now.
     nudge: Notify,
+    /// What it queues may be on this machine only: it is a node also while it does not work.
+    presence: Mutex<Option<Presence>>,
+}
+
+impl Shared {
+    /// A node, though it does not work.
+    async fn present(&self, world: &World) -> anyhow::Result<()> {
+        *self.presence.lock().await = Some(Presence::begin(world).await?);
+        Ok(())
+    }
+
+    /// The node is somebody else, or there is none any more.
+    async fn absent(&self) {
+        if let Some(presence) = self.presence.lock().await.take() {
+            presence.end().await;
+        }
+    }
 }
 
 /// Runs until told to stop. `hup` is notified by SIGHUP.
@@ -86,6 +104,7 @@ pub async fn run(
     events.send(Event::Noticed { warning: false, message });
 
     let shared = Arc::new(Shared::default());
+    shared.present(world).await?;
     let mut worked = Worked::default();
     while !stopping.stop.is_cancelled() {
         // Ends when the settings have changed.
@@ -112,6 +131,7 @@ pub async fn run(
             });
         }
     }
+    shared.absent().await;
     let tally = events.tally();
     Ok(RunSummary {
         wall_ms: started.elapsed().as_millis() as u64,
@@ -249,6 +269,27 @@ async fn stretch(
     }
     shared.working.store(true, Relaxed);
     let mut works = Works::open(world).await?;
+    shared.absent().await;
+    let worked = work_off(world, &mut works, shared, events, stopping, epoch).await;
+    // Never without the one or the other.
+    let present = shared.present(world).await;
+    works.close().await?;
+    present?;
+    if worked.is_ok() {
+        index::after_a_run(world, events, epoch).await;
+    }
+    worked.map(Some)
+}
+
+/// Works until there was nothing to do for a while.
+async fn work_off(
+    world: &World,
+    works: &mut Works,
+    shared: &Shared,
+    events: &Events,
+    stopping: &Stopping,
+    epoch: &CancellationToken,
+) -> anyhow::Result<Worked> {
     works::tell_waiting(&world.store, events).await?;
     let (mut busy, mut asked) = (Instant::now(), Instant::now());
     let over = async |p: Progress<'_>| {
@@ -264,12 +305,7 @@ async fn stretch(
         }
         epoch.is_cancelled() || busy.elapsed() >= IDLE
     };
-    let worked = works.work(world, events, stopping, over).await;
-    works.close().await?;
-    if worked.is_ok() {
-        index::after_a_run(world, events, epoch).await;
-    }
-    worked.map(Some)
+    works.work(world, events, stopping, over).await
 }
 
 /// Starts the private server again, if it is ours and died.

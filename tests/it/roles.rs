@@ -346,7 +346,7 @@ async fn a_killed_transcriber_is_replaced_at_once_by_another_on_its_machine() {
     command.envs(settings.iter().cloned());
     let log = first.library.cwd().join("second.log");
     let mut second = command.stderr(fs::File::create(&log).unwrap()).stdout(Stdio::null()).spawn().unwrap();
-    until_sql(&pool, MINUTES, "both are known", "select count(*) = 2 from nodes").await;
+    until_sql(&pool, MINUTES, "both work", "select count(*) = 2 from nodes where device is not null").await;
     first.signal(Signal::SIGKILL);
     let killed = Instant::now();
     until_sql(&pool, MINUTES, "its place is taken", "select count(*) = 1 from nodes").await;
