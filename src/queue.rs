@@ -41,9 +41,10 @@ mod kept;
 mod last_words;
 mod overview;
 pub mod place;
+mod waits;
 mod worker;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -59,6 +60,7 @@ pub use self::control::{Cancel, Control, Pause, PauseEnd, Steered};
 use self::identity::{Dead, Identity};
 pub use self::overview::{Dead as GivenUp, InWork, Numbers, Overview, Scheduled, Waiting, WhereIs};
 use self::place::Lane;
+pub use self::waits::work_waits;
 use crate::media::MediaId;
 use crate::store;
 
@@ -236,6 +238,30 @@ impl Fallen {
     }
 }
 
+/// A process that queues and claims nothing: known on its machine, so that it is found when it dies.
+#[derive(Debug)]
+pub struct Presence(Identity);
+
+impl Presence {
+    /// Takes an identity in `workers_dir`.
+    ///
+    /// # Errors
+    /// [`QueueError::Io`].
+    pub fn take(workers_dir: &Path) -> Result<Self, QueueError> {
+        Identity::take(workers_dir).map(Self)
+    }
+
+    /// The identity.
+    pub fn id(&self) -> Uuid {
+        self.0.id
+    }
+
+    /// Gives the identity back.
+    pub fn give_up(self) {
+        self.0.give_up();
+    }
+}
+
 /// The queue of one process.
 #[derive(Debug)]
 pub struct Queue {
@@ -356,7 +382,7 @@ impl Queue {
         reconcile(&self.pool).await
     }
 
-    /// What is waiting and running, of all processes on this database.
+    /// What is waiting and running of the kinds that this process claims, of all processes on this database.
     ///
     /// # Errors
     /// [`QueueError::Database`].
@@ -369,7 +395,7 @@ impl Queue {
              from graphile_worker._private_jobs j join graphile_worker._private_tasks t on t.id = j.task_id \
              where t.identifier = any($1) and j.key is not null",
         )
-        .bind(TASKS)
+        .bind(self.options.kinds.iter().map(|kind| kind.task()).collect::<Vec<_>>())
         .fetch_one(&self.pool)
         .await?;
         Ok(Pending {

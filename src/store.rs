@@ -60,7 +60,7 @@ pub use claim::{Attempt, Claim, Claimed, Results, SaveError, Work};
 pub use handover::{Backlog, HandedOver, Wanted};
 pub use items::{Requeued, Selection, Unfinished, Upserted};
 pub use migrate::{Migrated, Version};
-pub use nodes::{Figures, NewNode, NodeRow};
+pub use nodes::{Figures, NewNode, NodeRow, this_host};
 pub(crate) use read::spellings;
 pub use read::{Counts, ItemFilter, MediaRow};
 pub use reembed::{Added, Bare, ItemLocks, Lacking};

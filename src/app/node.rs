@@ -2,7 +2,7 @@
 //! `spoken nodes`, which lists them all.
 //!
 //! Looked after are: processes of this machine that die (their work is freed at once, not only after the lease), and
-//! audio in the store between machines that nobody needs any more.
+//! audio in the store between machines that nobody needs any more. That is while it works; known to the others it is before.
 
 use std::collections::HashSet;
 use std::io::{BufWriter, Write};
@@ -14,6 +14,7 @@ use serde_json::json;
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 
 use super::steps::Role;
 use super::world::World;
@@ -21,8 +22,8 @@ use crate::cli::{EXIT_OK, NodesArgs};
 use crate::event::Events;
 use crate::handover::{Handover, HandoverError};
 use crate::pipeline::Pipeline;
-use crate::queue::{Queue, QueueError};
-use crate::store::{Backlog, Figures, NewNode, NodeRow, Store, StoreError};
+use crate::queue::{self, Queue, QueueError};
+use crate::store::{Backlog, Figures, NewNode, NodeRow, Store, StoreError, this_host};
 use crate::telemetry::sanitize;
 
 /// How often a process tells that it lives, at most; more often where the lease is short.
@@ -34,54 +35,60 @@ const SWEEP_EVERY: Duration = Duration::from_secs(600);
 /// Objects asked about in one statement.
 const BATCH: usize = 500;
 
-/// This process, for as long as it works.
+/// This process among the others: what it queues may be on its machine only, so it is known before it queues anything.
 pub struct Node {
     node: NewNode,
     store: Store,
-    events: Events,
+    lease: Duration,
+    /// What it got done; nothing before it works.
+    events: Option<Events>,
     over: CancellationToken,
     tasks: JoinSet<()>,
 }
 
 impl Node {
-    /// Notes the process, and starts to look after what is said above.
-    pub async fn start(
-        world: &World,
-        queue: &Arc<Queue>,
-        pipeline: &Arc<Pipeline>,
-        role: Role,
-        events: &Events,
-    ) -> Self {
+    /// Notes the process, and from now on that it lives. `id` is its identity in the queue, or one of its own.
+    pub async fn begin(world: &World, id: Uuid, role: Role) -> Self {
         let node = NewNode {
-            node_id: queue.worker_id(),
-            host: host(),
+            node_id: id,
+            host: this_host().to_owned(),
             pid: std::process::id(),
             role: role.as_str(),
-            device: pipeline.device(),
+            device: None,
         };
-        let (store, over) = (world.store.clone(), CancellationToken::new());
+        let store = world.store.clone();
         if let Err(error) = store.node_started(&node).await {
             tracing::warn!(%error, "failed to note this process among the nodes; its heartbeat will");
         }
-        let mut tasks = JoinSet::new();
-        let every = HEARTBEAT_EVERY.min(Duration::from_secs(world.config.lease_seconds) / 4);
-        let (beating, told) = ((store.clone(), node.clone()), events.clone());
-        tasks.spawn(repeat(every, over.clone(), async move || {
-            let (store, node) = &beating;
-            if let Err(error) = store.node_lives(node, &figures(&told, node.role)).await {
-                tracing::debug!(%error, "failed to tell that this process lives");
-            }
-        }));
-        let (queue, pipeline, library) = (queue.clone(), pipeline.clone(), store.clone());
+        let mut begun = Self {
+            node,
+            store,
+            lease: Duration::from_secs(world.config.lease_seconds),
+            events: None,
+            over: CancellationToken::new(),
+            tasks: JoinSet::new(),
+        };
+        begun.beat();
+        begun
+    }
+
+    /// From now on it works, and looks after what is said above, until [`Self::rest`].
+    pub async fn attend(&mut self, queue: &Arc<Queue>, pipeline: &Arc<Pipeline>, events: &Events) {
+        self.stop().await;
+        self.node.device = pipeline.device();
+        self.events = Some(events.clone());
+        self.beat();
+        let over = self.over.clone();
+        let (queue, pipeline, library) = (queue.clone(), pipeline.clone(), self.store.clone());
         let handover = pipeline.handover().cloned();
-        tasks.spawn(repeat(LOOK_FOR_DEAD_EVERY, over.clone(), async move || {
+        self.tasks.spawn(repeat(LOOK_FOR_DEAD_EVERY, over.clone(), async move || {
             if let Err(error) = take_over(&queue, &pipeline, &library).await {
                 tracing::warn!(%error, "failed to take over from a process that died");
             }
         }));
         if let Some(handover) = handover {
-            let library = store.clone();
-            tasks.spawn(repeat(SWEEP_EVERY, over.clone(), async move || {
+            let library = self.store.clone();
+            self.tasks.spawn(repeat(SWEEP_EVERY, over, async move || {
                 match sweep(&library, &handover).await {
                     Ok(0) => {}
                     Ok(removed) => {
@@ -91,18 +98,64 @@ impl Node {
                 }
             }));
         }
-        Self { node, store, events: events.clone(), over, tasks }
+    }
+
+    /// It lives, and works no more.
+    pub async fn rest(&mut self) {
+        self.stop().await;
+        self.node.device = None;
+        self.beat();
+    }
+
+    /// Tells at intervals that it lives.
+    fn beat(&mut self) {
+        let every = HEARTBEAT_EVERY.min(self.lease / 4);
+        let (store, node, told) = (self.store.clone(), self.node.clone(), self.events.clone());
+        self.tasks.spawn(repeat(every, self.over.clone(), async move || {
+            if let Err(error) = store.node_lives(&node, &figures(told.as_ref(), node.role)).await {
+                tracing::debug!(%error, "failed to tell that this process lives");
+            }
+        }));
+    }
+
+    /// Ends what goes on at intervals.
+    async fn stop(&mut self) {
+        self.over.cancel();
+        while self.tasks.join_next().await.is_some() {}
+        self.over = CancellationToken::new();
     }
 
     /// Ends it in order.
     pub async fn end(mut self) {
-        self.over.cancel();
-        while self.tasks.join_next().await.is_some() {}
-        let figures = figures(&self.events, self.node.role);
+        self.stop().await;
+        let figures = figures(self.events.as_ref(), self.node.role);
         tracing::debug!(?figures, "this process is done");
         if let Err(error) = self.store.nodes_ended(&[self.node.node_id]).await {
             tracing::debug!(%error, "this process stays among the nodes until it is forgotten");
         }
+    }
+}
+
+/// A process that queues and does not work, or not yet.
+pub struct Presence {
+    node: Node,
+    identity: queue::Presence,
+}
+
+impl Presence {
+    /// Notes the process.
+    ///
+    /// # Errors
+    /// Where its identity cannot be written.
+    pub async fn begin(world: &World) -> anyhow::Result<Self> {
+        let identity = queue::Presence::take(&world.config.data_dir.join("workers"))?;
+        Ok(Self { node: Node::begin(world, identity.id(), Role::All).await, identity })
+    }
+
+    /// Ends it in order.
+    pub async fn end(self) {
+        self.node.end().await;
+        self.identity.give_up();
     }
 }
 
@@ -125,17 +178,10 @@ async fn repeat(every: Duration, over: CancellationToken, work: impl AsyncFn() +
 }
 
 /// What this process got done.
-fn figures(events: &Events, role: &str) -> Figures {
-    let tally = events.tally();
+fn figures(events: Option<&Events>, role: &str) -> Figures {
+    let Some(tally) = events.map(Events::tally) else { return Figures::default() };
     let items = if role == Role::Fetch.as_str() { tally.handed_over } else { tally.done };
     Figures { items: items as u64, failed: tally.failed as u64, audio_ms: tally.audio_ms }
-}
-
-/// The machine's name.
-fn host() -> String {
-    nix::sys::utsname::uname()
-        .ok()
-        .map_or_else(|| "unknown".to_owned(), |names| names.nodename().to_string_lossy().into_owned())
 }
 
 /// Why another process's work could not be taken over, or the store not be looked through.
@@ -302,7 +348,6 @@ fn hours(hours: f64) -> String {
 mod tests {
     use super::*;
     use chrono::Utc;
-    use uuid::Uuid;
 
     fn row(host: &str, silent_s: f64) -> NodeRow {
         NodeRow {

@@ -1,8 +1,9 @@
 //! `spoken run`: the schedule and the work in one process, until it is told to stop.
 //!
 //! Two loops beside each other. One checks each source when it is due, takes on what is ready, and sleeps until the next is due.
-//! The other waits until something is queued, by this or any other process, loads the models, works, and lets go of the models
-//! when there was nothing for a while. Both outlive a database that is away, and start the private one again where it died.
+//! The other waits until something is queued by this or any other process, or left by one that is gone, loads the models, works,
+//! and lets go of the models when there was nothing for a while. Both outlive a database that is away, and start the private one
+//! again where it died.
 //!
 //! SIGHUP reads the settings again. Where they have changed, what is in work is finished with the old ones first; where not, the
 //! sources are looked at.
@@ -11,12 +12,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Mutex, Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 
 use super::check::{Check, Checker, Outcome};
 use super::ending::NotNow;
 use super::index;
+use super::node::Presence;
 use super::notify::Notifier;
 use super::remove::{keep, retain, told};
 use super::signals::Stopping;
@@ -42,7 +44,7 @@ const STATUS: Duration = Duration::from_secs(10);
 pub type Reload<'a> = &'a dyn Fn() -> anyhow::Result<Config>;
 
 /// What the loops tell each other.
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct Shared {
     /// Jobs in hand.
     in_hand: AtomicUsize,
@@ -50,6 +52,23 @@ struct Shared {
     working: std::sync::atomic::AtomicBool,
     /// Look at the schedule now.
     nudge: Notify,
+    /// What it queues may be on this machine only: it is a node also while it does not work.
+    presence: Mutex<Option<Presence>>,
+}
+
+impl Shared {
+    /// A node, though it does not work.
+    async fn present(&self, world: &World) -> anyhow::Result<()> {
+        *self.presence.lock().await = Some(Presence::begin(world).await?);
+        Ok(())
+    }
+
+    /// The node is somebody else, or there is none any more.
+    async fn absent(&self) {
+        if let Some(presence) = self.presence.lock().await.take() {
+            presence.end().await;
+        }
+    }
 }
 
 /// Runs until told to stop. `hup` is notified by SIGHUP.
@@ -87,6 +106,7 @@ pub async fn run(
     events.send(Event::Noticed { warning: false, message });
 
     let shared = Arc::new(Shared::default());
+    shared.present(world).await?;
     let mut worked = Worked::default();
     while !stopping.stop.is_cancelled() {
         // Ends when the settings have changed.
@@ -113,6 +133,7 @@ pub async fn run(
             });
         }
     }
+    shared.absent().await;
     let tally = events.tally();
     Ok(RunSummary {
         wall_ms: started.elapsed().as_millis() as u64,
@@ -197,7 +218,7 @@ async fn take(world: &World, events: &Events) -> anyhow::Result<()> {
     Taking::new(world.store.clone(), events.clone(), room, keep(&world.config)).take().await.map(drop)
 }
 
-/// Works whenever something is queued; until `epoch` is over and what was in hand is finished.
+/// Works whenever something is queued, or left by a process that is gone; until `epoch` is over and what was in hand is finished.
 async fn work(
     world: &World,
     shared: &Shared,
@@ -245,11 +266,32 @@ async fn stretch(
     stopping: &Stopping,
     epoch: &CancellationToken,
 ) -> anyhow::Result<Option<Worked>> {
-    if !world.store.work_waits(Duration::ZERO).await? {
+    if !works::work_waits(world, Duration::ZERO).await? {
         return Ok(None);
     }
     shared.working.store(true, Relaxed);
     let mut works = Works::open(world).await?;
+    shared.absent().await;
+    let worked = work_off(world, &mut works, shared, events, stopping, epoch).await;
+    // Never without the one or the other.
+    let present = shared.present(world).await;
+    works.close().await?;
+    present?;
+    if worked.is_ok() {
+        index::after_a_run(world, events, epoch).await;
+    }
+    worked.map(Some)
+}
+
+/// Works until there was nothing to do for a while.
+async fn work_off(
+    world: &World,
+    works: &mut Works,
+    shared: &Shared,
+    events: &Events,
+    stopping: &Stopping,
+    epoch: &CancellationToken,
+) -> anyhow::Result<Worked> {
     works::tell_waiting(&world.store, events).await?;
     let (mut busy, mut asked) = (Instant::now(), Instant::now());
     let over = async |p: Progress<'_>| {
@@ -259,18 +301,13 @@ async fn stretch(
         } else if asked.elapsed() >= LOOK.max(TICK) {
             asked = Instant::now();
             // Not known: as if there were something.
-            if world.store.work_waits(IDLE).await.unwrap_or(true) {
+            if works::work_waits(world, IDLE).await.unwrap_or(true) {
                 busy = Instant::now();
             }
         }
         epoch.is_cancelled() || busy.elapsed() >= IDLE
     };
-    let worked = works.work(world, events, stopping, over).await;
-    works.close().await?;
-    if worked.is_ok() {
-        index::after_a_run(world, events, epoch).await;
-    }
-    worked.map(Some)
+    works.work(world, events, stopping, over).await
 }
 
 /// Starts the private server again, if it is ours and died.

@@ -75,17 +75,26 @@ pub struct Plan {
 impl Plan {
     /// How the queue is used: the kinds of jobs that this role works on, as many at once as the stages hold.
     pub fn queue_options(&self, config: &Config) -> QueueOptions {
-        let (kinds, concurrency) = match self.role {
-            Role::Fetch => (vec![Kind::Fetch], self.sizes.in_flight_of(true, false)),
-            Role::Transcribe => (vec![Kind::Transcribe], self.sizes.in_flight_of(false, true)),
-            Role::All if config.handover_url.is_some() => (Kind::ALL.into(), self.sizes.in_flight()),
-            Role::All => (vec![Kind::Fetch], self.sizes.in_flight()),
+        let concurrency = match self.role {
+            Role::Fetch => self.sizes.in_flight_of(true, false),
+            Role::Transcribe => self.sizes.in_flight_of(false, true),
+            Role::All => self.sizes.in_flight(),
         };
-        let mut options = QueueOptions::new(config.data_dir.join("workers"), concurrency);
-        options.kinds = kinds;
-        options.lease = Duration::from_secs(config.lease_seconds);
-        options
+        queue_options(config, self.role, concurrency)
     }
+}
+
+/// How the queue is used by a role, `concurrency` jobs at once.
+pub fn queue_options(config: &Config, role: Role, concurrency: usize) -> QueueOptions {
+    let mut options = QueueOptions::new(config.data_dir.join("workers"), concurrency);
+    options.kinds = match role {
+        Role::Fetch => vec![Kind::Fetch],
+        Role::Transcribe => vec![Kind::Transcribe],
+        Role::All if config.handover_url.is_some() => Kind::ALL.into(),
+        Role::All => vec![Kind::Fetch],
+    };
+    options.lease = Duration::from_secs(config.lease_seconds);
+    options
 }
 
 /// Decides the numbers of workers and checks what can be checked for nothing: that local models are there and whole, that

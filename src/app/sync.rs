@@ -12,6 +12,7 @@ use tokio::sync::mpsc;
 
 use super::check::{Check, Checker, Outcome};
 use super::ingest::paused_message;
+use super::node::Presence;
 use super::remove::{keep, retain, told};
 use super::signals::Stopping;
 use super::source::the_ones;
@@ -181,6 +182,8 @@ pub async fn sync(
         anyhow::bail!("{name} is paused; `spoken source resume {name}` lets it go on");
     }
     let checker = Checker::new(world, events.clone(), stopping.stop.clone())?;
+    // What it queues may be on this machine only: it is a node before it does, though it may not come to work.
+    let mut presence = Presence::begin(world).await?;
     let (found, mut work) = mpsc::channel(1);
     let taking =
         works::Taking::new(store.clone(), events.clone(), world.config.ingestion_limit, keep(&world.config));
@@ -208,11 +211,11 @@ pub async fn sync(
     let mut worked = Worked::default();
     let mut left_to = None;
     loop {
-        if !store.work_waits(PATIENCE).await? {
+        if !works::work_waits(world, PATIENCE).await? {
             // The sender is dropped when the checks end, so this never waits for nothing.
             tokio::select! { _ = work.recv() => {}, () = stopping.stop.cancelled() => {} }
         }
-        if stopping.stop.is_cancelled() || !store.work_waits(PATIENCE).await? {
+        if stopping.stop.is_cancelled() || !works::work_waits(world, PATIENCE).await? {
             if checks.is_finished() || stopping.stop.is_cancelled() || work.is_closed() {
                 break;
             }
@@ -231,6 +234,7 @@ pub async fn sync(
             }
         };
         let mut works = Works::open(world).await?;
+        presence.end().await;
         works::tell_waiting(store, events).await?;
         let mut idle = Idle::default();
         let more = works
@@ -238,6 +242,7 @@ pub async fn sync(
                 checks.is_finished() && idle.over(world, &p).await
             })
             .await?;
+        presence = Presence::begin(world).await?;
         works.close().await?;
         worked.add(more);
         // Whoever finds the seat taken has queued his work before: it is seen from here, or by him who sits next.
@@ -247,6 +252,7 @@ pub async fn sync(
         }
     }
     let (results, new) = checks.await??;
+    presence.end().await;
     let expired = retain(store, keep(&world.config)).await?;
     for message in told(&expired) {
         events.send(Event::Noticed { warning: false, message });
@@ -317,7 +323,7 @@ impl Idle {
         }
         let since = *self.since.get_or_insert_with(Instant::now);
         // A database that is away now is asked again at the next tick.
-        match world.store.work_waits(PATIENCE).await {
+        match works::work_waits(world, PATIENCE).await {
             Ok(waits) if !waits => true,
             Ok(_) if since.elapsed() > NOT_OURS => {
                 self.others_have_it = p.queue.pending().await.is_ok_and(|p| p.ready == 0);

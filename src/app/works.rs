@@ -35,6 +35,8 @@ pub const TICK: Duration = Duration::from_millis(250);
 /// Everything that is needed to work, but the models. Good for one stretch of work.
 pub struct Works {
     queue: Arc<Queue>,
+    /// Gone where the work could not begin.
+    node: Option<Node>,
     /// Gone once the stages have it.
     ready: Option<Ready>,
 }
@@ -101,6 +103,8 @@ impl Works {
         let mut options = plan.queue_options(config);
         options.poll_interval = TICK;
         let mut queue = Queue::open(world.url(), options).await?;
+        // Whoever finds work does so with this queue open: what only this machine has is queued by a node.
+        let node = Node::begin(world, queue.worker_id(), role).await;
         let worker = queue.worker_id().to_string();
         let spool =
             Spool::open(&config.data_dir, &worker, config.spool_max_mb << 20, config.min_free_disk_mb << 20)?;
@@ -109,7 +113,7 @@ impl Works {
             let again = world.store.look_again().await?;
             queue.enqueue(&again, Lane::Ordinary).await?;
         }
-        Ok(Self { queue: Arc::new(queue), ready: Some(Ready { spool, plan, worker }) })
+        Ok(Self { queue: Arc::new(queue), node: Some(node), ready: Some(Ready { spool, plan, worker }) })
     }
 
     /// The queue, for whoever finds work.
@@ -130,21 +134,39 @@ impl Works {
         over: impl AsyncFnMut(Progress<'_>) -> bool,
     ) -> anyhow::Result<Worked> {
         let Some(Ready { spool, plan, worker }) = self.ready.take() else { return Ok(Worked::default()) };
-        let role = plan.role;
-        let pipeline = steps::start(world, plan, spool, worker, events, stopping).await?;
-        let node = Node::start(world, &self.queue, &pipeline, role, events).await;
+        let pipeline = match steps::start(world, plan, spool, worker, events, stopping).await {
+            Ok(pipeline) => pipeline,
+            Err(error) => {
+                self.leave().await;
+                return Err(error);
+            }
+        };
+        if let Some(node) = &mut self.node {
+            node.attend(&self.queue, &pipeline, events).await;
+        }
         let stages = drain(&self.queue, &pipeline, events, stopping, over).await;
-        node.end().await;
+        if let Some(node) = &mut self.node {
+            // It must not keep the models loaded.
+            node.rest().await;
+        }
         let windows = pipeline.window_counts();
         pipeline.spool().close();
         Ok(Worked { stages, windows })
+    }
+
+    /// Ends being a node.
+    async fn leave(&mut self) {
+        if let Some(node) = self.node.take() {
+            node.end().await;
+        }
     }
 
     /// Gives the queue back, unless somebody still holds it.
     ///
     /// # Errors
     /// The database's.
-    pub async fn close(self) -> anyhow::Result<()> {
+    pub async fn close(mut self) -> anyhow::Result<()> {
+        self.leave().await;
         if let Some(ready) = self.ready {
             ready.spool.close();
         }
@@ -253,6 +275,15 @@ async fn adopt(world: &World, queue: &mut Queue, spool: &Spool) -> anyhow::Resul
         queue.bury_dead();
     }
     Ok(())
+}
+
+/// Whether [`Works`] would find something to do now or within `patience`: see [`queue::work_waits`].
+///
+/// # Errors
+/// The database's, or those of the directory in which processes are known.
+pub async fn work_waits(world: &World, patience: Duration) -> anyhow::Result<bool> {
+    let options = steps::queue_options(&world.config, Role::All, 1);
+    Ok(queue::work_waits(world.store.pool(), &options, patience).await?)
 }
 
 /// Tells of the items that wait from before: they count as part of what follows.

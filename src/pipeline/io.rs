@@ -11,11 +11,11 @@ use super::ending::{give_back, settle, stopped};
 use super::worker::{broke, each};
 use super::{Active, Bringing, Heard, Job, Shared, send, spool};
 use crate::decode;
-use crate::event::Step;
+use crate::event::{Event, Step};
 use crate::media::{Audio, Failure, FailureClass, Locator};
 use crate::queue::Outcome;
 use crate::stage::StageMeter;
-use crate::store::{Attempt, SaveError, Work};
+use crate::store::{Attempt, SaveError, Work, this_host};
 
 /// Claims, fetches, decodes; then sends to `next`, or where there is none into the store.
 pub(super) async fn io_worker(
@@ -72,30 +72,45 @@ pub(super) async fn hand_on<T>(meter: &StageMeter, next: &Sender<T>, value: T) -
     sent.err().map(|e| e.0)
 }
 
+/// How often another machine's file is missed while that machine does not work, before the item is given up: with the waits
+/// between, that takes five leases. Longer than a machine takes to start again, or to load its models.
+const LOOKS: u32 = 5;
+
 /// A file that is not on this machine may be on another one that works on the library: then the item is left to that. No
-/// attempt is consumed, however often the wrong machine gets it; with nobody else there it fails as unreadable.
+/// attempt is consumed, however often the wrong machine gets it. Where the file was found by a machine that does not work now,
+/// the item waits for it for a while ([`LOOKS`]); with nobody else there it fails as unreadable.
 async fn leave_to_others(shared: &Shared, bringing: &Bringing, work: &Work) -> Option<Outcome> {
     const LOOK_AGAIN: Duration = Duration::from_secs(15);
     let Locator::File(path) = &work.item.locator else { return None };
     if tokio::fs::try_exists(path).await.unwrap_or(true) {
         return None;
     }
+    let media_id = work.item.media_id;
     let others = shared.store.other_hosts_fetch(&shared.worker, bringing.lease).await;
-    if !others.unwrap_or(false) {
-        return None;
-    }
-    let message = format!("{} is not on this machine; left to the others", path.display());
-    let failure = Failure::new(FailureClass::Unreadable, message).with_remedy(
+    let (after, counted, to) = if others.unwrap_or(false) {
+        (LOOK_AGAIN, Attempt::Free, "left to the others".to_owned())
+    } else {
+        let host = shared.store.found_on(media_id).await.ok().flatten().filter(|host| host != this_host())?;
+        if work.attempt >= LOOKS {
+            return None;
+        }
+        (bringing.lease * 5 / 4, Attempt::Counts, format!("it was found on {host}, which does not work now"))
+    };
+    let message = format!("{} is not on this machine; {to}", path.display());
+    let failure = Failure::new(FailureClass::Unreadable, message.clone()).with_remedy(
         "run spoken work on the machine that has the file, or share its folder under the same path",
     );
-    match shared.store.delay(&work.claimed, &failure, LOOK_AGAIN, Attempt::Free).await {
+    match shared.store.delay(&work.claimed, &failure, after, counted).await {
         Ok(_) => {}
         Err(SaveError::LeaseLost) => return Some(Outcome::LeaseLost),
-        Err(error) => {
-            tracing::warn!(media_id = %work.item.media_id, %error, "failed to leave an item to others")
-        }
+        Err(error) => tracing::warn!(%media_id, %error, "failed to leave an item to others"),
     }
-    Some(Outcome::Retry { after: LOOK_AGAIN, message: "the file is not on this machine".into() })
+    if counted == Attempt::Counts {
+        // Nobody else tells, and a run that waits for it should say for what.
+        let (title, retry_in_ms) = (work.item.title.clone(), after.as_millis() as u64);
+        shared.events.send(Event::ItemDelayed { media_id, title, message, retry_in_ms });
+    }
+    Some(Outcome::Retry { after, message: "the file is not on this machine".into() })
 }
 
 /// Fetches and decodes one item into its spool directory. No audio where captions do without.

@@ -122,6 +122,15 @@ pub(super) fn exists(dir: &Path, id: Uuid) -> bool {
     dir.join(format!("{id}.lock")).exists()
 }
 
+/// Who is gone and looked after by nobody; it stays so.
+pub(super) fn dead_ids(dir: &Path) -> Result<Vec<Uuid>, QueueError> {
+    // Made by the first process that works.
+    if !dir.exists() {
+        return Ok(Vec::new());
+    }
+    Ok(find_dead(dir)?.iter().map(|dead| dead.id).collect())
+}
+
 /// All processes of `dir` that are gone and that no other process looks after.
 pub(super) fn find_dead(dir: &Path) -> Result<Vec<Dead>, QueueError> {
     let mut dead = Vec::new();
@@ -196,8 +205,11 @@ mod tests {
         gone.add_worker("w2").unwrap();
         let id = gone.id;
         assert!(find_dead(dir.path()).unwrap().is_empty());
+        assert!(dead_ids(dir.path()).unwrap().is_empty());
+        assert!(dead_ids(&dir.path().join("none")).unwrap().is_empty(), "nobody ever worked");
 
         drop(gone);
+        assert_eq!(dead_ids(dir.path()).unwrap(), [id], "looking changes nothing");
         let found = find_dead(dir.path()).unwrap();
         assert_eq!(found.len(), 1);
         assert_eq!((found[0].id, found[0].end), (id, End::FromOutside));

@@ -450,10 +450,8 @@ async fn note_places(
 /// Whether the place just found is the better one: the file that was there is gone, or it is an address (which may
 /// carry a token) and the item was not fetched yet.
 fn moved(item: &Item, row: &Known) -> bool {
-    if locator::to_json(&item.locator) == row.locator {
-        return false;
-    }
     match locator::from_json(&row.locator) {
+        Ok(locator) if locator == item.locator => false,
         Ok(Locator::File(path)) => !path.exists(),
         Ok(Locator::Url(_) | Locator::Page(_)) => row.state != State::Done,
         Err(_) => true,

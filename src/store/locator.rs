@@ -6,18 +6,25 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
+use super::nodes::this_host;
 use crate::media::Locator;
 
-/// As stored in `media.locator`.
+/// As stored in `media.locator`. A file's says on which machine it was found: the same path on another may be nothing.
 pub(super) fn to_json(locator: &Locator) -> Value {
+    let on = this_host();
     match locator {
         Locator::File(path) => match path.to_str() {
-            Some(path) => json!({"kind": "file", "at": path}),
-            None => json!({"kind": "file", "at_bytes": hex(path)}),
+            Some(path) => json!({"kind": "file", "at": path, "on": on}),
+            None => json!({"kind": "file", "at_bytes": hex(path), "on": on}),
         },
         Locator::Url(url) => json!({"kind": "url", "at": url.as_str()}),
         Locator::Page(url) => json!({"kind": "page", "at": url.as_str()}),
     }
+}
+
+/// The machine on which a file was found, as stored.
+pub(super) fn found_on(value: &Value) -> Option<&str> {
+    value.get("on").and_then(Value::as_str)
 }
 
 /// The inverse of [`to_json`]. The error names the kind and no more: the address may hold a secret.
@@ -58,7 +65,10 @@ mod tests {
             Locator::Url("https://example.org/a?b=%00".parse().unwrap()),
             Locator::Page("https://example.org/watch?v=1".parse().unwrap()),
         ] {
-            assert_eq!(from_json(&to_json(&locator)).unwrap(), locator);
+            let stored = to_json(&locator);
+            assert_eq!(from_json(&stored).unwrap(), locator);
+            let file = matches!(locator, Locator::File(_));
+            assert_eq!(found_on(&stored), file.then(this_host));
         }
         // What serde's derive would write is read as well.
         let derived = serde_json::to_value(Locator::File("/x".into())).unwrap();

@@ -1,5 +1,6 @@
 //! The processes that work on the library: who they are, whether they live, what they got done.
 
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
@@ -7,11 +8,22 @@ use serde::Serialize;
 use uuid::Uuid;
 
 use super::{Store, StoreError, clean, retrying};
+use crate::media::MediaId;
 
 /// Rows of processes that were not heard of for so long are removed: somebody else has their work since long ago.
 const FORGET_AFTER: Duration = Duration::from_secs(7 * 24 * 3600);
 
-/// A process that begins to work.
+/// This machine's name.
+pub fn this_host() -> &'static str {
+    static NAME: LazyLock<String> = LazyLock::new(|| {
+        nix::sys::utsname::uname()
+            .ok()
+            .map_or_else(|| "unknown".to_owned(), |names| names.nodename().to_string_lossy().into_owned())
+    });
+    &NAME
+}
+
+/// A process that begins to work, or to queue.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NewNode {
     /// Its identity in the queue.
@@ -115,7 +127,7 @@ impl Store {
         sqlx::query(
             "INSERT INTO nodes AS n (node_id, host, pid, role, version, device, items, failed, audio_ms)
              VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
-             ON CONFLICT (node_id) DO UPDATE SET heartbeat_at = now(), items = $7, failed = $8, audio_ms = $9",
+             ON CONFLICT (node_id) DO UPDATE SET heartbeat_at = now(), device = $6, items = $7, failed = $8, audio_ms = $9",
         )
         .bind(node.node_id)
         .bind(&*clean(&node.host))
@@ -172,6 +184,20 @@ impl Store {
         .fetch_one(self.pool())
         .await?;
         Ok(any)
+    }
+
+    /// The machine on which an item's file was found last; none where it is no file, or was noted by a version of the program
+    /// that did not tell.
+    ///
+    /// # Errors
+    /// [`StoreError::Database`].
+    pub async fn found_on(&self, item: MediaId) -> Result<Option<String>, StoreError> {
+        let host: Option<Option<String>> =
+            sqlx::query_scalar("SELECT locator ->> 'on' FROM media WHERE media_id = $1")
+                .bind(item.0)
+                .fetch_optional(self.pool())
+                .await?;
+        Ok(host.flatten())
     }
 
     /// Whether a process that hands audio over was heard of within `lease`, so that more may come.

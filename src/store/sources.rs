@@ -266,21 +266,6 @@ impl Store {
         .await?;
         Ok(usize::try_from(count).unwrap_or(0))
     }
-
-    /// Whether an item is queued that can be worked on now, or within `patience`: not while the queue is paused.
-    ///
-    /// # Errors
-    /// [`StoreError::Database`].
-    pub async fn work_waits(&self, patience: Duration) -> Result<bool, StoreError> {
-        Ok(sqlx::query_scalar(
-            "SELECT EXISTS (SELECT FROM media WHERE state = 'queued' AND state <> 'done'
-                            AND (retry_at IS NULL OR retry_at <= now() + make_interval(secs => $1)))
-                AND NOT EXISTS (SELECT FROM queue_pause WHERE until IS NULL OR until > now())",
-        )
-        .bind(patience.as_secs_f64())
-        .fetch_one(&self.pool)
-        .await?)
-    }
 }
 
 /// Lets the next check judge anew what was left out of a source, as if it had never been seen there; what was removed stays

@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 use spoken::media::MediaId;
 use spoken::postgres::{Server, ServerOptions};
 use spoken::queue::place::Lane;
-use spoken::queue::{JobInfo, Outcome, Pending, Queue, QueueOptions};
-use spoken::store::{Store, StoreOptions};
+use spoken::queue::{JobInfo, Kind, Outcome, Pending, Queue, QueueOptions, work_waits};
+use spoken::store::{NewNode, Store, StoreOptions};
 use sqlx::postgres::{PgPool, PgPoolOptions};
 use tempfile::TempDir;
 use tokio::sync::{Mutex as AsyncMutex, Notify, Semaphore};
@@ -772,4 +772,64 @@ async fn a_claim_is_quick_and_idling_is_cheap() {
     assert!(waits[waits.len() - 1] < Duration::from_secs(60));
     stop.cancel();
     run.await.unwrap();
+}
+
+#[tokio::test]
+async fn work_waits_where_no_living_process_has_it() {
+    let database = Database::new().await;
+    let store = Store::connect(&database.url, &StoreOptions::default()).await.unwrap();
+    let options = database.quick(1);
+    let waits = async || work_waits(&database.pool, &options, Duration::ZERO).await.unwrap();
+    let execute = async |sql: &'static str| {
+        sqlx::query(sql).execute(&database.pool).await.unwrap();
+    };
+    assert!(!waits().await, "there is nothing");
+    database.add_media(1).await;
+    assert!(waits().await, "it is queued");
+
+    // An import is not among the nodes, and lives for as long as its claim is young.
+    execute("update media set state = 'active', worker = 'import', started_at = now()").await;
+    assert!(!waits().await, "it was claimed just now");
+    execute("update media set started_at = now() - interval '119 seconds'").await;
+    assert!(!waits().await, "within the lease");
+    execute("update media set started_at = now() - interval '121 seconds'").await;
+    assert!(waits().await, "nobody has it");
+
+    // A node has it for as long as it is heard of.
+    let node_id = Uuid::now_v7();
+    let node = NewNode { node_id, host: "far".into(), pid: 1, role: "all", device: None };
+    store.node_started(&node).await.unwrap();
+    execute("update media set worker = (select node_id::text from nodes)").await;
+    assert!(!waits().await, "its worker lives");
+    execute("update nodes set heartbeat_at = now() - interval '121 seconds'").await;
+    assert!(waits().await, "its worker was not heard of for a lease");
+
+    // On this machine the dead are known at once.
+    execute("update nodes set heartbeat_at = now()").await;
+    assert!(!waits().await);
+    std::fs::create_dir_all(database.workers_dir()).unwrap();
+    let identity = std::fs::File::create(database.workers_dir().join(format!("{node_id}.lock"))).unwrap();
+    identity.lock().unwrap();
+    assert!(!waits().await, "somebody holds the identity");
+    drop(identity);
+    assert!(waits().await, "nobody does");
+    store.close().await;
+}
+
+#[tokio::test]
+async fn what_others_have_to_do_is_no_work_for_this_process() {
+    let database = Database::new().await;
+    let items = database.add_media(3).await;
+    let mut options = database.quick(1);
+    options.kinds = vec![Kind::Transcribe];
+    let queue = Queue::open(&database.url, options.clone()).await.unwrap();
+    queue.enqueue(&items, Lane::Ordinary).await.unwrap();
+    assert_eq!(queue.pending().await.unwrap(), Pending::default(), "they are to be fetched");
+    assert!(!work_waits(&database.pool, &options, Duration::ZERO).await.unwrap());
+    options.kinds = vec![Kind::Fetch];
+    assert!(work_waits(&database.pool, &options, Duration::ZERO).await.unwrap());
+    queue.close().await.unwrap();
+    let queue = Queue::open(&database.url, options).await.unwrap();
+    assert_eq!(queue.pending().await.unwrap().ready, 3);
+    queue.close().await.unwrap();
 }

@@ -261,6 +261,37 @@ async fn audio_that_is_damaged_or_gone_is_fetched_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_sync_that_cannot_transcribe_for_others_ends_while_their_work_waits() {
+    let server = Server::start().await;
+    let url = database().await;
+    queue_talks(&url, &server, &talks(1, 8)).await;
+    let (_store, settings) = shared_folder();
+    let library = Library::on(&url);
+    let mut command = library.command(&["work", "--role", "fetch", "--drain", "--json"]);
+    command.envs(settings);
+    assert_eq!(super::cli::finish(command).json()["handed_over"], 1);
+
+    // Without the store it cannot have the audio.
+    let log = library.cwd().join("sync.log");
+    let child = library
+        .command(&["sync", "--log-format", "json"])
+        .stdout(Stdio::null())
+        .stderr(fs::File::create(&log).unwrap())
+        .spawn()
+        .unwrap();
+    let mut sync = Worker { library, child, log };
+    // Below the time after which it looks whether others have what it cannot get.
+    let began = Instant::now();
+    while sync.child.try_wait().unwrap().is_none() {
+        assert!(began.elapsed() < Duration::from_secs(60), "it does not end:\n{}", sync.log());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert!(!sync.log().contains("stages_sampled"), "it loaded models for nothing:\n{}", sync.log());
+    assert!(sync.child.wait().unwrap().success(), "{}", sync.log());
+    assert_eq!(Library::on(&url).counts(), [1, 0, 0, 0]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn fetching_waits_for_transcribers_that_are_behind() {
     // A minute of speech packs to about 1 MB: five talks are well beyond the limit of one.
     let talks = talks(5, 60);
@@ -315,7 +346,7 @@ async fn a_killed_transcriber_is_replaced_at_once_by_another_on_its_machine() {
     command.envs(settings.iter().cloned());
     let log = first.library.cwd().join("second.log");
     let mut second = command.stderr(fs::File::create(&log).unwrap()).stdout(Stdio::null()).spawn().unwrap();
-    until_sql(&pool, MINUTES, "both are known", "select count(*) = 2 from nodes").await;
+    until_sql(&pool, MINUTES, "both work", "select count(*) = 2 from nodes where device is not null").await;
     first.signal(Signal::SIGKILL);
     let killed = Instant::now();
     until_sql(&pool, MINUTES, "its place is taken", "select count(*) = 1 from nodes").await;

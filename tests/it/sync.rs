@@ -8,6 +8,7 @@ use std::time::{Duration, SystemTime};
 
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
+use sqlx::{Connection, PgConnection};
 
 use super::cli::{Library, Ran, Working, finish, in_time, names, repository, speeches, until};
 use super::server::{Fault, Page, Server};
@@ -660,6 +661,155 @@ async fn the_daemon_follows_reloads_tells_and_stops() {
             ran.stderr.contains("they have changed") && ran.stderr.contains("the old ones stay"),
             "{ran}"
         );
+        library.assert_in_order();
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_in_hand_when_it_was_killed_is_done_though_nothing_is_new() {
+    let podcast = Podcast::new().await;
+    let url = podcast.url();
+    let database = database().await;
+    blocking(move || {
+        let server = &podcast.server;
+        let library = Library::on(&database);
+        library.ok(&["source", "add", &url, "--name", "talks", "--every", "1h"]);
+        // Killed while its only item comes, byte by byte, until the server is calm.
+        let kill_at_work = |arguments: &[&str], talk: &str, before: u64| {
+            server.always(talk, Fault::Slow(500, Duration::from_millis(500)));
+            let mut working = Working::start(library.command(arguments));
+            working.until("\"step_started\"");
+            working.signal(Signal::SIGKILL);
+            working.finish();
+            server.calm();
+            assert_eq!(library.counts(), [0, 1, before, 0]);
+        };
+        podcast.grow_to(1);
+        kill_at_work(&["sync", "--log-format", "json"], "/m/s0.wav", 0);
+        let next = library.ok(&["sync", "--json"]);
+        assert_eq!(outcome(&next), [0, 0, 1, 0], "{next}");
+        assert_eq!(outcome(&library.ok(&["sync", "--json"])), [0, 0, 0, 0], "and that is all");
+
+        podcast.grow_to(2);
+        library.ok(&["source", "pause", "talks"]);
+        library.ok(&["source", "resume", "talks"]);
+        kill_at_work(&["run", "--log-format", "json"], "/m/s1.mp3", 1);
+        // What is in nobody's hand would leave no room for more.
+        podcast.grow_to(3);
+        library.ok(&["source", "pause", "talks"]);
+        library.ok(&["source", "resume", "talks"]);
+        let mut command = library.command(&["run", "--log-format", "json"]);
+        command.env("INGESTION_LIMIT", "1");
+        let daemon = Working::start(command);
+        until("it has done what the last one left, and what is new", || library.counts() == [0, 0, 3, 0]);
+        daemon.signal(Signal::SIGTERM);
+        let ran = daemon.finish();
+        assert_eq!(ran.code, 0, "{ran}");
+        library.assert_in_order();
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_process_is_known_to_others_before_it_queues_anything() {
+    let database = database().await;
+    let library = Library::on(&database);
+    library.ok(&["source", "list"]);
+    let mut connection = PgConnection::connect(&database).await.unwrap();
+    sqlx::raw_sql(
+        "create table witnesses (nodes bigint); \
+         create function witness() returns trigger language plpgsql as \
+            $$ begin insert into witnesses select count(*) from nodes where heartbeat_at > now() - interval '1 minute'; \
+               return new; end $$; \
+         create trigger witness before insert on media for each row execute function witness()",
+    )
+    .execute(&mut connection)
+    .await
+    .unwrap();
+    connection.close().await.unwrap();
+    blocking(move || {
+        let folder = library.folder("recordings");
+        let put = |from: &str| {
+            fs::copy(repository().join("tests/fixtures/media").join(from), folder.join(from)).unwrap();
+            settle(&folder.join(from));
+        };
+        let source = folder.to_str().unwrap();
+        let witnesses = || library.query("select count(*) from witnesses where nodes = 1");
+        put("voice-memo.wav");
+        library.ok(&["ingest", source]);
+        assert_eq!(witnesses(), 1, "an ingest");
+        library.ok(&["source", "add", source, "--name", "folder", "--every", "1h"]);
+        put("lunch-talk.mp3");
+        library.ok(&["sync"]);
+        assert_eq!(witnesses(), 2, "a sync");
+        let gone = "select count(*) from nodes";
+        assert_eq!(library.query(gone), 0, "they took their leave");
+
+        let daemon = Working::start(library.command(&["run", "--log-format", "json"]));
+        until("it is known though it has nothing to do", || library.query(gone) == 1);
+        put("noisy-market.m4a");
+        library.ok(&["source", "pause", "folder"]);
+        library.ok(&["source", "resume", "folder"]);
+        until("what is new is done", || library.counts() == [0, 0, 3, 0]);
+        assert_eq!(witnesses(), 3, "a daemon that did nothing yet");
+        daemon.signal(Signal::SIGTERM);
+        assert_eq!(daemon.finish().code, 0);
+        assert_eq!(library.query(gone), 0);
+        library.assert_in_order();
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_another_machine_found_is_waited_for_before_it_is_given_up() {
+    let database = database().await;
+    blocking(move || {
+        let library = Library::on(&database);
+        let folder = library.folder("recordings");
+        for name in ["voice-memo.wav", "lunch-talk.mp3"] {
+            fs::copy(repository().join("tests/fixtures/media").join(name), folder.join(name)).unwrap();
+            settle(&folder.join(name));
+        }
+        // Queued and left alone. One of the two was found by a machine that does not work here now, though this one takes it on.
+        library.ok(&["source", "add", folder.to_str().unwrap(), "--every", "1h"]);
+        library.ok(&["queue", "pause"]);
+        library.ok(&["sync", "--limit", "1"]);
+        let elsewhere = "with far as (update source_entries set item = jsonb_set(item, '{locator,on}', '\"far\"') \
+            where verdict = 'ready' returning 1) select count(*) from far";
+        assert_eq!(library.query(elsewhere), 1);
+        library.ok(&["sync"]);
+        assert_eq!(library.counts(), [2, 0, 0, 0]);
+        assert_eq!(library.query("select count(*) from media where locator ->> 'on' = 'far'"), 1);
+        library.ok(&["queue", "resume"]);
+
+        let away = folder.with_file_name("elsewhere");
+        fs::rename(&folder, &away).unwrap();
+        let work = || {
+            let mut command = library.command(&["work", "--drain", "--json", "--log-format", "json"]);
+            command.env("LEASE_SECONDS", "2");
+            command
+        };
+        let working = Working::start(work());
+        until("the other machine's file is missed", || {
+            library.query("select count(*) from media where state = 'queued' and error like '%found on far%'") == 1
+        });
+        until("this machine's own is given up", || library.counts() == [1, 0, 0, 1]);
+        assert_eq!(library.query("select attempts::bigint from media where state = 'failed'"), 1);
+        fs::rename(&away, &folder).unwrap();
+        let ran = working.finish();
+        assert_eq!([&ran.json()["done"], &ran.json()["failed"]], [1, 1], "{ran}");
+
+        // It is not waited for without end.
+        let moved = "with far as (update media set locator = jsonb_set(locator, '{on}', '\"far\"') where state = 'failed' \
+            returning 1) select count(*) from far";
+        assert_eq!(library.query(moved), 1);
+        library.ok(&["retry", "--failed"]);
+        fs::rename(&folder, &away).unwrap();
+        let ran = finish(work());
+        assert_eq!((ran.code, &ran.json()["failed"]), (1, &Value::from(1)), "{ran}");
+        assert!(ran.took > Duration::from_secs(4 * 2), "{ran}");
+        assert_eq!(library.query("select attempts::bigint from media where state = 'failed'"), 5);
         library.assert_in_order();
     })
     .await;

@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use super::Taken;
 use crate::media::{Item, Locator, MediaId};
-use crate::store::{Store, StoreError, items, locator, retrying};
+use crate::store::{Store, StoreError, items, locator, retrying, this_host};
 
 /// Advisory lock held while entries are taken on: two at once would both use up the same allowance.
 const TAKE_LOCK: i64 = 0x7370_6f6b_656e_0003;
@@ -60,6 +60,8 @@ struct Ready {
     language: Option<String>,
     priority: i16,
     item: Item,
+    /// Where the item is, as stored by another machine that checked the source.
+    elsewhere: Option<Value>,
     /// Length and modification of a file.
     file: Option<(u64, i64)>,
 }
@@ -85,6 +87,8 @@ async fn ready(
             let entry: Uuid = row.try_get("media_id")?;
             let stored: Value = row.try_get("item")?;
             let item = item_from_json(MediaId(row.try_get("item_id")?), &stored)?;
+            let at = &stored["locator"];
+            let elsewhere = locator::found_on(at).is_some_and(|host| host != this_host()).then(|| at.clone());
             let (size, mtime): (Option<i64>, Option<i64>) = (row.try_get("size")?, row.try_get("mtime_ns")?);
             let file = size.zip(mtime).map(|(size, mtime_ns)| (size.unsigned_abs(), mtime_ns));
             Ok(Ready {
@@ -94,6 +98,7 @@ async fn ready(
                 language: row.try_get("language")?,
                 priority: row.try_get("priority")?,
                 item,
+                elsewhere,
                 file,
             })
         })
@@ -133,6 +138,7 @@ async fn take(conn: &mut PgConnection, entries: &[Ready]) -> Result<Vec<Taken>, 
                 bytes: r.file.map(|(bytes, _)| bytes),
             }));
         }
+        note_elsewhere(conn, &group).await?;
         for Ready { file, item, .. } in &group {
             if let (Some((size, mtime_ns)), Locator::File(path)) = (file, &item.locator) {
                 items::remember(&mut *conn, path, *size, *mtime_ns, item.media_id).await?;
@@ -161,6 +167,24 @@ async fn take(conn: &mut PgConnection, entries: &[Ready]) -> Result<Vec<Taken>, 
     taken.sort_by_key(|t| order.get(&t.media_id).copied());
     taken.dedup_by_key(|t| t.media_id);
     Ok(taken)
+}
+
+/// Files that another machine has found are where that found them, whoever takes them on.
+async fn note_elsewhere(conn: &mut PgConnection, entries: &[&Ready]) -> Result<(), sqlx::Error> {
+    let (ids, places): (Vec<Uuid>, Vec<&Value>) =
+        entries.iter().filter_map(|r| Some((r.item.media_id.0, r.elsewhere.as_ref()?))).unzip();
+    if ids.is_empty() {
+        return Ok(());
+    }
+    sqlx::query(
+        "UPDATE media m SET locator = n.locator FROM unnest($1::uuid[], $2::jsonb[]) AS n (media_id, locator)
+         WHERE m.media_id = n.media_id AND m.locator - 'on' = n.locator - 'on'",
+    )
+    .bind(ids)
+    .bind(places)
+    .execute(conn)
+    .await?;
+    Ok(())
 }
 
 pub(super) fn item_to_json(item: &Item) -> Value {

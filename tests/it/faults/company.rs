@@ -216,6 +216,27 @@ async fn a_dead_hosts_work_goes_on_elsewhere() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_daemon_with_nothing_to_do_takes_over_from_a_dead_host() {
+    let url = database().await;
+    let hosts = [Library::on(&url), Library::on(&url)];
+    let (server, run) = at_work(&hosts[0], LEASE).await;
+    let mut command = hosts[1].command(&["run", "--log-format", "json"]);
+    command.env("LEASE_SECONDS", LEASE.as_secs().to_string());
+    let mut idle = Run::start(command);
+    idle.until_said("running: ");
+    run.kill();
+    let died = Instant::now();
+    server.calm();
+    until_true(&url, "it is done", "select count(*) = 1 from media where state = 'done'").await;
+    println!("done by the other {:?} after the death", died.elapsed());
+    idle.signal(Signal::SIGTERM);
+    let ended = idle.wait();
+    assert_eq!(ended.code, 0, "{ended}");
+    finish(&hosts[0], &[]);
+    invariants(&url, &[&hosts[0], &hosts[1]], Rest::Finished).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_dead_hosts_work_goes_on_elsewhere_within_three_minutes() {
     if !long("the real lease of two minutes") {
         return;
