@@ -123,6 +123,40 @@ async fn an_outage_longer_than_the_lease_leaves_each_host_its_work() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn told_to_stop_while_it_is_away_it_leaves_in_time_and_nothing_is_lost() {
+    const GRACE: Duration = Duration::from_secs(2);
+    let mut db = Database::new().await;
+    let library = Library::on(&db.url);
+    let (_server, folder, address) = sources(&library, Duration::from_secs(60)).await;
+    let mut command = ingest(&library, &[&address, &folder]);
+    command.env("STOP_GRACE_SECONDS", GRACE.as_secs().to_string());
+    let mut run = Run::start(command);
+    run.until_step("transcribe");
+    // Its socket stays: connections are refused, and tried again for as long as somebody waits.
+    db.end(Signal::SIGKILL);
+    // So that the run is about to ask whether it is over, and has no answer.
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert!(!run.is_over(), "it gave up: {}", run.said());
+    let told = Instant::now();
+    run.signal(Signal::SIGTERM);
+    let ended = run.wait();
+    println!("left {:?} after SIGTERM", told.elapsed());
+    // As much more as there is between the usual 25 s and the 30 that a service manager waits.
+    assert!(told.elapsed() < in_time(GRACE + Duration::from_secs(5)), "{:?}: {ended}", told.elapsed());
+    assert_eq!(ended.code, 130, "{ended}");
+    assert!(ended.said.contains("nothing is lost"), "{ended}");
+    until("nobody is left", || library.processes().is_empty());
+    db.start().await;
+    invariants(&db.url, &[&library], Rest::Killed).await;
+    let ended = finish(&library, &[]);
+    assert_eq!(ended.summary["failed"], 0, "{ended}");
+    assert_eq!(library.counts(), [0, 0, 6, 0], "{ended}");
+    // It had noted that it leaves.
+    assert_eq!(number(&db.url, "select count(*) from media where attempts <> 1 or crashes <> 0").await, 0);
+    invariants(&db.url, &[&library], Rest::Finished).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_longer_outage_costs_nothing() {
     if !long("ten seconds, and then a minute, without a database") {
         return;
