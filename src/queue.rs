@@ -33,6 +33,7 @@
 //! Clock times are the database's, never this machine's. Notifications are not used: workers poll.
 
 mod claims;
+mod contact;
 mod control;
 mod crash;
 mod identity;
@@ -41,6 +42,7 @@ mod kept;
 mod last_words;
 mod overview;
 pub mod place;
+mod silent;
 mod waits;
 mod worker;
 

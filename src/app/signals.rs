@@ -7,11 +7,15 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::event::{Event, Events};
 
 /// Exit code of a process that was interrupted: 128 + SIGINT, as shells count.
 pub const INTERRUPTED: u8 = 130;
+/// What was given back may take so long to be noted: with the usual grace of 25 s, the process is gone in less than the 30 s
+/// that service managers wait.
+const LAST_NOTES: Duration = Duration::from_secs(4);
 
 /// How a run is told to end.
 #[derive(Clone, Debug, Default)]
@@ -24,9 +28,9 @@ pub struct Stopping {
 
 impl Stopping {
     /// Listens for signals from now on: Ctrl-C stops, a second one leaves at once (after `last`, which cleans the
-    /// screen); SIGTERM and SIGHUP stop, and give back what is not finished after `grace`. With `reload`, SIGHUP only
-    /// notifies that; without it, it stays ignored where this process was started so. Abort the task when the run is over:
-    /// it holds on to `events`.
+    /// screen); SIGTERM and SIGHUP stop, give back what is not finished after `grace`, and leave as well where even that does
+    /// not come to an end. With `reload`, SIGHUP only notifies that; without it, it stays ignored where this process was
+    /// started so. Abort the task when the run is over: it holds on to `events`.
     ///
     /// # Errors
     /// Where the handlers cannot be installed.
@@ -35,7 +39,7 @@ impl Stopping {
         grace: Duration,
         events: Events,
         reload: Option<Arc<Notify>>,
-        last: impl Fn() + Send + 'static,
+        last: impl Fn() + Send + Sync + 'static,
     ) -> std::io::Result<AbortHandle> {
         let (mut interrupt, mut terminate) =
             (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
@@ -45,7 +49,10 @@ impl Stopping {
             false => Some(signal(SignalKind::hangup())?),
         };
         let Self { stop, cancel } = self.clone();
+        let last = Arc::new(last);
         let task = tokio::spawn(async move {
+            // Ends with this task: who is at an end in order is not to be hurried.
+            let mut hurrying: Option<AbortOnDropHandle<()>> = None;
             loop {
                 let term = tokio::select! {
                     _ = interrupt.recv() => false,
@@ -61,22 +68,24 @@ impl Stopping {
                 };
                 if stop.is_cancelled() && !term {
                     // Everything on the way is recoverable, and somebody is waiting at the keyboard.
-                    last();
-                    // Not `exit`: the destructors of the C++ libraries would run under the feet of their threads, which
-                    // ends in a crash now and then.
-                    // SAFETY: it ends the process at once and runs nothing of it.
-                    unsafe { nix::libc::_exit(INTERRUPTED.into()) }
+                    leave(&*last);
                 }
                 if !stop.is_cancelled() {
                     stop.cancel();
                     events.send(Event::StopRequested);
                 }
-                if term {
-                    let cancel = cancel.clone();
-                    tokio::spawn(async move {
+                if term && hurrying.is_none() {
+                    let (cancel, last) = (cancel.clone(), Arc::clone(&last));
+                    hurrying = Some(AbortOnDropHandle::new(tokio::spawn(async move {
                         tokio::time::sleep(grace).await;
                         cancel.cancel();
-                    });
+                        tokio::time::sleep(LAST_NOTES).await;
+                        tracing::warn!(
+                            "what was in hand could not be given back in time, as when the database does not answer: leaving \
+                             at once; nothing is lost, the next start takes it up"
+                        );
+                        leave(&*last);
+                    })));
                 }
             }
         });
@@ -100,4 +109,15 @@ fn is_ignored(signal: SignalKind) -> bool {
     let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
     let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0);
     (mask >> (signal.as_raw_value() - 1)) & 1 == 1
+}
+
+/// Ends the process at once, after `last`. What it has in hand is as after a kill: programs that it started end with it, its
+/// part of the spool and its jobs are found by the next start, and the private server, which has a session of its own, is
+/// adopted by it.
+fn leave(last: &dyn Fn()) -> ! {
+    last();
+    // Not `exit`: the destructors of the C++ libraries would run under the feet of their threads, which ends in a crash now
+    // and then.
+    // SAFETY: it ends the process at once and runs nothing of it.
+    unsafe { nix::libc::_exit(INTERRUPTED.into()) }
 }

@@ -227,7 +227,16 @@ async fn drain(
             _ = tick.tick() => {
                 events.send(Event::StagesSampled { stages: pipeline.stages() });
                 let (in_hand, taken_up) = (in_hand.load(Relaxed), pipeline.in_hand());
-                if !claiming.is_cancelled() && over(Progress { queue, in_hand, taken_up }).await {
+                if claiming.is_cancelled() {
+                    continue;
+                }
+                // Where the database is away, the question takes longer than who wants us to stop will wait.
+                let over = tokio::select! {
+                    biased;
+                    () = stopping.stop.cancelled() => continue,
+                    over = over(Progress { queue, in_hand, taken_up }) => over,
+                };
+                if over {
                     claiming.cancel();
                     if queue.is_paused() {
                         // What waits for its turn would wait for the end of the pause.

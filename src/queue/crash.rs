@@ -130,8 +130,8 @@ async fn items_of(connection: &mut PgConnection, workers: &[String]) -> Result<V
 }
 
 /// Adds to the score of an item that was being worked on, and puts it back among the waiting: the next death is to
-/// find only those `active` that somebody had begun. Its attempt is given back: the score counts it. At the limit the item is failed (`true`), and a worker that
-/// still has it finds its fence changed.
+/// find only those `active` that somebody had begun. Its attempt is given back: the score counts it. A worker that still has
+/// it finds its fence changed, and lets go of what it could not store any more. At the limit the item is failed (`true`).
 async fn charge(
     connection: &mut PgConnection,
     id: Uuid,
@@ -141,7 +141,7 @@ async fn charge(
 ) -> Result<bool, QueueError> {
     let score: Option<i32> = sqlx::query_scalar(
         "update media set crashes = case when $4 then greatest(crashes, least(crashes + $3, $5)) else crashes + $3 end, \
-                state = 'queued', attempts = greatest(attempts - 1, 0), updated_at = now() \
+                state = 'queued', fence = fence + 1, attempts = greatest(attempts - 1, 0), updated_at = now() \
          where media_id = $1 and generation = $2 and state = 'active' returning crashes",
     )
     .bind(id)
@@ -155,7 +155,7 @@ async fn charge(
         return Ok(false);
     }
     sqlx::query(
-        "update media set state = case when segments is null then 'failed' else 'done' end, fence = fence + 1, \
+        "update media set state = case when segments is null then 'failed' else 'done' end, \
                 error_class = 'crashed', error = $3, remedy = $4, \
                 retry_at = null, finished_at = now(), updated_at = now() \
          where media_id = $1 and generation = $2",

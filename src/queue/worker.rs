@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use futures::FutureExt;
 use graphile_worker::{
-    FailureReason, IntoTaskHandlerResult, JobRecovery, JobRecoveryResult, TaskHandler, Worker, WorkerContext,
-    WorkerOptions, WorkerRecoveryConfig,
+    IntoTaskHandlerResult, JobRecovery, TaskHandler, Worker, WorkerContext, WorkerOptions,
+    WorkerRecoveryConfig,
 };
 use serde::{Deserialize, Serialize};
 use sqlx::postgres::PgPool;
@@ -17,11 +17,12 @@ use tokio::sync::{RwLock, watch};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
+use super::contact::Contact;
 use super::in_flight::{Ended, InFlight, Key};
 use super::place::{Lane, WINDOW};
 use super::{
     AFTER_PANIC, JobInfo, Kind, MAX_ATTEMPTS, NEEDED, Outcome, Queue, QueueError, RECONCILE_EVERY, claims,
-    crash, kept, reconcile,
+    crash, kept, reconcile, silent,
 };
 use crate::media::MediaId;
 
@@ -44,6 +45,7 @@ pub(super) struct Shared {
     /// Ordinary items hold it together, a suspect alone (see `crash.rs`).
     company: RwLock<()>,
     gate: Arc<claims::Gate>,
+    contact: Arc<Contact>,
     stop: CancellationToken,
 }
 
@@ -60,17 +62,18 @@ where
         in_flight: InFlight::default(),
         company: RwLock::default(),
         gate: queue.gate.clone(),
+        contact: Arc::new(Contact::new(queue.options.lease)),
         stop: stop.clone(),
     });
     // Known before the first claim.
-    look_for_pause(queue).await;
+    look_for_pause(queue, &shared.contact).await;
     let reconciling = reconcile_every_minute(&shared, &stop);
     let pausing = async {
         loop {
             tokio::select! {
                 () = stop.cancelled() => return,
                 () = sleep(LOOK_EVERY) => {
-                    look_for_pause(queue).await;
+                    look_for_pause(queue, &shared.contact).await;
                     put_back(&queue.pool).await;
                 }
             }
@@ -124,9 +127,15 @@ async fn put_back(pool: &PgPool) {
     }
 }
 
-/// Opens or closes the gate before the claims; where the database does not answer, it stays as it is.
-async fn look_for_pause(queue: &Queue) {
-    match super::control::paused(&queue.pool).await {
+/// Opens or closes the gate before the claims; where the database does not answer, it stays as it is. Asked all the time, so
+/// it is known from this whether the database answers.
+async fn look_for_pause(queue: &Queue, contact: &Contact) {
+    let paused = super::control::paused(&queue.pool).await;
+    match &paused {
+        Ok(_) => contact.answered(),
+        Err(_) => contact.failed(),
+    }
+    match paused {
         Ok(Some(pause)) if queue.gate.set_paused(true) => {
             let until = pause.until.map(|until| until.to_rfc3339());
             tracing::info!(until, "the queue is paused: what runs is finished, nothing new is taken up");
@@ -168,7 +177,15 @@ async fn run_worker(queue: &Queue, shared: &Arc<Shared>, stop: &CancellationToke
                 .sweep_interval(queue.options.lease / 4)
                 .sweep_threshold(queue.options.lease),
         )
-        .on(JobRecovery, recovery_hook(shared.pool.clone(), former.clone(), queue.options.lease / 8))
+        .on(
+            JobRecovery,
+            silent::recovery_hook(
+                shared.pool.clone(),
+                shared.contact.clone(),
+                former.clone(),
+                queue.options.lease / 8,
+            ),
+        )
         .add_extension(Slot { shared: Arc::clone(shared), failed: failed.clone() });
     let options = queue.options.kinds.iter().fold(options, |options, kind| match kind {
         Kind::Fetch => options.define_job::<IngestMedia>(),
@@ -213,43 +230,10 @@ async fn watch_failure(
     std::future::pending().await
 }
 
-/// What happens to a job whose worker is found dead by its heartbeat: its item is charged, and the job waits a
-/// little longer each time (the library's default would give the attempt back and let it loop for ever). Not for the
-/// first moments: when the database was away for all, the others come back as we do.
-fn recovery_hook(
-    pool: PgPool,
-    own: Vec<String>,
-    grace: Duration,
-) -> impl Fn(graphile_worker::JobRecoveryContext) -> Pin<Box<dyn Future<Output = JobRecoveryResult> + Send>> + Clone
-{
-    let started = Instant::now();
-    move |context| {
-        let (pool, own) = (pool.clone(), own.clone());
-        let early = started.elapsed() < grace;
-        Box::pin(async move {
-            let crashed = context.reason == FailureReason::WorkerCrashed;
-            let ours =
-                context.previous_worker_id == context.worker_id || own.contains(&context.previous_worker_id);
-            if crashed && !ours && early {
-                return JobRecoveryResult::Skip;
-            }
-            if crashed
-                && !ours
-                && let Ok(job) = Payload::deserialize(context.job.payload())
-                && let Err(error) =
-                    crash::charge_swept(&pool, &context.previous_worker_id, job.media_id).await
-            {
-                tracing::warn!(%error, media_id = %job.media_id, "cannot count a crash");
-            }
-            JobRecoveryResult::FailWithBackoff
-        })
-    }
-}
-
 /// The payload of a job of either kind.
 #[derive(Debug, Serialize, Deserialize)]
-struct Payload {
-    media_id: MediaId,
+pub(super) struct Payload {
+    pub(super) media_id: MediaId,
     generation: i32,
 }
 

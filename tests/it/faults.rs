@@ -5,7 +5,7 @@
 //! | --- | --- |
 //! | SIGKILL in each stage; on the same host, on another one | `death`, `company`; at random moments: `kill` |
 //! | SIGKILL between commit and the job's deletion | `death` |
-//! | SIGTERM, SIGINT, and a second one | `death`; `kill` |
+//! | SIGTERM, SIGINT, and a second one | `death`; `kill`; while the database is away: `database` |
 //! | two daemons, overlapping runs | `company`; `kill`; on one machine the second leaves: `sync` |
 //! | a worker stopped past its lease, then continued | `company` |
 //! | database restart, short and long outage | `database`; `queue` |

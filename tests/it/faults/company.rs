@@ -130,6 +130,39 @@ async fn stopped_past_its_lease_it_finds_its_work_done_by_another() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn stopped_past_its_lease_it_lets_go_of_what_nobody_has_begun_yet() {
+    let url = database().await;
+    let hosts = [Library::on(&url), Library::on(&url)];
+    let (server, mut zombie) = at_work(&hosts[0], LEASE).await;
+    hosts[0].ok(&["queue", "pause"]);
+    zombie.until_said("the queue is paused");
+    zombie.freeze();
+    let mut command = hosts[1].command(&["work", "--log-format", "json"]);
+    command.env("LEASE_SECONDS", LEASE.as_secs().to_string());
+    let other = Run::start(command);
+    until_true(&url, "it is taken for dead", "select bool_and(state = 'queued' and crashes = 1) from media")
+        .await;
+    // Its download goes on for minutes.
+    zombie.signal(Signal::SIGCONT);
+    let awake = Instant::now();
+    zombie.until("it lets go", |e| {
+        e["event"] == "item_skipped" && e["reason"] == "another worker took it over"
+    });
+    println!("let go {:?} after it went on", awake.elapsed());
+    assert!(awake.elapsed() < in_time(Duration::from_secs(5)), "{:?}", awake.elapsed());
+    let ended = zombie.wait();
+    assert_eq!((ended.code, ended.summary["done"].as_i64()), (0, Some(0)), "{ended}");
+    server.calm();
+    server.cut_off();
+    hosts[0].ok(&["queue", "resume"]);
+    until_true(&url, "the other has done it", "select bool_and(state = 'done') from media").await;
+    other.signal(Signal::SIGTERM);
+    let other = other.wait();
+    assert_eq!((other.code, other.count("item_started").len()), (0, 1), "{other}");
+    invariants(&url, &[&hosts[0], &hosts[1]], Rest::Finished).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn stopped_in_the_middle_of_writing_it_does_not_keep_the_rows() {
     let url = database().await;
     let hosts = [Library::on(&url), Library::on(&url)];

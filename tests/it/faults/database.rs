@@ -68,9 +68,8 @@ async fn a_short_outage_costs_nothing() {
 }
 
 /// Two hosts that are cut off together: each has what it had when they are back, though neither was heard of for longer
-/// than the lease.
-#[tokio::test(flavor = "multi_thread")]
-async fn an_outage_longer_than_the_lease_leaves_each_host_its_work() {
+/// than the lease. With `paused`, they ask for nothing new meanwhile, and the second is back a little later than the first.
+async fn cut_off_together(paused: bool) {
     const TALKS: usize = 4;
     let mut db = Database::new().await;
     let server = Server::start().await;
@@ -89,7 +88,7 @@ async fn an_outage_longer_than_the_lease_leaves_each_host_its_work() {
             })
             .collect();
         let mut command = ingest(host, &addresses.iter().map(String::as_str).collect::<Vec<_>>());
-        command.env("LEASE_SECONDS", "10");
+        command.env("LEASE_SECONDS", "10").env("LOG_LEVEL", "info,spoken::queue=debug");
         let mut run = Run::start(command);
         // The first host has its own before the other finds more, and would like to have those as well: it is kept from
         // asking by a stop that is much shorter than its lease.
@@ -102,9 +101,30 @@ async fn an_outage_longer_than_the_lease_leaves_each_host_its_work() {
         runs.push(run);
     }
     runs[0].signal(Signal::SIGCONT);
+    if paused {
+        hosts[0].ok(&["queue", "pause"]);
+        for run in &mut runs {
+            run.until_said("the queue is paused");
+        }
+    }
     db.end(Signal::SIGINT);
     tokio::time::sleep(Duration::from_secs(11)).await;
+    if paused {
+        runs[1].freeze();
+    }
     db.start().await;
+    if paused {
+        // Until the first has looked who is dead: it does so four times in a lease.
+        let back = Instant::now();
+        while !runs[0].said().contains("not taken for dead yet") && back.elapsed() < Duration::from_secs(5) {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        runs[1].signal(Signal::SIGCONT);
+        // Each is heard of again.
+        let heard = "select count(*) = 2 from graphile_worker._private_workers where last_heartbeat_at > now() - interval '3 s'";
+        until_true(&db.url, "both are heard of", heard).await;
+        hosts[0].ok(&["queue", "resume"]);
+    }
     // What they have in hand goes on only now.
     server.calm();
     server.cut_off();
@@ -120,6 +140,50 @@ async fn an_outage_longer_than_the_lease_leaves_each_host_its_work() {
     let again = "select count(*) from media where fence <> 1 or attempts <> 1 or crashes <> 0";
     assert_eq!(number(&db.url, again).await, 0, "claimed again");
     invariants(&db.url, &[&hosts[0], &hosts[1]], Rest::Finished).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_outage_longer_than_the_lease_leaves_each_host_its_work() {
+    cut_off_together(false).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_outage_longer_than_the_lease_leaves_each_host_its_work_while_the_queue_is_paused() {
+    cut_off_together(true).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn told_to_stop_while_it_is_away_it_leaves_in_time_and_nothing_is_lost() {
+    const GRACE: Duration = Duration::from_secs(2);
+    let mut db = Database::new().await;
+    let library = Library::on(&db.url);
+    let (_server, folder, address) = sources(&library, Duration::from_secs(60)).await;
+    let mut command = ingest(&library, &[&address, &folder]);
+    command.env("STOP_GRACE_SECONDS", GRACE.as_secs().to_string());
+    let mut run = Run::start(command);
+    run.until_step("transcribe");
+    // Its socket stays: connections are refused, and tried again for as long as somebody waits.
+    db.end(Signal::SIGKILL);
+    // So that the run is about to ask whether it is over, and has no answer.
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert!(!run.is_over(), "it gave up: {}", run.said());
+    let told = Instant::now();
+    run.signal(Signal::SIGTERM);
+    let ended = run.wait();
+    println!("left {:?} after SIGTERM", told.elapsed());
+    // As much more as there is between the usual 25 s and the 30 that a service manager waits.
+    assert!(told.elapsed() < in_time(GRACE + Duration::from_secs(5)), "{:?}: {ended}", told.elapsed());
+    assert_eq!(ended.code, 130, "{ended}");
+    assert!(ended.said.contains("nothing is lost"), "{ended}");
+    until("nobody is left", || library.processes().is_empty());
+    db.start().await;
+    invariants(&db.url, &[&library], Rest::Killed).await;
+    let ended = finish(&library, &[]);
+    assert_eq!(ended.summary["failed"], 0, "{ended}");
+    assert_eq!(library.counts(), [0, 0, 6, 0], "{ended}");
+    // It had noted that it leaves.
+    assert_eq!(number(&db.url, "select count(*) from media where attempts <> 1 or crashes <> 0").await, 0);
+    invariants(&db.url, &[&library], Rest::Finished).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
