@@ -722,7 +722,7 @@ async fn a_process_is_known_to_others_before_it_queues_anything() {
          create function witness() returns trigger language plpgsql as \
             $$ begin insert into witnesses select count(*) from nodes where heartbeat_at > now() - interval '1 minute'; \
                return new; end $$; \
-         create trigger witness before insert on media for each row execute function witness()",
+         create trigger witness after insert on media for each row execute function witness()",
     )
     .execute(&mut connection)
     .await
